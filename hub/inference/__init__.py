@@ -1,0 +1,1 @@
+"""Models: the ``ModelClient`` interface, Ollama behind it, and the embedded model server."""

@@ -1,0 +1,188 @@
+"""Settings: read once from the environment and ``.env``, then passed in. The one reader of both.
+
+Each setting has its description here; the reference page of the settings is made from it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A list that the environment writes as ``a,b,c``."""
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", alias="HUB_HOST", description="Address to listen on.")
+    port: int = Field(
+        8000, ge=0, le=65535, alias="HUB_PORT", description="Port to listen on; 0 picks a free one."
+    )
+    data_dir: Path = Field(
+        Path(".hub"),
+        alias="HUB_DATA_DIR",
+        description="Directory of the embedded database, the generated secrets and the logs.",
+    )
+    database_url: str | None = Field(
+        None,
+        alias="HUB_DATABASE_URL",
+        description="SQLAlchemy URL with an async driver (`postgresql+asyncpg://…`, "
+        "`sqlite+aiosqlite:///…`). Default: SQLite in the data directory.",
+    )
+    redis_url: str | None = Field(
+        None,
+        alias="HUB_REDIS_URL",
+        description="`redis://`, `rediss://` or `redis+cluster://`. Default: in memory, which "
+        "serves one process only.",
+    )
+    registration: Literal["open", "invite", "off"] | None = Field(
+        None,
+        alias="HUB_REGISTRATION",
+        description="Who may register. Default: `open` on a loopback address, else `invite`.",
+    )
+    allowed_origins: CommaList = Field(
+        (),
+        alias="HUB_ALLOWED_ORIGINS",
+        description="Origins of browsers that may connect, comma-separated, exact match. The "
+        "hub's own address is always allowed.",
+    )
+    default_model: str | None = Field(
+        None,
+        alias="HUB_DEFAULT_MODEL",
+        description="Model of a run that names none. Default: the first of the catalogue.",
+    )
+    local_model: Path | None = Field(
+        None,
+        alias="HUB_LOCAL_MODEL",
+        description="A GGUF file for the embedded model server. Default: the packaged stand-in.",
+    )
+    ollama_host: str = Field(
+        "http://127.0.0.1:11434",
+        alias="OLLAMA_HOST",
+        description="The Ollama server. When it does not answer, the embedded model is started.",
+    )
+    jwt_secret: SecretStr | None = Field(
+        None,
+        alias="JWT_SECRET_KEY",
+        description="Key that signs access tokens, at least 32 bytes. Default: one generated "
+        "into the data directory.",
+    )
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
+        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the access tokens."
+    )
+    access_token_minutes: int = Field(
+        30,
+        ge=1,
+        le=1440,
+        alias="JWT_ACCESS_TOKEN_EXPIRE_MINUTES",
+        description="Life of an access token, in minutes.",
+    )
+    refresh_token_days: int = Field(
+        7,
+        ge=1,
+        le=365,
+        alias="JWT_REFRESH_TOKEN_EXPIRE_DAYS",
+        description="Life of a refresh token, in days.",
+    )
+    bcrypt_cost: int = Field(
+        12, ge=4, le=16, alias="HUB_BCRYPT_COST", description="Cost of password hashes (2^n)."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", alias="HUB_LOG_FORMAT", description="How log lines are written."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="HUB_LOG_LEVEL", description="The least severe log line that is written."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        alias="HUB_METRICS_PORT",
+        description="Serve `/metrics` on this port of the same address without credentials. "
+        "Default: on the main port, for who holds `metrics:read`.",
+    )
+    model_first_token_s: float = Field(
+        120.0,
+        gt=0,
+        alias="HUB_MODEL_FIRST_TOKEN_TIMEOUT",
+        description="Seconds a model may take to its first token.",
+    )
+    model_next_token_s: float = Field(
+        30.0,
+        gt=0,
+        alias="HUB_MODEL_NEXT_TOKEN_TIMEOUT",
+        description="Seconds a model may take between two tokens.",
+    )
+    run_concurrency: int = Field(
+        128, ge=1, alias="HUB_RUN_CONCURRENCY", description="Runs a worker drives at once."
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("ollama_host", mode="after")
+    @classmethod
+    def _with_scheme(cls, value: str) -> str:
+        # Ollama's own tools accept a bare host and port, and 0.0.0.0 as "this machine".
+        url = value if "://" in value else f"http://{value}"
+        scheme, _, rest = url.partition("://")
+        host, slash, path = rest.partition("/")
+        if ":" not in host.rpartition("]")[2]:
+            host += ":11434" if scheme == "http" else ":443"
+        return f"{scheme}://{host.replace('0.0.0.0', '127.0.0.1')}{slash}{path}".rstrip("/")
+
+    @field_validator("jwt_secret", mode="after")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError(
+                "shorter than 32 bytes; make one with "
+                "`python -c 'import secrets; print(secrets.token_urlsafe(48))'`"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _default_database(self) -> Self:
+        if self.database_url is None:
+            path = (self.data_dir / "hub.db").absolute()
+            object.__setattr__(self, "database_url", f"sqlite+aiosqlite:///{path}")
+        if self.registration is None:
+            policy = "open" if self.host in LOOPBACK else "invite"
+            object.__setattr__(self, "registration", policy)
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL, given or embedded."""
+        assert self.database_url is not None
+        return self.database_url
+
+
+class BadSettings(Exception):
+    """A setting has a value that cannot be; the message names it and says what to do."""
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings of the environment, with ``overrides`` by their environment names.
+
+    Raises BadSettings, whose message is fit for an operator's eyes and holds no secret value.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc'])}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False)
+        ]
+        raise BadSettings("; ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""Durable rows: SQLModel tables, tenant-scoped sessions, migrations; SQLite and PostgreSQL."""
