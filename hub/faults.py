@@ -30,18 +30,14 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         FaultKind(-32700, "parse_error", 400, False, "The frame is not the JSON we accept."),
         FaultKind(-32600, "invalid_request", 400, False, "JSON, but not a request."),
         FaultKind(-32601, "method_not_found", 404, False, "No such method or path."),
-        FaultKind(
-            -32602, "invalid_params", 422, False, "A parameter is missing or wrong."
-        ),
+        FaultKind(-32602, "invalid_params", 422, False, "A parameter is missing or wrong."),
         FaultKind(-32603, "internal_error", 500, False, "The hub failed; the trace id finds why."),
         FaultKind(4010, "unauthenticated", 401, False, "No credentials, or not valid ones."),
         FaultKind(4011, "token_expired", 401, True, "Refresh the access token, then retry."),
         FaultKind(4030, "permission_denied", 403, False, "You may not do this."),
         FaultKind(4040, "not_found", 404, False, "It does not exist, or is not yours to see."),
         FaultKind(4090, "conflict", 409, False, "It clashes with what is there."),
-        FaultKind(
-            4091, "conversation_busy", 409, True, "A run is active there now."
-        ),
+        FaultKind(4091, "conversation_busy", 409, True, "A run is active there now."),
         FaultKind(4100, "resume_gap", 410, False, "The log no longer holds that position."),
         FaultKind(4290, "rate_limited", 429, True, "Too fast; retry after `retry_after_ms`."),
         FaultKind(4291, "quota_exceeded", 429, True, "A quota is used up."),

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         host, slash, path = rest.partition("/")
         if ":" not in host.rpartition("]")[2]:
             host += ":11434" if scheme == "http" else ":443"
-        return f"{scheme}://{host.replace('0.0.0.0', '127.0.0.1')}{slash}{path}".rstrip("/")
+        return f"{scheme}://{_reachable(host)}{slash}{path}".rstrip("/")
 
     @field_validator("jwt_secret", mode="after")
     @classmethod
@@ -170,6 +170,11 @@ class Settings(BaseSettings):
 
 class BadSettings(Exception):
     """A setting has a value that cannot be; the message names it and says what to do."""
+
+
+def _reachable(host: str) -> str:
+    # 0.0.0.0 is where a server listens; a client reaches it at loopback.
+    return host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
 
 def read_settings(**overrides: Any) -> Settings:

@@ -1,0 +1,8 @@
+"""The real parts that tests run on; each module starts and ends its own servers."""
+
+pytest_plugins = [
+    "tests.parts.redis",
+    "tests.parts.postgres",
+    "tests.parts.scripted",
+    "tests.parts.hub",
+]
