@@ -1,0 +1,1 @@
+"""Events: their vocabulary, positions, recovery, fan-out on this node, and outboxes."""

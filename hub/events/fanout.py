@@ -1,0 +1,272 @@
+"""Fan-out: one node's live channels, and the readers on it.
+
+Replay and live delivery are one path. A reader that joins is fed from the log, page by page, until
+it stands where the node's own live position stands; the check and the switch happen in one turn of
+the event loop, so that nothing falls between them. A gap in the live channel (a pub/sub hiccup) is
+filled from the log for all readers at once. When the log itself was lost, readers are told so and
+join again.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+from hub.backplane.interface import Backplane, LogSlice, Position
+from hub.events.delivery import Delivery
+from hub.events.position import Since
+from hub.events.recovery import Arrival, classify, resume
+from hub.faults import Fault
+from hub.telemetry.logs import log
+from hub.telemetry.metrics import Metrics
+
+PAGE: Final = 500
+"""Entries read from the log at a time."""
+
+FILL_RETRY_S: Final = 0.5
+"""Pause before a gap is tried again while the backplane is away."""
+
+
+NOWHERE: Final = Position("", 0)
+
+
+class Reader(Protocol):
+    """Somebody who reads channels: a connection."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take the next event. Called on the loop; must not block or raise."""
+
+    async def room(self) -> None:
+        """Return when a replay may put more in; raises CancelledError when the reader is gone."""
+
+    def ended(self, channel: str, reason: str) -> None:
+        """The subscription has ended from our side; ``reason`` is a fault's."""
+
+
+class _Channel:
+    """A channel on this node: its live position and who reads it.
+
+    ``heard`` is the newest position that pub/sub brought while the channel was not live (opening,
+    or filling a gap): when the log has been read up to there, nothing was missed.
+    """
+
+    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "readers")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.at = NOWHERE
+        self.heard = NOWHERE
+        self.readers: dict[Reader, None] = {}
+        self.joining = 0  # joins under way keep the channel open
+        self.filling: asyncio.Task[None] | None = None
+        self.opening: asyncio.Task[None] | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was heard of that has not been delivered."""
+        if self.heard is NOWHERE:
+            return False
+        return self.heard.epoch != self.at.epoch or self.heard.seq > self.at.seq
+
+
+class Join:
+    """A subscription that is being made: where it begins, and ``follow`` to let it run.
+
+    ``position`` is where the reader is before ``follow`` delivers anything. ``recovered`` is False
+    when ``since`` could not be continued: then take a snapshot and set ``position`` to its own.
+    """
+
+    def __init__(self, fanout: "Fanout", channel: _Channel, reader: Reader, at: Position | None):
+        self._fanout = fanout
+        self._channel = channel
+        self._reader = reader
+        self._closed = False
+        self.recovered = at is not None
+        self.position = at or channel.at
+
+    async def follow(self) -> None:
+        """Deliver what was missed, then join the live readers. Returns when live (or ended)."""
+        try:
+            await self._fanout._replay(self._channel, self._reader, self.position)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the join up (idempotent; ``follow`` does it by itself)."""
+        if not self._closed:
+            self._closed = True
+            self._channel.joining -= 1
+            self._fanout._tidy(self._channel)
+
+
+class Fanout:
+    """The channels that readers on this node read."""
+
+    def __init__(self, backplane: Backplane, metrics: Metrics) -> None:
+        self._backplane = backplane
+        self._metrics = metrics
+        self._channels: dict[str, _Channel] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._live = metrics.events_delivered.labels("live")
+        self._replayed = metrics.events_delivered.labels("replay")
+
+    async def join(self, name: str, reader: Reader, since: Since) -> Join:
+        """Begin a subscription. Raises Fault("backend_unavailable")."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel(name)
+        channel.joining += 1
+        try:
+            await self._opened(channel)
+            log_slice = await self._backplane.read(name, 0, 0)
+        except BaseException:
+            channel.joining -= 1
+            self._tidy(channel)
+            raise
+        at = resume(since, log_slice)
+        outcome = "new" if since is None else "recovered" if at is not None else "snapshot"
+        self._metrics.resumes.labels(outcome).inc()
+        join = Join(self, channel, reader, at)
+        if at is None:
+            join.position = Position(log_slice.epoch, log_slice.last)
+        return join
+
+    def leave(self, name: str, reader: Reader) -> None:
+        """End a reader's subscription. Not subscribed is fine."""
+        channel = self._channels.get(name)
+        if channel is not None and channel.readers.pop(reader, reader) is None:
+            self._metrics.subscriptions.dec()
+            self._tidy(channel)
+
+    async def close(self) -> None:
+        """Stop the tasks. Readers are left to their connections."""
+        tasks = list(self._closing.values())
+        tasks += [c.filling for c in self._channels.values() if c.filling is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- a channel's life on this node ---
+
+    async def _opened(self, channel: _Channel) -> None:
+        if channel.opening is None:
+            channel.opening = asyncio.create_task(self._open(channel))
+        opening = channel.opening
+        try:
+            # Shielded: the opening belongs to all who join, not to the first of them.
+            await asyncio.shield(opening)
+        finally:
+            if opening.done() and channel.at is NOWHERE and channel.opening is opening:
+                channel.opening = None  # it failed: the next one to join tries again
+
+    async def _open(self, channel: _Channel) -> None:
+        closing = self._closing.get(channel.name)
+        if closing is not None:
+            await asyncio.wait({closing})
+        await self._backplane.subscribe(channel.name, self._arrived)
+        log_slice = await self._backplane.read(channel.name, 0, 0)
+        channel.at = Position(log_slice.epoch, log_slice.last)
+        if channel.behind:
+            self._fill(channel)
+
+    def _tidy(self, channel: _Channel) -> None:
+        """Stop reading a channel that nobody reads."""
+        if channel.readers or channel.joining or self._channels.get(channel.name) is not channel:
+            return
+        del self._channels[channel.name]
+        if channel.filling is not None:
+            channel.filling.cancel()
+        task = asyncio.create_task(self._unsubscribe(channel, self._closing.get(channel.name)))
+        self._closing[channel.name] = task
+
+    async def _unsubscribe(self, channel: _Channel, before: asyncio.Task[None] | None) -> None:
+        try:
+            pending = {task for task in (before, channel.opening) if task is not None}
+            if pending:
+                await asyncio.wait(pending)
+            await self._backplane.unsubscribe(channel.name)
+        except Fault as fault:
+            log.warning("could not unsubscribe a channel", channel=channel.name, why=fault.reason)
+        finally:
+            if self._closing.get(channel.name) is asyncio.current_task():
+                del self._closing[channel.name]
+
+    # --- live ---
+
+    def _arrived(self, name: str, epoch: str, seq: int, data: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if channel.at is NOWHERE or channel.filling is not None:
+            # An empty epoch says that something may have been missed: no position satisfies it
+            # but the one after the next read, which the loop of _fill_gap makes.
+            channel.heard = Position(epoch, seq)
+            return
+        arrival = classify(channel.at, epoch, seq)
+        if arrival is Arrival.NEXT:
+            self._deliver(channel, Delivery(name, epoch, seq, data))
+        elif arrival is not Arrival.OLD:
+            self._fill(channel)
+
+    def _deliver(self, channel: _Channel, delivery: Delivery) -> None:
+        channel.at = delivery.position
+        readers = channel.readers
+        for reader in list(readers) if len(readers) > 1 else readers:
+            reader.deliver(delivery)
+        self._live.inc(len(readers))
+
+    def _fill(self, channel: _Channel) -> None:
+        if channel.filling is None:
+            channel.filling = asyncio.create_task(self._fill_gap(channel))
+
+    async def _fill_gap(self, channel: _Channel) -> None:
+        """Read on from the live position until the log has no more, delivering to all readers."""
+        try:
+            while True:
+                at, channel.heard = channel.at, NOWHERE
+                try:
+                    page = await self._backplane.read(channel.name, at.seq, PAGE)
+                except Fault:
+                    await asyncio.sleep(FILL_RETRY_S)
+                    continue
+                if resume(at, page) is None:
+                    self._lost(channel, page)
+                    break
+                for entry in page.entries:
+                    self._metrics.gap_fills.inc()
+                    self._deliver(
+                        channel, Delivery(channel.name, page.epoch, entry.seq, entry.data)
+                    )
+                if channel.at.seq >= page.last and not channel.behind:
+                    break
+        finally:
+            channel.filling = None
+
+    def _lost(self, channel: _Channel, log_slice: LogSlice) -> None:
+        """The log was lost, or trimmed past us: end the subscriptions; readers join again."""
+        channel.at = Position(log_slice.epoch, log_slice.last)
+        readers, channel.readers = channel.readers, {}
+        self._metrics.subscriptions.dec(len(readers))
+        for reader in readers:
+            reader.ended(channel.name, "resume_gap")
+        self._tidy(channel)
+
+    # --- replay ---
+
+    async def _replay(self, channel: _Channel, reader: Reader, at: Position) -> None:
+        while not (at == channel.at and channel.filling is None):
+            await reader.room()
+            page = await self._backplane.read(channel.name, at.seq, PAGE)
+            if resume(at, page) is None:
+                reader.ended(channel.name, "resume_gap")
+                return
+            for entry in page.entries:
+                delivery = Delivery(channel.name, page.epoch, entry.seq, entry.data)
+                reader.deliver(delivery)
+                at = delivery.position
+            self._replayed.inc(len(page.entries))
+            if at.seq >= page.last and (at.seq > channel.at.seq or at.epoch != channel.at.epoch):
+                # The log is ahead of what pub/sub has brought us: let the others catch up too.
+                self._fill(channel)
+            if channel.filling is not None:
+                await asyncio.wait({channel.filling})
+        channel.readers[reader] = None
+        self._metrics.subscriptions.inc()

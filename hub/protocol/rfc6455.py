@@ -1,0 +1,11 @@
+"""The framing of a server's WebSocket messages (RFC 6455 section 5.2), for frames built once."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unfragmented, unmasked text frame around ``payload``, ready for the transport."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81" + size.to_bytes(1, "big") + payload
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload

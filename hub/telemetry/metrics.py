@@ -1,0 +1,72 @@
+"""The metrics, each declared once; the reference page of the metrics is made from this table."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+_FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = {"registry": self.registry}
+        self.connections = Gauge("hub_connections", "Open WebSocket connections.", **own)
+        self.subscriptions = Gauge("hub_subscriptions", "Subscriptions of channels.", **own)
+        self.requests = Counter(
+            "hub_requests",
+            "Requests answered, by method, transport and fault reason (`ok` if none).",
+            ("method", "transport", "reason"),
+            **own,
+        )
+        self.request_seconds = Histogram(
+            "hub_request_seconds",
+            "Time to answer a request, by method.",
+            ("method",),
+            buckets=_FAST,
+            **own,
+        )
+        self.closes = Counter(
+            "hub_closes",
+            "WebSocket connections closed by the hub, by close code.",
+            ("code",),
+            **own,
+        )
+        self.faulty_frames = Counter("hub_faulty_frames", "Frames that were refused.", **own)
+        self.events_appended = Counter("hub_events_appended", "Events appended by runs.", **own)
+        self.events_delivered = Counter(
+            "hub_events_delivered", "Events put into outboxes, by how.", ("path",), **own
+        )
+        self.resumes = Counter(
+            "hub_resumes", "Subscriptions begun, by outcome.", ("outcome",), **own
+        )
+        self.gap_fills = Counter(
+            "hub_gap_fills", "Gaps in a live channel that were filled from its log.", **own
+        )
+        self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), **own)
+        self.runs_active = Gauge("hub_runs_active", "Runs being driven by this process.", **own)
+        self.run_takeovers = Counter(
+            "hub_run_takeovers", "Runs begun again after their worker was lost.", **own
+        )
+        self.first_token_seconds = Histogram(
+            "hub_first_token_seconds",
+            "Time from a run's start to the model's first token, by model.",
+            ("model",),
+            buckets=_SLOW,
+            **own,
+        )
+        self.tokens = Counter(
+            "hub_tokens", "Tokens used, by model and direction.", ("model", "direction"), **own
+        )
+        self.logins = Counter("hub_logins", "Sign-ins, by outcome.", ("outcome",), **own)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The page for Prometheus and its content type, as the ``Accept`` header asks."""
+        if "application/openmetrics-text" in accept:
+            return generate_openmetrics(self.registry), OPENMETRICS_TYPE
+        return generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8"
