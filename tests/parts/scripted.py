@@ -1,1 +1,411 @@
-"""Fixtures (see the functions)."""
+"""A scripted model server: Ollama's protocol with exact words, delays and faults.
+
+The script is chosen by the model's name (``MODELS``) or by a directive in the last user message::
+
+    #script {"tokens": ["Hi", " there"], "first_ms": 50, "delay_ms": 5, "end": "stop"}
+
+so that tests which share a server do not meet. As a program (for benchmarks)::
+
+    python -m tests.parts.scripted --port 0 --tokens 40 --delay-ms 20 --first-ms 50
+
+prints ``{"port": N, "model": "bench"}`` when it serves, and ends when its stdin does.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+DIRECTIVE = "#script "
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What to answer. ``end``: ``stop`` and ``length`` are whole answers; ``eof`` ends the body
+    without ``done``, ``die`` drops the connection, ``error`` sends an error line, ``stall`` and
+    ``silent`` hang until the client leaves. ``status`` other than 200 answers with that error.
+    """
+
+    tokens: tuple[str, ...] = ()
+    thinking: tuple[str, ...] = ()
+    first_ms: float = 0.0
+    delay_ms: float = 0.0
+    end: str = "stop"
+    status: int = 200
+    context: int = 8192
+    echo: bool = False
+    count: bool = False
+
+
+MODELS: dict[str, Script] = {
+    "echo": Script(echo=True),
+    "small": Script(echo=True, context=128),
+    "count": Script(count=True),
+    "slow": Script(tokens=tuple(f"{n} " for n in range(2000)), delay_ms=50),
+    "thinking": Script(thinking=("Let me", " see."), tokens=("The", " answer")),
+    "silent": Script(end="silent"),
+    "stall": Script(tokens=("one ", "two ", "three "), end="stall"),
+    "eof": Script(tokens=("one ", "two ", "three "), end="eof"),
+    "die-mid": Script(tokens=("one ", "two ", "three "), end="die", delay_ms=5),
+    "error-mid": Script(tokens=("one ", "two ", "three "), end="error"),
+    "error-500": Script(status=500),
+    "bench": Script(tokens=tuple(f" token{n}" for n in range(40)), first_ms=50, delay_ms=20),
+}
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One request as the server saw it. Times are ``time.monotonic()`` seconds."""
+
+    path: str
+    body: dict[str, Any]
+    received_at: float
+    sent: int = 0
+    """Tokens written so far."""
+    ended_at: float | None = None
+    disconnected: bool = False
+    """Whether the client left before the answer's end."""
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model", ""))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return list(self.body.get("messages") or [])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.body.get("options") or {})
+
+    @property
+    def prompt(self) -> str:
+        """The last user message."""
+        asked = [m["content"] for m in self.messages if m.get("role") == "user"]
+        return str(asked[-1]) if asked else ""
+
+    async def end(self, within: float = 5.0) -> "Recorded":
+        """Wait until the answer has ended, one way or the other. Raises TimeoutError."""
+        if not await asyncio.to_thread(self._ended.wait, within):
+            raise TimeoutError(f"the scripted answer to {self.prompt!r} goes on after {within} s")
+        return self
+
+    def finish(self, *, disconnected: bool) -> None:
+        self.disconnected = disconnected
+        self.ended_at = time.monotonic()
+        self._ended.set()
+
+
+class ScriptedModel:
+    """The server and what it recorded. Usable from any thread or loop but its own."""
+
+    def __init__(self, models: dict[str, Script]) -> None:
+        self.models = models
+        self.port = 0
+        self.requests: list[Recorded] = []
+        self._changed = threading.Condition()
+
+    @property
+    def host(self) -> str:
+        """The server's URL, as ``OLLAMA_HOST`` takes it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def asked(self, text: str, within: float = 5.0) -> Recorded:
+        """Wait for the latest chat whose last user message contains ``text``."""
+
+        def find() -> Recorded | None:
+            chats = (r for r in reversed(self.requests) if r.path == "/api/chat")
+            return next((r for r in chats if text in r.prompt), None)
+
+        def wait() -> Recorded | None:
+            with self._changed:
+                return self._changed.wait_for(find, within)
+
+        found = await asyncio.to_thread(wait)
+        if found is None:
+            raise TimeoutError(f"nobody asked the scripted model {text!r} within {within} s")
+        return found
+
+    def record(self, path: str, body: dict[str, Any]) -> Recorded:
+        recorded = Recorded(path, body, time.monotonic())
+        with self._changed:
+            self.requests.append(recorded)
+            self._changed.notify_all()
+        return recorded
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one kept-alive connection."""
+        try:
+            while (request := await _read_request(reader)) is not None:
+                method, path, body = request
+                if not await self._answer(method, path, body, reader, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Whether the connection can be used again."""
+        name = str(body.get("model", ""))
+        if path in ("/api/show", "/api/chat") and name not in self.models:
+            self.record(path, body).finish(disconnected=False)
+            return _whole(writer, 404, {"error": f"model '{name}' not found"})
+        match path:
+            case "/api/chat":
+                recorded = self.record(path, body)
+                return await _chat(recorded, self._script(recorded), reader, writer)
+            case "/api/show":
+                _whole(writer, 200, _shown(self.models[name]))
+            case "/api/tags":
+                _whole(writer, 200, {"models": [_tag(name) for name in self.models]})
+            case "/api/version":
+                _whole(writer, 200, {"version": "0.0.0-scripted"})
+            case "/":
+                _whole(writer, 200, "Ollama is running", text=True, head=method == "HEAD")
+            case _:
+                _whole(writer, 404, {"error": "not scripted"})
+        return True
+
+    def _script(self, recorded: Recorded) -> Script:
+        script, prompt = self.models[recorded.model], recorded.prompt
+        if prompt.startswith(DIRECTIVE):
+            given = json.loads(prompt[len(DIRECTIVE) :].splitlines()[0])
+            lists = {k: tuple(given[k]) for k in ("tokens", "thinking") if k in given}
+            return replace(Script(), **{**given, **lists})
+        if script.echo:
+            script = replace(script, tokens=tuple(re.findall(r"\S+\s*", prompt)))
+        if script.count:
+            numbers = re.findall(r"\d+", prompt)
+            last = int(numbers[-1]) if numbers else 10
+            script = replace(script, tokens=tuple(f"{n} " for n in range(1, last + 1)))
+        return script
+
+
+async def _chat(
+    recorded: Recorded,
+    script: Script,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> bool:
+    if script.status != 200:
+        recorded.finish(disconnected=False)
+        return _whole(writer, script.status, {"error": "scripted failure"})
+    generation = asyncio.create_task(_generate(recorded, script, writer))
+    # A client sends nothing while it is being answered: a read that ends is a client that left.
+    leaving = asyncio.create_task(reader.read(1))
+    try:
+        await asyncio.wait((generation, leaving), return_when=asyncio.FIRST_COMPLETED)
+        gone = not generation.done()
+        recorded.finish(disconnected=gone)
+        return not gone and generation.result()
+    finally:
+        generation.cancel()
+        leaving.cancel()
+        await asyncio.wait((generation, leaving))
+
+
+async def _generate(recorded: Recorded, script: Script, writer: asyncio.StreamWriter) -> bool:
+    """Write the answer at the script's pace. Whether the connection can be used again."""
+    loop = asyncio.get_running_loop()
+    start, stream = loop.time(), recorded.body.get("stream", True)
+    limit = int(recorded.options.get("num_predict", -1))
+    tokens = script.tokens if limit < 0 else script.tokens[:limit]
+    end = "length" if len(tokens) < len(script.tokens) else script.end
+    parts = [("thinking", text) for text in script.thinking] + [("content", t) for t in tokens]
+    write = _chunk if stream else _nothing
+    # As Ollama does, the head goes out with the first line and not before.
+    head = _head(200, "application/x-ndjson", "Transfer-Encoding: chunked") if stream else b""
+    opening = f'{{"model":{json.dumps(recorded.model)},"created_at":"2026-01-01T00:00:00Z",'
+    for number, (kind, text) in enumerate(parts):
+        due = start + (script.first_ms + number * script.delay_ms) / 1000
+        if due > loop.time():
+            await asyncio.sleep(due - loop.time())
+        content = "" if kind == "thinking" else text
+        extra = f',"thinking":{json.dumps(text)}' if kind == "thinking" else ""
+        message = f'{{"role":"assistant","content":{json.dumps(content)}{extra}}}'
+        write(writer, f'{opening}"message":{message},"done":false}}', head)
+        head = b""
+        recorded.sent += 1
+        if writer.transport.get_write_buffer_size() > 65536:
+            await writer.drain()
+    match end:
+        case "silent" | "stall":
+            await asyncio.Event().wait()
+        case "die":
+            writer.write(head)
+            return False
+        case "error":
+            write(writer, '{"error":"scripted failure mid-stream"}', head)
+        case "stop" | "length":
+            whole = "".join(text for kind, text in parts if kind == "content")
+            words = sum(len(str(m.get("content", "")).split()) for m in recorded.messages)
+            message = json.dumps({"role": "assistant", "content": "" if stream else whole})
+            last = (
+                f'{opening}"message":{message},"done":true,"done_reason":"{end}",'
+                f'"total_duration":1,"load_duration":1,"prompt_eval_count":{words},'
+                f'"prompt_eval_duration":1,"eval_count":{len(parts)},"eval_duration":1}}'
+            )
+            if not stream:
+                return _whole(writer, 200, json.loads(last))
+            write(writer, last, head)
+    if not stream:
+        return _whole(writer, 500, {"error": "scripted failure"})
+    writer.write((head if end == "eof" else b"") + b"0\r\n\r\n")
+    return True
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, Any]] | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    method, path, _ = head.split(" ", 2)
+    length = re.search(r"(?im)^content-length:\s*(\d+)", head)
+    body = await reader.readexactly(int(length[1])) if length else b""
+    return method, path, json.loads(body) if body else {}
+
+
+def _head(status: int, kind: str, *more: str) -> bytes:
+    lines = (f"HTTP/1.1 {status} Scripted", f"Content-Type: {kind}", *more)
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def _chunk(writer: asyncio.StreamWriter, line: str, head: bytes) -> None:
+    data = line.encode() + b"\n"
+    writer.write(b"%s%x\r\n%s\r\n" % (head, len(data), data))
+
+
+def _nothing(writer: asyncio.StreamWriter, line: str, head: bytes) -> None:
+    """An answer in one piece has no lines."""
+
+
+def _whole(
+    writer: asyncio.StreamWriter, status: int, body: Any, *, text: bool = False, head: bool = False
+) -> bool:
+    data = str(body).encode() if text else json.dumps(body).encode()
+    kind = "text/plain" if text else "application/json"
+    writer.write(_head(status, kind, f"Content-Length: {len(data)}") + (b"" if head else data))
+    return True
+
+
+def _tag(name: str) -> dict[str, Any]:
+    stamp = {"modified_at": "2026-01-01T00:00:00Z", "size": 1000, "digest": f"scripted-{name}"}
+    return {"name": name, "model": name, **stamp, "details": {"family": "scripted"}}
+
+
+def _shown(script: Script) -> dict[str, Any]:
+    return {
+        "details": {"family": "scripted"},
+        "model_info": {
+            "general.architecture": "scripted",
+            "scripted.context_length": script.context,
+        },
+        "capabilities": ["completion"],
+    }
+
+
+@contextlib.contextmanager
+def scripted_server(models: dict[str, Script] | None = None) -> Iterator[ScriptedModel]:
+    """A scripted server of its own, in a thread, until the block ends."""
+    model = ScriptedModel({**MODELS, **(models or {})})
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        await _serve(model, 0, ready.set, stop)
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    if not ready.wait(5):
+        raise TimeoutError("the scripted model did not start")
+    try:
+        yield model
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(5)
+        loop.close()
+
+
+async def _serve(
+    model: ScriptedModel, port: int, ready: Callable[[], None], stop: asyncio.Event
+) -> None:
+    connections: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        task.add_done_callback(connections.discard)
+        with contextlib.suppress(asyncio.CancelledError):
+            await model.connection(reader, writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", port, backlog=1024)
+    model.port = server.sockets[0].getsockname()[1]
+    ready()
+    await stop.wait()
+    server.close()
+    for task in tuple(connections):
+        task.cancel()
+    if connections:
+        await asyncio.wait(tuple(connections), timeout=2)
+
+
+@pytest.fixture(scope="session")
+def scripted_model() -> Iterator[ScriptedModel]:
+    """A scripted model server that all tests may share; ask it something of your own."""
+    with scripted_server() as model:
+        yield model
+
+
+def main(argv: list[str]) -> int:
+    """Serve until stdin ends."""
+    parser = argparse.ArgumentParser(description="A scripted model server for benchmarks.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=40, help="tokens of an answer")
+    parser.add_argument("--delay-ms", type=float, default=20, help="between two tokens")
+    parser.add_argument("--first-ms", type=float, default=50, help="before the first token")
+    given = parser.parse_args(argv)
+    tokens = tuple(f" token{n}" for n in range(given.tokens))
+    bench = Script(tokens=tokens, first_ms=given.first_ms, delay_ms=given.delay_ms)
+    others = {name: script for name, script in MODELS.items() if name != "bench"}
+    model = ScriptedModel({"bench": bench, **others})
+
+    def announce() -> None:
+        print(json.dumps({"port": model.port, "model": "bench"}), flush=True)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def watch() -> None:
+            sys.stdin.buffer.read()
+            loop.call_soon_threadsafe(stop.set)
+
+        threading.Thread(target=watch, daemon=True).start()
+        await _serve(model, given.port, announce, stop)
+
+    asyncio.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
