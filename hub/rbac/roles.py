@@ -1,0 +1,128 @@
+"""The built-in roles, by inheritance: ``viewer < member < operator < admin < owner``, and
+``service`` for programs.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class RoleDefinition:
+    """A role: what it may do of itself, and the role whose permissions it has as well.
+
+    ``inherits`` is the identifier of another role. ``rank`` orders roles: nobody gives a role above
+    their own.
+    """
+
+    id: str
+    name: str
+    rank: int
+    inherits: str | None
+    permissions: frozenset[str]
+    meaning: str = ""
+
+
+BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
+    role.id: role
+    for role in (
+        RoleDefinition(
+            "viewer",
+            "viewer",
+            10,
+            None,
+            frozenset(
+                {
+                    "conversation:read",
+                    "message:read",
+                    "run:read",
+                    "channel:subscribe",
+                    "model:read",
+                    "session:read",
+                    "session:revoke",
+                }
+            ),
+            "Reads what is their own.",
+        ),
+        RoleDefinition(
+            "service",
+            "service",
+            15,
+            "viewer",
+            frozenset({"conversation:create", "conversation:write", "message:send", "run:cancel"}),
+            "A program: converses, and deletes nothing.",
+        ),
+        RoleDefinition(
+            "member",
+            "member",
+            20,
+            "viewer",
+            frozenset(
+                {
+                    "conversation:create",
+                    "conversation:write",
+                    "conversation:delete",
+                    "message:send",
+                    "run:cancel",
+                }
+            ),
+            "Converses with agents.",
+        ),
+        RoleDefinition(
+            "operator",
+            "operator",
+            30,
+            "member",
+            frozenset({"run:read:any", "run:cancel:any", "metrics:read"}),
+            "Keeps the hub running: sees and stops all runs, reads no one's conversations.",
+        ),
+        RoleDefinition(
+            "admin",
+            "admin",
+            40,
+            "operator",
+            frozenset(
+                {
+                    "conversation:read:any",
+                    "conversation:write:any",
+                    "conversation:delete:any",
+                    "message:read:any",
+                    "channel:subscribe:any",
+                    "session:read:any",
+                    "session:revoke:any",
+                }
+            ),
+            "Administers the tenant.",
+        ),
+        RoleDefinition(
+            "owner",
+            "owner",
+            50,
+            "admin",
+            frozenset({"message:send:any"}),
+            "Owns the tenant.",
+        ),
+    )
+}
+"""The roles that every tenant has. Their identifiers are their names."""
+
+
+def compile_roles(
+    roles: Iterable[str], definitions: Mapping[str, RoleDefinition] = BUILT_IN
+) -> frozenset[str]:
+    """Everything that holders of these roles (by identifier) may do, inheritance included.
+
+    A role that is not defined gives nothing.
+    """
+    permissions: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(roles)
+    while waiting:
+        role = definitions.get(waiting.pop())
+        if role is None or role.id in seen:
+            continue
+        seen.add(role.id)
+        permissions |= role.permissions
+        if role.inherits is not None:
+            waiting.append(role.inherits)
+    return frozenset(permissions)
