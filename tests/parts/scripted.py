@@ -44,6 +44,8 @@ class Script:
     context: int = 8192
     echo: bool = False
     count: bool = False
+    embeds: bool = False
+    """An embedding model, which does not chat."""
 
 
 MODELS: dict[str, Script] = {
@@ -113,6 +115,8 @@ class ScriptedModel:
         self.models = models
         self.port = 0
         self.requests: list[Recorded] = []
+        self.shown = 0
+        """How often a model was described."""
         self._changed = threading.Condition()
 
     @property
@@ -173,6 +177,7 @@ class ScriptedModel:
                 recorded = self.record(path, body)
                 return await _chat(recorded, self._script(recorded), reader, writer)
             case "/api/show":
+                self.shown += 1
                 _whole(writer, 200, _shown(self.models[name]))
             case "/api/tags":
                 _whole(writer, 200, {"models": [_tag(name) for name in self.models]})
@@ -318,7 +323,7 @@ def _shown(script: Script) -> dict[str, Any]:
             "general.architecture": "scripted",
             "scripted.context_length": script.context,
         },
-        "capabilities": ["completion"],
+        "capabilities": ["embedding" if script.embeds else "completion"],
     }
 
 
