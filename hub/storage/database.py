@@ -14,10 +14,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
@@ -140,7 +141,7 @@ class Database:
 
     async def _ask(self) -> None:
         async with self.read(EVERY_TENANT) as session:
-            await session.execute(text("SELECT 1"))
+            await session.exec(select(1))
 
 
 def _session(

@@ -46,10 +46,12 @@ class ScopedSession(Session):
 
 
 @lru_cache(maxsize=1024)
-def _criteria(tenant: str) -> tuple[LoaderCriteriaOption, ...]:
+def _criteria(
+    tenant: str, classes: tuple[type[TenantOwned], ...]
+) -> tuple[LoaderCriteriaOption, ...]:
     return tuple(
         with_loader_criteria(owned, owned.tenant_id == tenant, include_aliases=True)
-        for owned in _mapped(TenantOwned)
+        for owned in classes
     )
 
 
@@ -78,7 +80,7 @@ def _stay_inside(state: ORMExecuteState) -> None:
         _check_update(state)
     if state.is_relationship_load:
         return  # the options of the statement it came from travel with it
-    state.statement = state.statement.options(*_criteria(tenant))
+    state.statement = state.statement.options(*_criteria(tenant, tuple(_mapped(TenantOwned))))
 
 
 @event.listens_for(ScopedSession, "before_flush")
