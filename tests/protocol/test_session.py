@@ -1,4 +1,4 @@
-"""The state table of a connection: complete, without dead ends, with the close codes of the table."""
+"""The state table of a connection: complete, without dead ends, by the table of close codes."""
 
 from collections import deque
 

@@ -1,0 +1,83 @@
+"""The contract that users read says what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import hub.protocol
+from hub.faults import CLOSES, FAULTS, CloseKind, FaultKind
+from hub.protocol import limits
+from hub.protocol.session import LIVE, TABLE, State
+from tests.protocol.vectors import rows
+
+TEXT = (Path(hub.protocol.__file__).parent / "README.md").read_text("utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in TEXT.splitlines()
+    if line.startswith("|")
+]
+FIRST = {row[0]: row for row in ROWS}
+
+
+@pytest.mark.parametrize("kind", FAULTS.values(), ids=lambda kind: kind.reason)
+def test_every_fault_is_documented(kind: FaultKind) -> None:
+    reason, http, retryable = FIRST[str(kind.code).replace("-", "−")][1:]
+    assert reason.startswith(f"`{kind.reason}`")
+    assert http == str(kind.http)
+    assert retryable.startswith("yes" if kind.retryable else "no")
+
+
+@pytest.mark.parametrize("kind", CLOSES.values(), ids=lambda kind: kind.reason)
+def test_every_close_code_is_documented(kind: CloseKind) -> None:
+    assert FIRST[str(kind.code)][1] == f"`{kind.reason}`"
+
+
+@pytest.mark.parametrize(("name", "value"), limits.CLIENT_LIMITS.items())
+def test_every_limit_of_a_client_is_documented(name: str, value: int) -> None:
+    assert FIRST[f"`{name}`"][1].rstrip(" |") == str(value)
+
+
+def test_the_times_are_those_of_the_code() -> None:
+    flat = " ".join(TEXT.split())
+    assert f"within {limits.AUTHENTICATE_DEADLINE_S:.0f} s" in flat
+    assert f"pings every {limits.HEARTBEAT_S:.0f} s" in flat
+    assert f"closes after {limits.PONG_DEADLINE_S:.0f} s without a pong" in flat
+    assert f"`session.expiring` comes {limits.EXPIRING_NOTICE_S:.0f} s before" in flat
+    assert f"a grace of {limits.EXPIRED_GRACE_S:.0f} s" in flat
+    assert f"kept for {limits.SESSION_KEEP_S / 3600:.0f} h" in flat
+    assert f"subprotocol `{limits.SUBPROTOCOL}`" in flat
+
+
+def test_every_notice_is_documented() -> None:
+    notices = {
+        row["frame"]["method"]
+        for row in rows("frames.json")
+        if row["direction"] == "hub_to_client" and row["frame"]["kind"] == "notification"
+    }
+    for method in notices - {"event"}:
+        assert f"`{method}`" in FIRST, method
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_is_documented(state: State) -> None:
+    assert f"`{state}`" in FIRST
+
+
+@pytest.mark.parametrize("state", LIVE)
+def test_every_way_out_of_a_state_is_documented(state: State) -> None:
+    ways = FIRST[f"`{state}`"][3]
+    everywhere = {
+        transition.close_code
+        for (here, event), transition in TABLE.items()
+        if all((other, event) in TABLE and TABLE[other, event] == transition for other in LIVE)
+    }
+    for (here, _), to in TABLE.items():
+        if here is not state or to.state is state or to.close_code in everywhere:
+            continue
+        assert (str(to.close_code) if to.close_code else to.state) in ways
+
+
+def test_the_codes_that_any_state_closes_with_are_documented() -> None:
+    codes = {to.close_code for to in TABLE.values() if to.close_code is not None}
+    assert codes <= {int(code) for code in re.findall(r"\b[14]\d{3}\b", TEXT)}
