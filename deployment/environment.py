@@ -53,7 +53,7 @@ class Environment:
         self.root: Final = root
         self.path: Final = root / ".venv"
         self.python: Final = self.path / "bin" / "python"
-        self._stamp: Final = self.path / "hub.json"
+        self._stamp: Final = self.path / "prepared.json"
         self._progress: Final = progress
         self._environ: Final = environ
 

@@ -1,0 +1,143 @@
+"""Suite: what ``tests/run`` does once it has a Python: install, check, test, sum up."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from deployment.environment import LOCAL_MODEL, RUNTIME, TESTS, Environment
+from deployment.failure import Failure
+from deployment.progress import Progress
+from tests import machine
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+GRACE_S: Final = 60.0
+"""How long an interrupted step may take to end the servers it started."""
+
+CHECKS: Final = (
+    ("ruff check", ("ruff", "check", "--quiet", ".")),
+    ("ruff format", ("ruff", "format", "--check", "--quiet", ".")),
+    ("mypy", ("mypy",)),
+)
+
+
+class Steps:
+    """What was done, how long each step took, and which failed."""
+
+    def __init__(self, environment: Environment, progress: Progress) -> None:
+        self._environment = environment
+        self._progress = progress
+        self._done: list[tuple[str, float, bool]] = []
+
+    def run(self, name: str, words: Sequence[str]) -> None:
+        """Runs a program of the environment, by module name and arguments."""
+        self._progress.say(name)
+        began = self._progress.elapsed
+        status = _run([str(self._environment.python), "-P", "-m", *words], self._variables())
+        self.note(name, self._progress.elapsed - began, passed=status == 0)
+
+    def note(self, name: str, seconds: float, *, passed: bool) -> None:
+        self._done.append((name, seconds, passed))
+
+    def summary(self) -> str:
+        rows = [
+            f"  {name:<24}{seconds:8.1f} s   {'ok' if passed else 'FAILED'}"
+            for name, seconds, passed in self._done
+        ]
+        verdict = ", ".join(self.failed)
+        end = f"FAILED: {verdict}" if verdict else "everything passed"
+        return "\n".join(["", *rows, f"tests/run: {end} in {self._progress.elapsed:.0f} s"])
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, _, passed in self._done if not passed]
+
+    def _variables(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+        scripts = str(self._environment.python.parent)
+        return kept | {"PATH": f"{scripts}{os.pathsep}{kept.get('PATH', os.defpath)}"}
+
+
+def prepare(environment: Environment, progress: Progress, steps: Steps, *, check: bool) -> None:
+    """Installs what is missing. What cannot be is said; with CI=true that is a failed step."""
+    environment.prepare(RUNTIME, TESTS)
+    if check:
+        return
+    absent: list[str] = []
+    try:
+        environment.prepare(LOCAL_MODEL)
+    except Failure as failure:
+        progress.say(f"{failure}\nThe tests of the stand-in model are skipped.")
+        absent.append("the stand-in model")
+    wanted = machine.missing()
+    if wanted:
+        absent += [program.what for program in machine.install(wanted, progress)]
+    if absent and os.environ.get("CI") == "true":
+        steps.note(f"install {', '.join(absent)}", progress.elapsed, passed=False)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command. Returns 0 only when every step passed."""
+    signal.signal(signal.SIGTERM, _terminated)
+    parser = argparse.ArgumentParser(
+        prog="tests/run",
+        usage="tests/run [--check] [pytest arguments]",
+        description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL "
+        "and Chromium by apt-get where it may), then runs ruff, mypy and pytest. Other arguments "
+        "go to pytest. With CI=true nothing that is missing is forgiven.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--check", action="store_true", help="ruff and mypy only")
+    chosen, for_pytest = parser.parse_known_args(arguments)
+    if chosen.check and for_pytest:
+        parser.error("--check runs no tests, and takes no arguments for them")
+    progress = Progress(sys.stdout)
+    try:
+        os.chdir(ROOT)
+        environment = Environment(ROOT, progress)
+        steps = Steps(environment, progress)
+        prepare(environment, progress, steps, check=chosen.check)
+        steps.note("install", progress.elapsed, passed=True)
+        for name, words in CHECKS:
+            steps.run(name, words)
+        if not chosen.check:
+            steps.run("pytest", ("pytest", *for_pytest))
+    except (Failure, OSError) as failure:
+        sys.stderr.write(f"\ntests/run: {failure}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ntests/run: stopped\n")
+        return 130
+    sys.stdout.write(steps.summary() + "\n")
+    return 1 if steps.failed else 0
+
+
+def _run(words: Sequence[str], variables: dict[str, str]) -> int:
+    child = subprocess.Popen(words, env=variables)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        # The terminal told the child too; it is ending its servers.
+        _outlast(child)
+        raise
+    except SystemExit:
+        child.send_signal(signal.SIGINT)
+        _outlast(child)
+        raise
+
+
+def _outlast(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

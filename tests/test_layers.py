@@ -1,0 +1,282 @@
+"""The house rules, executable: who may import whom, and what no module may do.
+
+A room is a package or a module directly under ``hub/``. Data flows down this table and imports
+flow up it: a room imports only rooms that stand above it.
+"""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+# room: the rooms it may import
+MAY_IMPORT: Final[dict[str, str]] = {
+    "ids": "",
+    "faults": "",
+    "settings": "",
+    "protocol": "ids faults",
+    "telemetry": "ids faults settings",
+    "rbac": "ids faults",
+    "backplane": "ids faults settings telemetry",
+    "storage": "ids faults settings telemetry",
+    "inference": "ids faults settings telemetry",
+    "events": "ids faults settings telemetry protocol backplane",
+    "identity": "ids faults settings telemetry rbac storage backplane",
+    "agents": "ids faults settings telemetry rbac storage backplane inference events",
+    "operations": "ids faults settings telemetry protocol rbac storage backplane inference events"
+    " identity agents",
+    "transports": "ids faults settings telemetry protocol rbac backplane events identity"
+    " operations",
+    "app": "ids faults settings telemetry protocol rbac storage backplane inference events"
+    " identity agents operations transports",
+    "cli": "ids faults settings telemetry protocol rbac storage backplane inference events"
+    " identity agents operations transports app",
+    "__main__": "cli",
+}
+
+# Rooms and modules that only compute: tested with properties, usable from anywhere.
+PURE: Final = (
+    "hub.ids",
+    "hub.faults",
+    "hub.protocol",
+    "hub.rbac.actor",
+    "hub.rbac.decision",
+    "hub.rbac.permissions",
+    "hub.rbac.roles",
+    "hub.events.fold",
+    "hub.events.position",
+    "hub.events.recovery",
+    "hub.events.snapshot",
+    "hub.events.vocabulary",
+    "hub.agents.run_state",
+)
+IMPURE: Final = frozenset(
+    {"asyncio", "anyio", "threading", "socket", "subprocess", "starlette", "uvicorn", "websockets"}
+    | {"redis", "sqlalchemy", "sqlmodel", "httpx", "ollama"}
+)
+
+# Only these places know that HTTP is served by Starlette.
+WITH_STARLETTE: Final = ("hub.transports", "hub.app", "hub.inference.local")
+
+# module: why it reads or passes on the environment although hub.settings is the one reader
+WITH_ENVIRONMENT: Final[dict[str, str]] = {"hub.settings": "the one reader"}
+
+# module: why it imports inside a function
+LATE_IMPORTS: Final[dict[str, str]] = {}
+
+LONGEST: Final = 400
+FORBIDDEN_NAMES: Final = re.compile(r"^_?(utils?|helpers?|managers?|commons?|bases?|misc)$")
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Python file by its dotted ``name``, parsed."""
+
+    name: str
+    path: Path
+
+    @property
+    def room(self) -> str:
+        """The part of the name after ``hub``; empty for ``hub`` itself."""
+        return [*self.name.split("."), ""][1]
+
+    @property
+    def tree(self) -> ast.Module:
+        return _parsed(self.path)
+
+    def imports(self) -> Iterator[str]:
+        """The dotted names that it imports, wherever the import stands."""
+        package = self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                origin = ".".join([*(up if node.level else []), *([node.module or ""])]).strip(".")
+                # `from hub import faults` imports the room faults.
+                yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+    def within(self, *names: str) -> bool:
+        """Whether it is one of the modules ``names``, or inside one of the packages."""
+        return any(self.name == name or self.name.startswith(f"{name}.") for name in names)
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def modules(folder: str, package: str) -> list[Module]:
+    """The modules of ``package`` in ``folder``, a path from the root."""
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT / folder).with_suffix("").parts
+        name = ".".join([package, *(part for part in parts if part != "__init__")])
+        found.append(Module(name, path))
+    return found
+
+
+HUB: Final = modules("hub", "hub")
+CLIENT: Final = modules("clients/python/hub_client", "hub_client")
+ALL: Final = [*HUB, *CLIENT, *modules("deployment", "deployment"), *modules("tests", "tests")]
+WRITTEN: Final = [module for module in ALL if ".migrations.versions." not in module.name]
+"""Without the migrations: they are history, as long as it was, and never edited."""
+
+
+def each(of: list[Module]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("module", of, ids=lambda module: module.name)
+
+
+def test_the_table_has_every_room() -> None:
+    assert {module.room for module in HUB} - {""} <= set(MAY_IMPORT)
+
+
+def test_a_room_in_the_table_imports_only_rooms_above_it() -> None:
+    above: set[str] = set()
+    for room, allowed in MAY_IMPORT.items():
+        assert set(allowed.split()) <= above, room
+        above.add(room)
+
+
+@each(HUB)
+def test_a_module_imports_only_what_the_table_allows(module: Module) -> None:
+    allowed = {module.room, "__version__", *MAY_IMPORT.get(module.room, "").split()}
+    rooms = {name.split(".")[1] for name in module.imports() if name.startswith("hub.")}
+    assert rooms <= allowed, f"{module.name} must not import {sorted(rooms - allowed)}"
+
+
+@each([module for module in HUB if module.within(*PURE)])
+def test_a_pure_module_imports_nothing_that_acts(module: Module) -> None:
+    assert {name.split(".")[0] for name in module.imports()} & IMPURE == set()
+
+
+@each([module for module in HUB if not module.within(*WITH_STARLETTE)])
+def test_starlette_appears_only_where_http_is_served(module: Module) -> None:
+    assert not [name for name in module.imports() if name.split(".")[0] == "starlette"]
+
+
+@each([module for module in HUB if not module.within(*WITH_ENVIRONMENT)])
+def test_only_settings_read_the_environment(module: Module) -> None:
+    def reads(node: ast.AST) -> bool:
+        name = {ast.Attribute: "attr", ast.Name: "id", ast.alias: "name"}.get(type(node), "")
+        return getattr(node, name, "") in {"environ", "environb", "getenv", "putenv"}
+
+    assert [node.lineno for node in ast.walk(module.tree) if reads(node)] == []  # type: ignore[attr-defined]
+
+
+@each([module for module in [*HUB, *CLIENT] if module.name not in LATE_IMPORTS])
+def test_imports_stand_at_the_top(module: Module) -> None:
+    late = [
+        inner.lineno
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert late == []
+
+
+@each(CLIENT)
+def test_the_client_imports_nothing_of_the_server(module: Module) -> None:
+    assert not [name for name in module.imports() if name.split(".")[0] == "hub"]
+
+
+@each([module for module in HUB if module.room != "cli"])
+def test_the_server_imports_nothing_of_the_client_but_for_the_chat_command(module: Module) -> None:
+    assert not [name for name in module.imports() if name.split(".")[0] == "hub_client"]
+
+
+@each(WRITTEN)
+def test_a_module_is_about_one_noun(module: Module) -> None:
+    assert not [part for part in module.name.split(".") if FORBIDDEN_NAMES.match(part)]
+    lines = len(module.path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST, f"{module.name} has {lines} lines: it has become two nouns"
+
+
+def test_every_exception_to_a_rule_is_still_one() -> None:
+    names = {module.name for module in [*HUB, *CLIENT]}
+    assert {*WITH_ENVIRONMENT, *LATE_IMPORTS} <= names
+
+
+@each([*HUB, *CLIENT])
+def test_every_library_that_is_imported_is_declared(module: Module) -> None:
+    home = ROOT / "clients/python" if module in CLIENT else ROOT
+    project = tomllib.loads((home / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project.get("optional-dependencies", {}).get("local-model", [])
+    declared = _declared([*project["dependencies"], *optional])
+    foreign = {name.split(".")[0] for name in module.imports()} - sys.stdlib_module_names
+    providers = importlib.metadata.packages_distributions()
+    undeclared = {
+        name
+        for name in foreign - {"hub", "hub_client"}
+        if not declared & {_normal(found) for found in providers.get(name, [name])}
+    }
+    assert undeclared == set()
+
+
+def _declared(requirements: list[str]) -> set[str]:
+    # An extra is often named after what it brings: redis[hiredis].
+    heads = [re.split(r"[^][\w.,-]", requirement)[0] for requirement in requirements]
+    return {_normal(name) for head in heads for name in re.split(r"[][,]", head) if name}
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+# Imports every module, and prints what an import did beside defining names.
+IMPORTS_ALL: Final = """
+import importlib, os, sys, threading
+ACTS = ("socket.", "subprocess.", "sqlite3.", "os.mkdir", "os.remove", "os.rename", "os.putenv",
+        "os.fork", "os.exec", "os.system", "shutil.", "tempfile.", "signal.")
+def watch(event, arguments):
+    writing = event == "open" and isinstance(arguments[2], int) and arguments[2] & (
+        os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writing or event.startswith(ACTS):
+        print(name, event, arguments[:1])
+name = "warming up"
+for name in {libraries!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+sys.addaudithook(watch)
+for name in {modules!r}:
+    importlib.import_module(name)
+    if threading.active_count() > 1:
+        print(name, "has started a thread")
+        break
+"""
+
+
+def test_modules_are_inert_on_import(tmp_path: Path) -> None:
+    # What a library does when it is imported is not ours to judge: they are imported first.
+    ours = [module.name for module in [*HUB, *CLIENT] if not module.name.endswith("__main__")]
+    libraries = {
+        name.rpartition(".")[0] or name
+        for module in [*HUB, *CLIENT]
+        for name in module.imports()
+        if name.split(".")[0] not in {"hub", "hub_client"}
+    }
+    script = IMPORTS_ALL.format(libraries=sorted(libraries), modules=ours)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("", 0), done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
