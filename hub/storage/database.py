@@ -195,9 +195,13 @@ async def _faults() -> AsyncIterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if _sqlstate(error) == "22021":  # PostgreSQL stores no U+0000
+            raise Fault("invalid_params", "Text must not hold the character U+0000.") from error
         if not _is_away(error):
             raise
         raise _away(error.orig) from error
+    except UnicodeEncodeError as error:
+        raise Fault("invalid_params", "Text must not hold lone surrogates.") from error
     except (PoolTimeout, OSError, TimeoutError, sqlite3.OperationalError) as error:
         raise _away(error) from error
 
@@ -208,8 +212,11 @@ def _is_away(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _SQLITE_AWAY
-    state = getattr(error.orig, "sqlstate", None)
-    return state is not None and str(state).startswith(_POSTGRES_AWAY)
+    return _sqlstate(error).startswith(_POSTGRES_AWAY)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 def _away(cause: BaseException | None) -> Fault:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import ORMExecuteState, UOWTransaction, with_loader_criteria
 from sqlalchemy.orm.attributes import get_history, instance_state
 from sqlalchemy.orm.util import LoaderCriteriaOption
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
-from sqlmodel import Session
+from sqlmodel import Session, col
 
 from hub.storage.tables import TenantOwned
 
@@ -50,7 +50,7 @@ def _criteria(
     tenant: str, classes: tuple[type[TenantOwned], ...]
 ) -> tuple[LoaderCriteriaOption, ...]:
     return tuple(
-        with_loader_criteria(owned, owned.tenant_id == tenant, include_aliases=True)
+        with_loader_criteria(owned, col(owned.tenant_id) == tenant, include_aliases=True)
         for owned in classes
     )
 

@@ -1,0 +1,298 @@
+"""Accounts: registering, signing in and out, and the first administrator."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import func, or_, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.faults import Fault
+from hub.identity.passwords import Passwords
+from hub.identity.sessions import LoginSessions, TokenPair, digest
+from hub.identity.tokens import Tokens
+from hub.ids import new_id
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Invitation, Membership, Role, Tenant, User, now
+
+ADMINISTRATOR: Final = "admin@hub.example"
+"""The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""
+DEFAULT_TENANT: Final = "default"
+LINK_MINUTES: Final = 10
+INVITATION_LIFE: Final = timedelta(days=7)
+
+
+class Accounts:
+    """Users, as they come and go. ``changed(kind, id)`` is told of what must act at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        tokens: Tokens,
+        settings: Settings,
+        *,
+        changed: Callable[[str, str], Awaitable[None]] | None = None,
+        link_minutes: int = LINK_MINUTES,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._tokens = tokens
+        self._settings = settings
+        self._sessions = LoginSessions(
+            database,
+            tokens,
+            refresh_days=settings.refresh_token_days,
+            link_minutes=link_minutes,
+            changed=changed,
+        )
+
+    async def register(
+        self, email: str, password: str, name: str | None = None, invitation: str | None = None
+    ) -> tuple[User, Tenant]:
+        """A new user: in the tenant of the invitation, or as the owner of a tenant of their own.
+
+        Raises Fault: "permission_denied" when registration is off, or by invitation and there is
+        no valid one; "conflict" when the address has an account; "invalid_params" for an address
+        or a password that cannot be.
+        """
+        if self._settings.registration == "off":
+            raise Fault("permission_denied", "Registration is off. Ask an administrator.")
+        if self._settings.registration == "invite" and invitation is None:
+            raise Fault("permission_denied", "Registration needs an invitation.")
+        address = _address(email)
+        if invitation is not None:
+            # Before the costly hash; the transaction below decides.
+            async with self._database.read(EVERY_TENANT) as session:
+                await self._check_invitation(session, invitation, address)
+        user = User(
+            id=new_id("u"),
+            email=address,
+            name=name,
+            password_hash=await self._passwords.hash(password),
+        )
+        try:
+            async with self._database.write(EVERY_TENANT) as session:
+                if invitation is None:
+                    tenant = Tenant(id=new_id("t"), name=name or address)
+                    role = "owner"
+                    session.add(tenant)
+                else:
+                    tenant, role = await self._accept(session, invitation, address)
+                await _join(session, user, tenant, role)
+        except IntegrityError:
+            raise Fault("conflict", "This address has an account. Sign in instead.") from None
+        return user, tenant
+
+    async def login(
+        self,
+        email: str,
+        password: str,
+        tenant: str | None = None,
+        device: str | None = None,
+        address: str | None = None,
+    ) -> TokenPair:
+        """Sign in. ``tenant`` (id or name) chooses among several memberships; by default the
+        oldest. ``device`` and ``address`` are what the user will see in their list of sessions.
+
+        Raises Fault("unauthenticated"), the same and after the same time, for an unknown address,
+        a wrong password, a disabled user, and a tenant one cannot enter.
+        """
+        async with self._database.read(EVERY_TENANT) as session:
+            user = await _find(session, email)
+        verified = await self._passwords.verify(password, user.password_hash if user else None)
+        if user is None or not verified.right:
+            raise _refused()
+        renewed = await self._passwords.hash(password) if verified.stale else None
+        async with self._database.write(EVERY_TENANT) as session:
+            chosen = await _choose_tenant(session, user.id, tenant)
+            if chosen is None or not await self._sessions.may_enter(session, user.id, chosen):
+                raise _refused()
+            if renewed is not None:
+                await session.exec(
+                    update(User)
+                    .where(col(User.id) == user.id, col(User.password_hash) == user.password_hash)
+                    .values(password_hash=renewed)
+                )
+            return await self._sessions.open(session, user.id, chosen, device, address)
+
+    async def refresh(self, refresh_token: str) -> TokenPair:
+        """The next tokens of a session; see ``hub.identity.sessions``.
+
+        Raises Fault("unauthenticated").
+        """
+        return await self._sessions.refresh(refresh_token)
+
+    async def logout(self, session_id: str) -> None:
+        """End a login session, on every node. Idempotent."""
+        await self._sessions.revoke(session_id)
+
+    async def login_link(self, user_id: str, tenant_id: str) -> str:
+        """A code that signs the user in once, within ten minutes."""
+        return await self._sessions.link(user_id, tenant_id)
+
+    async def redeem(
+        self, code: str, device: str | None = None, address: str | None = None
+    ) -> TokenPair:
+        """Sign in with a login link's code. Raises Fault("unauthenticated")."""
+        return await self._sessions.redeem(code, device, address)
+
+    async def invite(
+        self, tenant_id: str, role: str, invited_by: str | None = None, email: str | None = None
+    ) -> str:
+        """A code that lets one person (``email``: only that one) register into the tenant.
+
+        Valid for seven days. Raises Fault("invalid_params") for a role the tenant does not have.
+        """
+        code = secrets.token_urlsafe(32)
+        async with self._database.write(EVERY_TENANT) as session:
+            await _check_role(session, tenant_id, role)
+            session.add(
+                Invitation(
+                    code_hash=digest(code),
+                    tenant_id=tenant_id,
+                    role_id=role,
+                    email=_address(email) if email is not None else None,
+                    invited_by=invited_by,
+                    expires_at=now() + INVITATION_LIFE,
+                )
+            )
+        return code
+
+    async def create_user(
+        self, email: str, password: str, tenant: str, role: str, name: str | None = None
+    ) -> tuple[User, Tenant]:
+        """A new user in the tenant of this name (the oldest, or a new one), for the operator.
+
+        Raises Fault: "conflict", "invalid_params".
+        """
+        address = _address(email)
+        hashed = await self._passwords.hash(password)
+        user = User(id=new_id("u"), email=address, name=name, password_hash=hashed)
+        try:
+            async with self._database.write(EVERY_TENANT) as session:
+                found = await session.exec(
+                    select(Tenant).where(Tenant.name == tenant).order_by(col(Tenant.id)).limit(1)
+                )
+                place = found.first()
+                if place is None:
+                    place = Tenant(id=new_id("t"), name=tenant)
+                    session.add(place)
+                    await session.flush()
+                await _check_role(session, place.id, role)
+                await _join(session, user, place, role)
+        except IntegrityError:
+            raise Fault("conflict", "This address has an account already.") from None
+        return user, place
+
+    async def ensure_administrator(self) -> tuple[str, str] | None:
+        """On the first start: an owner of the tenant "default", as (address, password).
+
+        None when there are users, or when another node was first.
+        """
+        async with self._database.read(EVERY_TENANT) as session:
+            if (await session.exec(select(User.id).limit(1))).first() is not None:
+                return None
+        password = secrets.token_urlsafe(15)
+        try:
+            await self.create_user(ADMINISTRATOR, password, DEFAULT_TENANT, "owner")
+        except Fault as fault:
+            if fault.reason == "conflict":
+                return None
+            raise
+        return ADMINISTRATOR, password
+
+    async def access_token_for(self, email: str) -> str:
+        """An access token of a new login session, for an operator at the machine.
+
+        Raises Fault("not_found") for an address without an account, or one that cannot enter.
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await _find(session, email)
+            tenant = await _choose_tenant(session, user.id, None) if user else None
+            if user is None or tenant is None:
+                raise Fault("not_found", "No active account with this address.")
+            if not await self._sessions.may_enter(session, user.id, tenant):
+                raise Fault("not_found", "No active account with this address.")
+            pair = await self._sessions.open(session, user.id, tenant, "hub token")
+        return pair.access_token
+
+    async def _check_invitation(self, session: AsyncSession, code: str, address: str) -> None:
+        invitation = await session.get(Invitation, digest(code))
+        if (
+            invitation is None
+            or invitation.used_at is not None
+            or invitation.expires_at <= now()
+            or invitation.email not in (None, address)
+        ):
+            raise Fault("permission_denied", "The invitation is not valid, or not any more.")
+
+    async def _accept(self, session: AsyncSession, code: str, address: str) -> tuple[Tenant, str]:
+        moment = now()
+        used = await session.exec(
+            update(Invitation)
+            .where(
+                col(Invitation.code_hash) == digest(code),
+                col(Invitation.used_at).is_(None),
+                col(Invitation.expires_at) > moment,
+                or_(col(Invitation.email).is_(None), col(Invitation.email) == address),
+            )
+            .values(used_at=moment)
+            .returning(col(Invitation.tenant_id), col(Invitation.role_id))
+        )
+        row = used.one_or_none()
+        tenant = await session.get(Tenant, row[0]) if row else None
+        if row is None or tenant is None or tenant.suspended_at is not None:
+            raise Fault("permission_denied", "The invitation is not valid, or not any more.")
+        return tenant, row[1]
+
+
+async def _join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> None:
+    session.add(user)
+    await session.flush()  # there are no relationships that would order these inserts
+    session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user.id, role_id=role))
+
+
+async def _find(session: AsyncSession, email: str) -> User | None:
+    try:
+        address = _address(email)
+    except Fault:
+        return None
+    return (await session.exec(select(User).where(User.email == address))).one_or_none()
+
+
+async def _choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:
+    memberships = (
+        select(Membership.tenant_id)
+        .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+        .where(Membership.user_id == user_id, col(Tenant.suspended_at).is_(None))
+        .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
+        .group_by(col(Membership.tenant_id))
+    )
+    if wanted is not None:
+        memberships = memberships.where(or_(col(Tenant.id) == wanted, col(Tenant.name) == wanted))
+    return (await session.exec(memberships.limit(1))).first()
+
+
+async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
+    found = await session.get(Role, role)
+    if found is None or found.tenant_id not in (None, tenant_id):
+        raise Fault("invalid_params", f"There is no role {role!r} here.")
+
+
+def _address(email: str) -> str:
+    try:
+        valid = validate_email(email, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise Fault("invalid_params", f"Not an e-mail address: {error}") from None
+    return valid.normalized.lower()
+
+
+def _refused() -> Fault:
+    return Fault("unauthenticated", "Wrong e-mail address or password.")

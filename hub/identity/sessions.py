@@ -1,0 +1,231 @@
+"""Login sessions: how they begin, go on by refresh tokens, and end.
+
+A refresh token is single-use. Redeeming it gives the next one, which is derived from it with the
+signing key; so whoever redeems the same token again within the grace (two tabs at once, an answer
+that was lost on the way) gets the very same next token, and a family never has two living ones.
+A token that comes back later, or whose child was used already, is in two hands: the session ends.
+"""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.faults import Fault
+from hub.identity.tokens import Tokens
+from hub.ids import new_id
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import (
+    LoginLink,
+    LoginSession,
+    Membership,
+    RefreshToken,
+    Tenant,
+    User,
+    now,
+)
+
+GRACE: Final = timedelta(seconds=10)
+"""How long a refresh token that was just used still answers, with the same next token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """What a sign-in answers. ``expires_in``: seconds the access token lives."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    session_id: str
+
+
+class LoginSessions:
+    """Begins, continues and ends login sessions. ``changed(kind, id)`` is told of each end."""
+
+    def __init__(
+        self,
+        database: Database,
+        tokens: Tokens,
+        *,
+        refresh_days: int,
+        link_minutes: int,
+        changed: Callable[[str, str], Awaitable[None]] | None = None,
+    ) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._life = timedelta(days=refresh_days)
+        self._link_life = timedelta(minutes=link_minutes)
+        self._changed = changed
+
+    async def open(
+        self, session: AsyncSession, user_id: str, tenant_id: str, device: str | None = None,
+        address: str | None = None,
+    ) -> TokenPair:  # fmt: skip
+        """Begin a login session in the transaction of ``session`` (of every tenant)."""
+        moment = now()
+        login = LoginSession(
+            id=new_id("s"),
+            tenant_id=tenant_id,
+            user_id=user_id,
+            device=device and device[:400],
+            address=address and address[:64],
+            last_seen_at=moment,
+            expires_at=moment + self._life,
+        )
+        session.add(login)
+        await session.flush()
+        token = secrets.token_urlsafe(32)
+        session.add(self._row(login, token, parent=None, moment=moment))
+        return self._pair(login, token)
+
+    async def refresh(self, token: str) -> TokenPair:
+        """The next pair. Raises Fault("unauthenticated") when the session is over, or ends it
+        when the token was used before (see the module).
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            outcome = await self._rotate(session, token)
+        # Raised outside the transaction: the revocation in it must stay.
+        if isinstance(outcome, TokenPair):
+            return outcome
+        if outcome is not None:
+            await self._announce("session", outcome)
+        raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
+
+    async def revoke(self, session_id: str) -> None:
+        """End the session: its refresh tokens and, at once, its access tokens. Idempotent."""
+        async with self._database.write(EVERY_TENANT) as session:
+            await self._revoke(session, session_id)
+        await self._announce("session", session_id)
+
+    async def link(self, user_id: str, tenant_id: str) -> str:
+        """A code that signs this user in, once, for as long as links live."""
+        code = secrets.token_urlsafe(32)
+        async with self._database.write(EVERY_TENANT) as session:
+            session.add(
+                LoginLink(
+                    code_hash=digest(code),
+                    tenant_id=tenant_id,
+                    user_id=user_id,
+                    expires_at=now() + self._link_life,
+                )
+            )
+        return code
+
+    async def redeem(self, code: str, device: str | None, address: str | None) -> TokenPair:
+        """Sign in with a code. Raises Fault("unauthenticated") unless it is unused and alive."""
+        moment = now()
+        async with self._database.write(EVERY_TENANT) as session:
+            used = await session.exec(
+                update(LoginLink)
+                .where(
+                    col(LoginLink.code_hash) == digest(code),
+                    col(LoginLink.used_at).is_(None),
+                    col(LoginLink.expires_at) > moment,
+                )
+                .values(used_at=moment)
+                .returning(col(LoginLink.user_id), col(LoginLink.tenant_id))
+            )
+            row = used.one_or_none()
+            if row is None or not await self.may_enter(session, row[0], row[1]):
+                raise Fault("unauthenticated", "The login link was used, or is too old.")
+            return await self.open(session, row[0], row[1], device, address)
+
+    async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
+        """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
+        found = await session.exec(
+            select(Membership.id)
+            .join(User, col(User.id) == Membership.user_id)
+            .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+            .where(
+                Membership.user_id == user_id,
+                Membership.tenant_id == tenant_id,
+                col(User.disabled_at).is_(None),
+                col(Tenant.suspended_at).is_(None),
+            )
+            .limit(1)
+        )
+        return found.first() is not None
+
+    async def _rotate(self, session: AsyncSession, token: str) -> TokenPair | str | None:
+        """The next pair, or the id of the session that was revoked for it, or None."""
+        moment = now()
+        found = await session.exec(
+            select(RefreshToken, LoginSession)
+            .join(LoginSession, col(LoginSession.id) == RefreshToken.session_id)
+            .where(RefreshToken.token_hash == digest(token))
+            .with_for_update()
+        )
+        both = found.one_or_none()
+        if both is None:
+            return None
+        row, login = both
+        if login.revoked_at is not None or min(login.expires_at, row.expires_at) <= moment:
+            return None
+        if not await self.may_enter(session, login.user_id, login.tenant_id):
+            return None
+        child = self._child(token)
+        if row.used_at is None:
+            row.used_at = moment
+            login.last_seen_at = moment
+            login.expires_at = moment + self._life
+            session.add(self._row(login, child, parent=row.token_hash, moment=moment))
+            return self._pair(login, child)
+        next_one = await session.get(RefreshToken, digest(child))
+        if moment - row.used_at <= GRACE and next_one is not None and next_one.used_at is None:
+            return self._pair(login, child)
+        await self._revoke(session, login.id)
+        return login.id
+
+    async def _revoke(self, session: AsyncSession, session_id: str) -> None:
+        await session.exec(
+            update(LoginSession)
+            .where(col(LoginSession.id) == session_id, col(LoginSession.revoked_at).is_(None))
+            .values(revoked_at=now())
+            .execution_options(synchronize_session=False)
+        )
+
+    async def _announce(self, kind: str, id: str) -> None:
+        if self._changed is None:
+            return
+        try:
+            await self._changed(kind, id)
+        except Fault:
+            # It is in the database, and every node looks there within seconds anyway.
+            return
+
+    def _row(
+        self, login: LoginSession, token: str, *, parent: str | None, moment: datetime
+    ) -> RefreshToken:
+        return RefreshToken(
+            token_hash=digest(token),
+            tenant_id=login.tenant_id,
+            session_id=login.id,
+            parent_hash=parent,
+            created_at=moment,
+            expires_at=moment + self._life,
+        )
+
+    def _pair(self, login: LoginSession, refresh_token: str) -> TokenPair:
+        return TokenPair(
+            access_token=self._tokens.issue(login.user_id, login.tenant_id, login.id),
+            refresh_token=refresh_token,
+            expires_in=self._tokens.life_s,
+            session_id=login.id,
+        )
+
+    def _child(self, token: str) -> str:
+        derived = self._tokens.derive("refresh token", token)
+        return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
+
+
+def digest(secret: str) -> str:
+    """How a random secret is stored: SHA-256, in hex. Not for passwords."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
