@@ -1,0 +1,350 @@
+"""The IO around the session: one WebSocket at a time, replaced when it breaks.
+
+Three tasks: the supervisor connects, reads and reconnects; the writer belongs to one socket; the
+keeper renews the access token. None of them runs user code, so that nothing a user awaits can
+stop them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from hub_client.addresses import Address
+from hub_client.auth import Auth
+from hub_client.dial import OPEN_TIMEOUT_S, dial
+from hub_client.effects import (
+    Answered,
+    Delivered,
+    Effect,
+    Ended,
+    Noticed,
+    Refused,
+    Send,
+    Subscribed,
+)
+from hub_client.events import Event, Position, Since
+from hub_client.faults import (
+    BadFrame,
+    CallTimedOut,
+    ConnectFailed,
+    ConnectionClosed,
+    Fault,
+    HubError,
+)
+from hub_client.mailbox import Mailbox
+from hub_client.retry import TOKEN_EXPIRED, Backoff
+from hub_client.session import Session, State
+from hub_client.subscription import Subscription
+
+log = logging.getLogger("hub_client")
+
+FLUSH_S: Final = 1.0
+_FRAMES_PER_TURN = 64
+
+Sink = Callable[[str, Mapping[str, Any] | Event], None]
+"""Called with each notice (by its method) and each event (by its type)."""
+
+
+class Connection:
+    """A session with the hub. ``ready`` holds the last ``session.ready``."""
+
+    def __init__(
+        self, address: Address, auth: Auth, *, timeout: float, sink: Sink, backoff: Backoff
+    ) -> None:
+        self.ready: Mapping[str, Any] = {}
+        self._address = address
+        self._auth = auth
+        self._timeout = timeout
+        self._sink = sink
+        self._backoff = backoff
+        self._session = Session()
+        self._futures: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._mailboxes: dict[str, list[Mailbox]] = {}
+        self._asked: dict[str, Since] = {}
+        self._outbox: deque[str] = deque()
+        self._writable = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._expiring = asyncio.Event()
+        self._renew = False
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ready_at: float | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.closed = asyncio.Event()
+
+    # --- for the layer above ---
+
+    async def open(self) -> None:
+        """Connect. Raises what makes it impossible; nothing is left running then."""
+        self._tasks = [
+            asyncio.create_task(self._supervise(), name="hub-connection"),
+            asyncio.create_task(self._keep_fresh(), name="hub-token"),
+        ]
+        try:
+            await asyncio.shield(self._opened)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Write what waits (for a second at most), close the socket and end every task."""
+        await asyncio.sleep(0)  # streams that were abandoned just now have a last word to say
+        if self._session.state is State.READY:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    while self._outbox:
+                        self._flushed.clear()
+                        await self._flushed.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._end(ConnectionClosed(1000, message="The hub was closed by this client"))
+        await self._auth.close()
+
+    async def call(
+        self, method: str, params: Mapping[str, Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Make a request and wait for its result, through reconnects if it is safe to repeat.
+
+        Raises the Fault that the hub answers, ConnectionLost, ConnectionClosed, CallTimedOut, and
+        BadFrame if it cannot be sent.
+        """
+        limit = self._timeout if timeout is None else timeout
+        id, effects = self._session.call(method, params)
+        future = self._futures[id] = asyncio.get_running_loop().create_future()
+        self._apply(effects)
+        try:
+            async with asyncio.timeout(limit):
+                return dict(await future)
+        except TimeoutError:
+            raise CallTimedOut(f"{method} was not answered in {limit:g} s") from None
+        finally:
+            self._session.forget(id)
+            self._futures.pop(id, None)
+
+    def post(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send a request whose answer nobody waits for. A closed connection is fine."""
+        with contextlib.suppress(HubError):
+            self._apply(self._session.call(method, params)[1])
+
+    def subscribe(self, channel: str, since: Since, size: int) -> Subscription:
+        """A new subscriber of the channel. Raises the closing error once closed."""
+        wake = asyncio.Event()
+        mailbox = Mailbox(channel, since, size, wake.set)
+        mailboxes = self._mailboxes.get(channel)
+        if mailboxes is None:
+            effects = self._session.want(channel, since)
+            self._mailboxes[channel] = [mailbox]
+            self._asked[channel] = since
+            self._apply(effects)
+        else:
+            mailboxes.append(mailbox)
+            live = self._session.live(channel)
+            if live is not None:
+                self._join(mailbox, live)
+        return Subscription(self, mailbox, wake)
+
+    def leave(self, mailbox: Mailbox) -> None:
+        """Feed this mailbox no more; the last one of a channel unsubscribes it."""
+        mailboxes = self._mailboxes.get(mailbox.channel, [])
+        if mailbox in mailboxes:
+            mailboxes.remove(mailbox)
+            if not mailboxes:
+                del self._mailboxes[mailbox.channel]
+                self._apply(self._session.unwant(mailbox.channel))
+
+    def restart(self, channel: str, since: Position) -> None:
+        """Subscribe the channel anew from ``since``, for one of its subscribers."""
+        if channel in self._mailboxes:
+            self._asked[channel] = since
+            self._apply(self._session.restart(channel, since))
+
+    # --- effects of the session ---
+
+    def _apply(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(text):
+                    self._outbox.append(text)
+                    self._writable.set()
+                case Answered(id, result):
+                    if (future := self._waiting(id)) is not None:
+                        future.set_result(result)
+                case Refused(id, error):
+                    if (future := self._waiting(id)) is not None:
+                        future.set_exception(error)
+                case Noticed(method, params):
+                    self._noticed(method, params)
+                case _:
+                    self._feed(effect)
+
+    def _waiting(self, id: int) -> asyncio.Future[Mapping[str, Any]] | None:
+        future = self._futures.get(id)
+        return None if future is None or future.done() else future
+
+    def _feed(self, effect: Subscribed | Delivered | Ended) -> None:
+        match effect:
+            case Subscribed(channel, position):
+                for mailbox in list(self._mailboxes.get(channel, ())):
+                    self._join(mailbox, position)
+            case Delivered(event):
+                for mailbox in list(self._mailboxes.get(event.channel, ())):
+                    mailbox.push(event)
+                self._sink(event.type, event)
+            case Ended(channel, error):
+                for mailbox in self._mailboxes.pop(channel, ()):
+                    mailbox.end(error)
+
+    def _join(self, mailbox: Mailbox, live: Position) -> None:
+        restart = mailbox.join(live, self._asked.get(mailbox.channel))
+        if restart is not None:
+            self.restart(mailbox.channel, restart)
+
+    def _noticed(self, method: str, params: Mapping[str, Any]) -> None:
+        if method == "session.ready":
+            self.ready = params
+            self._ready_at = time.monotonic()
+            if not self._opened.done():
+                self._opened.set_result(None)
+        elif method == "session.expiring":
+            self._expiring.set()
+        elif method == "error":
+            log.warning("the hub refused a frame: %s", params.get("message"))
+        self._sink(method, params)
+
+    def _end(self, error: HubError) -> None:
+        self._apply(self._session.closed(error))
+        self._outbox.clear()
+        self._flushed.set()
+        if not self._opened.done():
+            self._opened.set_exception(error)
+            self._opened.exception()  # whoever waits sees it; nobody has to
+        self.closed.set()
+
+    # --- the socket ---
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._attempt()
+            except ConnectionClosed as error:
+                if not self._may_return(error):
+                    return self._end(error)
+                ready_for = time.monotonic() - self._ready_at if self._ready_at else 0.0
+                wait = self._backoff.lost(ready_for=ready_for, code=error.code, reason=error.reason)
+            except HubError as error:
+                if not self._opened.done() or not _passing(error):
+                    return self._end(error)
+                wait = self._backoff.failed()
+                log.info("cannot reach the hub: %s; trying again in %.1f s", error, wait)
+            except Exception as error:
+                log.exception("the connection to the hub failed in an unforeseen way")
+                return self._end(ConnectFailed(f"{type(error).__name__}: {error}"))
+            await asyncio.sleep(wait)
+
+    def _may_return(self, error: ConnectionClosed) -> bool:
+        if not self._opened.done() or not error.reconnect:
+            return False
+        if error.code == TOKEN_EXPIRED:
+            self._renew = True
+            return self._auth.renewable
+        return True
+
+    async def _attempt(self) -> None:
+        """One socket from its opening to its end. Always raises."""
+        self._ready_at = None
+        token = await self._auth.access(renew=self._renew)
+        self._renew = False
+        socket = await dial(self._address, token)
+        self._outbox.clear()
+        self._session.opened()
+        writer = asyncio.create_task(self._write(socket), name="hub-writer")
+        try:
+            await self._read(socket)
+        except websockets.ConnectionClosed as closed:
+            frame = closed.rcvd
+            error = ConnectionClosed(frame.code, frame.reason) if frame else ConnectionClosed(1006)
+            self._lost(error)
+            raise error from None
+        except BadFrame as bad:
+            error = ConnectionClosed(1002, str(bad))
+            self._lost(error)
+            await socket.close(1002)
+            raise error from bad
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            await socket.close()
+
+    def _lost(self, error: ConnectionClosed) -> None:
+        self._apply(self._session.lost(error))
+        self._outbox.clear()
+        self._sink("disconnected", {"code": error.code, "reason": error.reason})
+
+    async def _read(self, socket: ClientConnection) -> None:
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                while self._session.state is State.OPENING:
+                    self._received(await socket.recv())
+        except TimeoutError:
+            raise BadFrame("no session.ready came in time") from None
+        while True:
+            for _ in range(_FRAMES_PER_TURN):
+                self._received(await socket.recv())
+            # `recv` does not suspend while frames wait: let the subscribers read in a long replay.
+            await asyncio.sleep(0)
+
+    def _received(self, message: str | bytes) -> None:
+        if not isinstance(message, str):
+            raise BadFrame("a binary frame")
+        self._apply(self._session.received(message))
+
+    async def _write(self, socket: ClientConnection) -> None:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            while True:
+                while self._outbox:
+                    await socket.send(self._outbox.popleft())
+                self._flushed.set()
+                self._writable.clear()
+                await self._writable.wait()
+
+    # --- the token ---
+
+    async def _keep_fresh(self) -> None:
+        failures = Backoff()
+        await asyncio.wait([self._opened])
+        while self._auth.renewable:
+            due = self._auth.refresh_in
+            # At most a minute at a time: a machine that slept has to look at the clock again.
+            wait = None if due is None else min(max(due, 0.0), 60.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._expiring.wait()
+            due = self._auth.refresh_in
+            if not self._expiring.is_set() and (due is None or due > 0):
+                continue
+            self._expiring.clear()
+            try:
+                token = await self._auth.access(renew=True)
+                if self._session.state is State.READY:
+                    await self.call("session.refresh", {"token": token})
+                failures.failures = 0
+            except HubError as error:
+                if isinstance(error, Fault) and not error.retryable:
+                    log.warning("the access token cannot be renewed: %s", error)
+                    return
+                self._expiring.set()
+                await asyncio.sleep(1.0 + failures.failed())
+
+
+def _passing(error: HubError) -> bool:
+    """Whether a failure to connect may pass by itself."""
+    if isinstance(error, Fault):
+        return error.retryable or error.code >= 5000 or error.code == -32603
+    return not (isinstance(error, ConnectFailed) and error.status in (400, 401, 403))

@@ -1,0 +1,65 @@
+"""What the pure session asks its IO part to do. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hub_client.events import Event, Position
+from hub_client.faults import HubError
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write this text frame."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The request has its result."""
+
+    id: int
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request failed."""
+
+    id: int
+    error: HubError
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The channel is live; events after ``position`` follow."""
+
+    channel: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The next event of its channel, or a snapshot in place of those that are gone."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The channel's subscription is over."""
+
+    channel: str
+    error: HubError
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A session notice."""
+
+    method: str
+    params: Mapping[str, Any]
+
+
+Effect = Send | Answered | Refused | Subscribed | Delivered | Ended | Noticed

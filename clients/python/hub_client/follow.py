@@ -1,0 +1,156 @@
+"""Following one run through its conversation's events. Pure.
+
+One run at a time is active in a conversation, and message events do not name their run: what
+comes between a run's ``RUN_STARTED`` and its end belongs to it. When events are lost for good, the
+snapshot or the stored messages give the rest of the text, as deltas of our own (``recovered``).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hub_client.events import SNAPSHOT, Event
+from hub_client.faults import Fault, fault_of
+from hub_client.records import Message, Run, Usage
+
+
+class RunFollower:
+    """What has been seen of one run.
+
+    ``texts`` holds the text of each of its messages by id, in order; ``finished`` is set with its
+    last event; ``error`` is what a failed run raises.
+    """
+
+    def __init__(self, run_id: str, message_id: str | None, *, inside: bool = False) -> None:
+        self.run_id = run_id
+        self.message_id = message_id
+        self.texts: dict[str, str] = {}
+        self.finished = False
+        self.outcome = ""
+        self.error: Fault | None = None
+        self.usage: tuple[Usage, ...] = ()
+        self._inside = inside
+        self._started = inside
+        self._open: set[str] = set()
+
+    def feed(self, event: Event) -> list[Event]:
+        """What to yield for the conversation's next event (not for a recovered snapshot)."""
+        if self.finished:
+            return []
+        if event.type == "RUN_STARTED":
+            self._inside = event.run_id == self.run_id
+            self._started |= self._inside
+        if event.terminal:
+            ours = self._inside if event.run_id is None else event.run_id == self.run_id
+            if not ours:
+                self._inside = False
+                return []
+            ends = self._end_messages(event)
+            self._finish(event)
+            return [*ends, event]
+        if not self._inside:
+            return []
+        self._note(event)
+        return [event]
+
+    def patch(self, snapshot: Event) -> list[Event]:
+        """The run goes on after ``snapshot``: the events that bring its text up to date."""
+        ours = list(self._ours(snapshot.data.get("messages")))
+        events = self._begin(snapshot) if ours or self._started else []
+        self._inside = bool(events) or self._inside
+        for number, (id, text) in enumerate(ours):
+            events += self._catch_up(snapshot, id, text)
+            if number < len(ours) - 1:
+                events += self._end_message(snapshot, id)
+        return events
+
+    def settle(self, at: Event, run: Run, messages: Iterable[Message]) -> list[Event]:
+        """The run ended as ``run`` and ``messages`` say: all events that are still missing.
+
+        ``at`` gives the channel and the position of the events.
+        """
+        if self.finished:
+            return []
+        events = self._begin(at)
+        for message in messages:
+            if message.run_id == self.run_id and message.role == "assistant":
+                events += self._catch_up(at, message.id, message.content)
+        last: dict[str, Any]
+        if run.status == "failed":
+            error = run.error or fault_of("internal_error", "The run failed.")
+            last = {"type": "RUN_ERROR", "message": error.message, "code": error.reason}
+        else:
+            outcome = "cancelled" if run.status == "cancelled" else "success"
+            last = {"type": "RUN_FINISHED", "outcome": {"type": outcome}}
+        last |= {"threadId": run.conversation_id, "runId": run.id}
+        terminal = _made(at, last)
+        events += self._end_messages(at)
+        self._finish(terminal)
+        self.usage = run.usage
+        return [*events, terminal]
+
+    def _note(self, event: Event) -> None:
+        id = event.message_id
+        if id is None or not event.type.startswith("TEXT_MESSAGE_"):
+            return
+        if event.type == "TEXT_MESSAGE_END":
+            self._open.discard(id)
+        else:
+            self.texts[id] = self.texts.get(id, "") + event.delta
+            self._open.add(id)
+
+    def _finish(self, event: Event) -> None:
+        self.finished = True
+        self.outcome = event.outcome or ("error" if event.type == "RUN_ERROR" else "success")
+        self.usage = Usage.parse_all(event.data.get("usage"))
+        if event.type == "RUN_ERROR":
+            self.error = fault_of(event.code or "internal_error", event.message or None)
+
+    def _ours(self, messages: Any) -> Iterable[tuple[str, str]]:
+        """The run's messages of a snapshot: those after its user's, up to the next user's."""
+        after = False
+        for item in messages if isinstance(messages, list) else ():
+            if not isinstance(item, Mapping):
+                continue
+            id, text = item.get("id"), item.get("content")
+            if item.get("role") == "user":
+                after = id == self.message_id
+            elif item.get("role") == "assistant" and (after or id in self.texts):
+                yield str(id), text if isinstance(text, str) else ""
+
+    def _begin(self, at: Event) -> list[Event]:
+        if self._started:
+            return []
+        self._started = True
+        conversation = at.channel.partition(":")[2]
+        return [_made(at, {"type": "RUN_STARTED", "threadId": conversation, "runId": self.run_id})]
+
+    def _catch_up(self, at: Event, id: str, text: str) -> list[Event]:
+        known = self.texts.get(id)
+        events = []
+        if known is None:
+            known = ""
+            start = {"type": "TEXT_MESSAGE_START", "messageId": id, "role": "assistant"}
+            events.append(_made(at, start))
+            self._open.add(id)
+        self.texts[id] = text
+        if text.startswith(known):
+            if rest := text[len(known) :]:
+                delta = {"type": "TEXT_MESSAGE_CONTENT", "messageId": id, "delta": rest}
+                events.append(_made(at, delta))
+        else:  # what was shown is not how it is: give the message anew
+            message = {"id": id, "role": "assistant", "content": text}
+            events.append(_made(at, {"type": SNAPSHOT, "messages": [message]}))
+        return events
+
+    def _end_messages(self, at: Event) -> list[Event]:
+        return [event for id in self.texts for event in self._end_message(at, id)]
+
+    def _end_message(self, at: Event, id: str) -> list[Event]:
+        if id not in self._open:
+            return []
+        self._open.discard(id)
+        return [_made(at, {"type": "TEXT_MESSAGE_END", "messageId": id})]
+
+
+def _made(at: Event, data: Mapping[str, Any]) -> Event:
+    return Event(at.channel, at.epoch, at.seq, 0, data["type"], data, recovered=True)

@@ -1,0 +1,161 @@
+"""The hub as its user sees it: ``async with connect(...) as hub``."""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Self
+
+from hub_client.addresses import parse_address
+from hub_client.auth import Auth, LoginAuth, TokenAuth, TokenSource
+from hub_client.callbacks import Callback, Callbacks, Registration
+from hub_client.connection import Connection
+from hub_client.conversations import Conversations
+from hub_client.events import Event, Since
+from hub_client.frames import Notice
+from hub_client.records import Model
+from hub_client.retry import Backoff
+from hub_client.runs import BUFFER, Runs
+from hub_client.subscription import Subscription
+
+
+class Hub:
+    """A connection to the hub that mends itself. Made by ``connect``.
+
+    Its methods may be called from any number of tasks of one event loop.
+    """
+
+    def __init__(self, connection: Connection, auth: Auth, callbacks: Callbacks) -> None:
+        self._connection = connection
+        self._auth = auth
+        self._callbacks = callbacks
+        self.conversations = Conversations(connection)
+        self.runs = Runs(connection)
+
+    @property
+    def session(self) -> Mapping[str, Any]:
+        """The last ``session.ready``: ``{connection_id, node, user, tenant, roles, …}``."""
+        return self._connection.ready
+
+    async def call(self, method: str, *, timeout: float | None = None, **params: Any) -> Any:
+        """Call any method of the hub by its name; answers its result as it is.
+
+        Raises the Fault that the hub answers, CallTimedOut, ConnectionLost, ConnectionClosed.
+        """
+        return await self._connection.call(method, params, timeout)
+
+    async def models(self) -> list[Model]:
+        """The models that runs can name; the default one first."""
+        answer = await self._connection.call("model.list", {})
+        return [Model.parse(item) for item in answer["items"]]
+
+    def subscribe(self, channel: str, since: Since = None, *, buffer: int = BUFFER) -> Subscription:
+        """The events of any channel (``conversation:<id>``, ``user:<id>``)."""
+        return self._connection.subscribe(channel, since, buffer)
+
+    def on(self, type: str, callback: Callback) -> Registration:
+        """Call ``callback`` with each Event of this type on the channels that are subscribed, or
+        each Notice of this method; ``"*"`` stands for all of them.
+
+        Beside the hub's own notices (``session.ready``, ``session.expiring``, …) there is
+        ``disconnected {code, reason}``. The callback may be asynchronous and call the SDK.
+        """
+        return self._callbacks.on(type, callback)
+
+    async def ping(self) -> None:
+        """Go to the hub and back."""
+        await self._connection.call("session.ping", {})
+
+    async def logout(self) -> None:
+        """End the login session, and close."""
+        try:
+            await self._auth.logout()
+        finally:
+            await self.close()
+
+    async def wait_closed(self) -> None:
+        """Until the connection has ended for good."""
+        await self._connection.closed.wait()
+
+    async def close(self) -> None:
+        """Close the connection and end every task. Runs go on at the hub. Idempotent."""
+        await self._callbacks.close()
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Connecting:
+    """What ``connect`` answers: ``async with`` it, or ``await`` it and close the hub yourself."""
+
+    def __init__(self, make: Callable[[], tuple[Hub, Connection]]) -> None:
+        self._make = make
+        self._hub: Hub | None = None
+
+    def __await__(self) -> Generator[Any, None, Hub]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Hub:
+        self._hub = await self._open()
+        return self._hub
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._hub is not None:
+            await self._hub.close()
+
+    async def _open(self) -> Hub:
+        hub, connection = self._make()
+        await connection.open()
+        return hub
+
+
+def connect(
+    url: str = "http://127.0.0.1:8000",
+    *,
+    token: str | TokenSource | None = None,
+    email: str | None = None,
+    password: str | None = None,
+    tenant: str | None = None,
+    code: str | None = None,
+    timeout: float = 30.0,
+    backoff: Backoff | None = None,
+) -> Connecting:
+    """Connect to the hub at ``url`` with one of three credentials.
+
+    ``token``: an access token or an API key, or an async function that answers one whenever one
+    is needed. ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and
+    keeps the login fresh. ``code``: of a one-time login link. ``timeout``: seconds that a request
+    may take, reconnecting included.
+
+    Entering raises ConnectFailed, the Fault of the sign-in, or ConnectionClosed; it does not
+    retry. Once connected, broken connections are replaced and subscriptions resumed without a
+    word, for as long as it takes. Raises ValueError for a bad address or not one credential.
+    """
+    address = parse_address(url)
+    if sum(given is not None for given in (token, email, code)) != 1:
+        raise ValueError("connect takes one of token, email (with password) and code")
+    if email is not None and password is None:
+        raise ValueError("connect needs the password that belongs to the email")
+    login = {"email": email, "password": password, "tenant": tenant}
+    body = {key: value for key, value in login.items() if value is not None}
+
+    def make() -> tuple[Hub, Connection]:
+        callbacks = Callbacks()
+
+        def sink(type: str, value: Mapping[str, Any] | Event) -> None:
+            callbacks.dispatch(type, value if isinstance(value, Event) else Notice(type, value))
+
+        source: Auth
+        if token is not None:
+            source = TokenAuth(token)
+        elif code is not None:
+            source = LoginAuth(address, "link", {"code": code})
+        else:
+            source = LoginAuth(address, "login", body)
+        connection = Connection(
+            address, source, timeout=timeout, sink=sink, backoff=backoff or Backoff()
+        )
+        return Hub(connection, source, callbacks), connection
+
+    return Connecting(make)

@@ -1,0 +1,339 @@
+"""The session: requests, replies and subscriptions over a socket that comes and goes. Pure.
+
+The IO part tells it what happened (``opened``, ``received``, ``lost``, ``closed``) and what is
+wanted (``call``, ``want``, ``unwant``); each answers with effects for the IO part to carry out, in
+order. It knows nothing of sockets, tasks or time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+from hub_client.channels import MAX_RESYNCS, Channel, Move, Phase, Verdict
+from hub_client.effects import (
+    Answered,
+    Delivered,
+    Effect,
+    Ended,
+    Noticed,
+    Refused,
+    Send,
+    Subscribed,
+)
+from hub_client.events import SNAPSHOT, Event, Position, Since
+from hub_client.faults import (
+    BadFrame,
+    ConnectionClosed,
+    ConnectionLost,
+    Fault,
+    HubError,
+    ResumeGap,
+    SubscriptionEnded,
+    fault_from,
+)
+from hub_client.frames import ErrorReply, Notice, Reply, Request, decode, encode_error
+from hub_client.frames import encode_request as encode
+
+SAFE_VERBS: Final = frozenset({"get", "list", "info", "ping", "history", "presence", "search"})
+SAFE_METHODS: Final = frozenset({"run.cancel", "channel.subscribe", "channel.unsubscribe"})
+
+
+class State(Enum):
+    OFFLINE = auto()
+    OPENING = auto()
+    READY = auto()
+    CLOSED = auto()
+
+
+class Input(Enum):
+    OPENED = auto()
+    AUTHENTICATED = auto()
+    LOST = auto()
+    CLOSED = auto()
+
+
+_TABLE: Final = {
+    (State.OFFLINE, Input.OPENED): State.OPENING,
+    (State.OPENING, Input.AUTHENTICATED): State.READY,
+    (State.OFFLINE, Input.LOST): State.OFFLINE,
+    (State.OPENING, Input.LOST): State.OFFLINE,
+    (State.READY, Input.LOST): State.OFFLINE,
+    (State.OFFLINE, Input.CLOSED): State.CLOSED,
+    (State.OPENING, Input.CLOSED): State.CLOSED,
+    (State.READY, Input.CLOSED): State.CLOSED,
+    (State.CLOSED, Input.CLOSED): State.CLOSED,
+}
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: Request
+    channel: Channel | None = None
+    sent: bool = False
+
+
+class Session:
+    """One client's session with the hub across any number of sockets."""
+
+    def __init__(self) -> None:
+        self.state = State.OFFLINE
+        self._last_id = 0
+        self._pending: dict[int, _Pending] = {}
+        self._channels: dict[str, Channel] = {}
+        self._error: HubError = ConnectionClosed(1000)
+
+    # --- what happened ---
+
+    def opened(self) -> list[Effect]:
+        """A socket is open; the hub will say ``session.ready``."""
+        self._move(Input.OPENED)
+        return []
+
+    def received(self, text: str) -> list[Effect]:
+        """A frame came. Raises BadFrame if it is none."""
+        frame = decode(text)
+        match frame:
+            case Event():
+                return self._event(frame)
+            case Reply(id, result):
+                return self._reply(id, result)
+            case ErrorReply(id, error):
+                return self._refusal(id, fault_from(error))
+            case Notice(method, params):
+                return self._notice(method, params)
+            case Request(id, method, _):
+                message = f"This client does not offer {method}."
+                return [Send(encode_error(id, -32601, "method_not_found", message))]
+
+    def lost(self, error: ConnectionClosed) -> list[Effect]:
+        """The socket is gone and another will come. Requests that are safe to repeat wait."""
+        self._move(Input.LOST)
+        effects: list[Effect] = []
+        for id, pending in list(self._pending.items()):
+            if pending.channel is not None:
+                del self._pending[id]
+            elif not pending.sent or is_safe(pending.request):
+                pending.sent = False
+            else:
+                del self._pending[id]
+                lost = ConnectionLost(error.code, error.reason, _lost(pending.request.method))
+                effects.append(Refused(id, lost))
+        for channel in list(self._channels.values()):
+            channel.move(Move.LOST)
+            channel.stale = False
+            self._advance(channel)
+        return effects
+
+    def closed(self, error: HubError) -> list[Effect]:
+        """No socket will come any more. Everything that waits fails with ``error``."""
+        self._move(Input.CLOSED)
+        self._error = error
+        pending, self._pending = self._pending, {}
+        channels, self._channels = self._channels, {}
+        effects: list[Effect] = [Refused(id, error) for id in pending if not pending[id].channel]
+        effects += [Ended(name, error) for name, channel in channels.items() if channel.wanted]
+        return effects
+
+    # --- what is wanted ---
+
+    def call(self, method: str, params: Mapping[str, Any]) -> tuple[int, list[Effect]]:
+        """Begin a request; it is sent now or when the session is ready next.
+
+        Raises BadFrame if it cannot be encoded, and the closing error once closed.
+        """
+        return self._begin(method, params)
+
+    def forget(self, id: int) -> None:
+        """Nobody waits for this request any more; its reply is ignored."""
+        self._pending.pop(id, None)
+
+    def want(self, name: str, since: Since) -> list[Effect]:
+        """Subscribe; answers with ``Subscribed`` when it is there. Once per channel."""
+        if self.state is State.CLOSED:
+            raise self._error
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name, since)
+        elif not channel.wanted:  # it is being left; come back afterwards
+            channel.wanted, channel.since, channel.position = True, since, None
+            channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        return self._advance(channel)
+
+    def restart(self, name: str, since: Since) -> list[Effect]:
+        """Leave the channel and subscribe again from elsewhere."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return []
+        channel.since, channel.position = since, None
+        channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        return self._advance(channel)
+
+    def unwant(self, name: str) -> list[Effect]:
+        """Unsubscribe. Not subscribed is fine."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return []
+        channel.wanted = False
+        return self._advance(channel)
+
+    def live(self, name: str) -> Position | None:
+        """Where the channel stands, if it is live and in order."""
+        channel = self._channels.get(name)
+        if channel is None or channel.phase is not Phase.LIVE:
+            return None
+        return channel.position if channel.wanted and not channel.stale else None
+
+    # --- the rest ---
+
+    def _move(self, what: Input) -> None:
+        self.state = _TABLE[self.state, what]
+
+    def _begin(
+        self, method: str, params: Mapping[str, Any], channel: Channel | None = None
+    ) -> tuple[int, list[Effect]]:
+        if self.state is State.CLOSED:
+            raise self._error
+        request = Request(self._last_id + 1, method, params)
+        text = encode(request)
+        self._last_id += 1
+        pending = self._pending[self._last_id] = _Pending(request, channel)
+        if self.state is not State.READY:
+            return self._last_id, []
+        pending.sent = True
+        return self._last_id, [Send(text)]
+
+    def _notice(self, method: str, params: Mapping[str, Any]) -> list[Effect]:
+        effects: list[Effect] = [Noticed(method, params)]
+        if method == "session.ready":
+            if self.state is not State.OPENING:
+                raise BadFrame("session.ready came twice")
+            self._move(Input.AUTHENTICATED)
+            for channel in list(self._channels.values()):
+                effects += self._advance(channel)
+            for pending in self._pending.values():
+                if not pending.sent:
+                    pending.sent = True
+                    effects.append(Send(encode(pending.request)))
+        elif method == "subscription.ended":
+            effects += self._subscription_ended(params)
+        return effects
+
+    def _subscription_ended(self, params: Mapping[str, Any]) -> list[Effect]:
+        name = str(params.get("channel"))
+        channel = self._channels.get(name)
+        if channel is None or not channel.wanted or channel.phase is not Phase.LIVE:
+            return []
+        del self._channels[name]
+        reason = str(params.get("reason", "unknown"))
+        return [Ended(name, SubscriptionEnded(name, reason))]
+
+    def _reply(self, id: int | str, result: Any) -> list[Effect]:
+        pending = self._pending.pop(id, None) if isinstance(id, int) else None
+        if pending is None:
+            return []  # its caller has gone
+        if not isinstance(result, dict):
+            raise BadFrame(f"the result of {pending.request.method} is not an object")
+        if pending.channel is None:
+            return [Answered(pending.request.id, result)]  # type: ignore[arg-type]
+        if pending.request.method == "channel.unsubscribe":
+            return self._left(pending.channel)
+        return self._subscribed(pending.channel, result)
+
+    def _refusal(self, id: int | str | None, error: Fault) -> list[Effect]:
+        if id is None:  # the hub could not tell which request it was
+            return [Noticed("error", {"message": error.message, "reason": error.reason})]
+        pending = self._pending.pop(id, None) if isinstance(id, int) else None
+        if pending is None:
+            return []
+        if pending.channel is None:
+            return [Refused(pending.request.id, error)]  # type: ignore[arg-type]
+        if pending.request.method == "channel.unsubscribe":
+            return self._left(pending.channel)  # there was nothing to leave
+        return self._end(pending.channel, error)
+
+    def _end(self, channel: Channel, error: HubError) -> list[Effect]:
+        """The subscription is over, though the hub may not know it yet."""
+        effects: list[Effect] = [Ended(channel.name, error)] if channel.wanted else []
+        channel.wanted = False
+        if channel.phase is Phase.SUBSCRIBING:  # refused: there is nothing to leave
+            self._channels.pop(channel.name, None)
+        return effects + self._advance(channel)
+
+    def _subscribed(self, channel: Channel, result: dict[str, Any]) -> list[Effect]:
+        match result:
+            case {"epoch": str(epoch), "seq": int(seq)}:
+                position = Position(epoch, seq)
+            case _:
+                raise BadFrame("a subscription without epoch and seq")
+        channel.move(Move.SUBSCRIBED)
+        if not channel.wanted or channel.stale:
+            return self._advance(channel)
+        asked = channel.resume_from
+        channel.position = position
+        effects: list[Effect] = [Subscribed(channel.name, position)]
+        snapshot = result.get("snapshot")
+        if result.get("recovered") is False and isinstance(snapshot, dict):
+            event = Event(channel.name, epoch, seq, 0, SNAPSHOT, snapshot, recovered=True)
+            effects.append(Delivered(event))
+        elif isinstance(asked, tuple) and position != asked:
+            # Neither resumed nor a snapshot: to go on would pass a gap in silence.
+            return self._end(channel, ResumeGap("The hub did not resume the position."))
+        return effects
+
+    def _left(self, channel: Channel) -> list[Effect]:
+        channel.move(Move.LEFT)
+        channel.stale = False
+        return self._advance(channel)
+
+    def _event(self, event: Event) -> list[Effect]:
+        channel = self._channels.get(event.channel)
+        if channel is None:
+            return []
+        verdict = channel.judge(event)
+        if verdict is Verdict.NEXT:
+            channel.position, channel.resyncs = event.position, 0
+            return [Delivered(event)]
+        if verdict is Verdict.REPEAT:
+            return []
+        channel.resyncs += 1
+        if channel.resyncs > MAX_RESYNCS:
+            return self._end(channel, ResumeGap("The hub's events have a gap that stays."))
+        channel.stale = True
+        return self._advance(channel)
+
+    def _advance(self, channel: Channel) -> list[Effect]:
+        """Do what the channel's phase and wishes ask for next."""
+        if channel.phase is Phase.LIVE and (channel.stale or not channel.wanted):
+            if self.state is not State.READY:
+                return []
+            channel.move(Move.LEAVE)
+            params: dict[str, Any] = {"channel": channel.name}
+            return self._begin("channel.unsubscribe", params, channel)[1]
+        if channel.phase is not Phase.DETACHED:
+            return []
+        if not channel.wanted:
+            self._channels.pop(channel.name, None)
+            return []
+        if self.state is not State.READY:
+            return []
+        channel.move(Move.SUBSCRIBE)
+        since = channel.resume_from
+        params = {"channel": channel.name, "since": _since(since)}
+        return self._begin("channel.subscribe", params, channel)[1]
+
+
+def is_safe(request: Request) -> bool:
+    """Whether sending it twice does what sending it once does."""
+    if request.method == "message.send":
+        return "client_message_id" in request.params
+    family, _, verb = request.method.rpartition(".")
+    return request.method in SAFE_METHODS or (family != "" and verb in SAFE_VERBS)
+
+
+def _since(since: Since) -> Any:
+    return {"epoch": since[0], "seq": since[1]} if isinstance(since, tuple) else since
+
+
+def _lost(method: str) -> str:
+    return f"The connection broke before {method} was answered; whether it was done is unknown"

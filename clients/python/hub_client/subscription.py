@@ -1,0 +1,135 @@
+"""A subscription as its reader sees it: an asynchronous iterator of events."""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+from hub_client.events import Event, Position
+from hub_client.faults import BadFrame, CallTimedOut, ConnectionClosed, ResumeGap
+from hub_client.mailbox import Mailbox
+
+_PAGE = 500
+
+
+class Source(Protocol):
+    """What a subscription needs of its connection."""
+
+    async def call(
+        self, method: str, params: dict[str, Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Make a request."""
+
+    def leave(self, mailbox: Mailbox) -> None:
+        """Feed this mailbox no more."""
+
+    def restart(self, channel: str, since: Position) -> None:
+        """Subscribe the channel anew."""
+
+
+class Subscription:
+    """The events of one channel, in order, without gap or repeat, across reconnects.
+
+    Iterate it from one task. Where events are lost for good, a ``MESSAGES_SNAPSHOT`` event with
+    ``recovered`` set takes their place. Ends when it or the hub is closed by this side; raises
+    ConnectionClosed when the connection ends for good, the Fault of a refused subscription,
+    SubscriptionEnded, SubscriberTooSlow, ResumeGap.
+    """
+
+    def __init__(self, source: Source, mailbox: Mailbox, wake: asyncio.Event) -> None:
+        self.channel = mailbox.channel
+        self._source = source
+        self._mailbox = mailbox
+        self._wake = wake
+        # The connection holds the mailbox only: a subscription that nobody holds any more, such
+        # as that of a loop that was left by `break`, unsubscribes.
+        loop = asyncio.get_running_loop()
+        self._abandoned = weakref.finalize(self, defer, loop, source.leave, mailbox)
+        self._abandoned.atexit = False
+
+    @property
+    def position(self) -> Position | None:
+        """After the last event that was yielded; where ``since=`` goes on. None before it began."""
+        return self._mailbox.position
+
+    async def ready(self, timeout: float | None = 30.0) -> Self:
+        """Wait until the hub has subscribed it: every event from now on will be yielded."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._mailbox.joined and not self._mailbox.ended:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            raise CallTimedOut(f"{self.channel} was not subscribed in {timeout} s") from None
+        if self._mailbox.error is not None and not self._mailbox.joined:
+            raise self._mailbox.error
+        return self
+
+    def close(self) -> None:
+        """Unsubscribe. Events that were not read are dropped. Idempotent."""
+        if self._abandoned.detach() is not None:
+            self._mailbox.end(None)
+            self._source.leave(self._mailbox)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        mailbox = self._mailbox
+        while True:
+            event = mailbox.pop()
+            if event is not None:
+                return event
+            if mailbox.catch_up is not None and not mailbox.ended:
+                await self._read_history()
+            elif mailbox.ended:
+                error = mailbox.error
+                if error is None or (isinstance(error, ConnectionClosed) and error.code == 1000):
+                    raise StopAsyncIteration
+                raise error
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def __aenter__(self) -> Self:
+        return await self.ready()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def _read_history(self) -> None:
+        mailbox = self._mailbox
+        catch_up = mailbox.catch_up
+        assert catch_up is not None
+        after = {"epoch": catch_up.after.epoch, "seq": catch_up.after.seq}
+        params = {"channel": self.channel, "after": after, "limit": _PAGE}
+        try:
+            page = await self._source.call("channel.history", params)
+            mailbox.fill(_events(self.channel, catch_up.after.epoch, page))
+        except ResumeGap:
+            since = mailbox.restart()
+            if since is not None:
+                self._source.restart(self.channel, since)
+
+
+def defer(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
+    """Call it in the loop's next turn: what the garbage collector finds, it finds at any time and
+    in any thread.
+    """
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+def _events(channel: str, epoch: str, page: dict[str, Any]) -> list[Event]:
+    items = page.get("items")
+    if not isinstance(items, list):
+        raise BadFrame("a history without items")
+    events: list[Event] = []
+    for item in items:
+        match item:
+            case {"seq": int(seq), "event": {"type": str(kind)} as event}:
+                at = item.get("epoch", page.get("epoch", epoch))
+                events.append(Event(channel, at, seq, item.get("span", 1), kind, event))
+            case _:
+                raise BadFrame("a history item without seq or event")
+    return events
