@@ -79,18 +79,24 @@ class Join:
         self._channel = channel
         self._reader = reader
         self._closed = False
+        self.abandoned = False
         self.recovered = at is not None
         self.position = at or channel.at
 
     async def follow(self) -> None:
         """Deliver what was missed, then join the live readers. Returns when live (or ended)."""
         try:
-            await self._fanout._replay(self._channel, self._reader, self.position)
+            await self._fanout._replay(self._channel, self._reader, self)
         finally:
             self.close()
 
+    def abandon(self) -> None:
+        """The reader wants it no more: a replay under way delivers nothing further."""
+        self.abandoned = True
+        self.close()
+
     def close(self) -> None:
-        """Give the join up (idempotent; ``follow`` does it by itself)."""
+        """Release the channel (idempotent; ``follow`` and ``abandon`` do it by themselves)."""
         if not self._closed:
             self._closed = True
             self._channel.joining -= 1
@@ -251,10 +257,13 @@ class Fanout:
 
     # --- replay ---
 
-    async def _replay(self, channel: _Channel, reader: Reader, at: Position) -> None:
+    async def _replay(self, channel: _Channel, reader: Reader, join: Join) -> None:
+        at = join.position
         while not (at == channel.at and channel.filling is None):
             await reader.room()
             page = await self._backplane.read(channel.name, at.seq, PAGE)
+            if join.abandoned:
+                return
             if resume(at, page) is None:
                 reader.ended(channel.name, "resume_gap")
                 return
@@ -268,5 +277,7 @@ class Fanout:
                 self._fill(channel)
             if channel.filling is not None:
                 await asyncio.wait({channel.filling})
+        if join.abandoned:
+            return
         channel.readers[reader] = None
         self._metrics.subscriptions.inc()

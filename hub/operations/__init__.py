@@ -1,0 +1,1 @@
+"""Operations: what can be asked of the hub, declared once, for every transport."""

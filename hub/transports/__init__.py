@@ -1,0 +1,1 @@
+"""Transports: WebSocket, REST, server-sent events, and the documents derived from the table."""

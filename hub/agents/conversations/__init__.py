@@ -1,0 +1,1 @@
+"""Conversations as runs see them: the context of a prompt, and the transcript."""

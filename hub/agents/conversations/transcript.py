@@ -1,0 +1,122 @@
+"""A conversation's messages as AG-UI writes them, and a snapshot of them at a position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlmodel import col, select
+
+from hub.backplane.interface import Backplane, Position
+from hub.events.fold import Progress, fold
+from hub.events.vocabulary import Message, messages_snapshot
+from hub.faults import Fault
+from hub.storage import tables
+from hub.storage.database import Database
+
+SNAPSHOT_BYTES: Final = 256 * 1024
+"""A snapshot holds the newest messages whose contents come to no more than this."""
+
+SNAPSHOT_MESSAGES: Final = 500
+_TRIES: Final = 10
+_PAGE: Final = 1_000
+_DECISIVE: Final = (b'"RUN_STARTED"', b'"RUN_FINISHED"', b'"RUN_ERROR"', b'"MESSAGES_SNAPSHOT"')
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A ``MESSAGES_SNAPSHOT`` event, and the position of the log that it is the state at."""
+
+    position: Position
+    event: dict[str, object]
+
+
+def as_event_message(row: tables.Message) -> Message:
+    """A durable message as AG-UI writes it."""
+    message: Message = {"id": row.id, "role": row.role, "content": row.content}
+    if not row.complete:
+        message["metadata"] = {"complete": False}
+    return message
+
+
+class Transcript:
+    """Reads conversations whole: from the database and, for the run in progress, from the log."""
+
+    def __init__(self, database: Database, backplane: Backplane) -> None:
+        self._database = database
+        self._backplane = backplane
+
+    async def durable(self, tenant_id: str, conversation_id: str) -> list[tables.Message]:
+        """The newest durable messages, oldest first, within the limits of a snapshot."""
+        async with self._database.read(tenant_id) as session:
+            rows = (
+                await session.exec(
+                    select(tables.Message)
+                    .where(col(tables.Message.conversation_id) == conversation_id)
+                    .order_by(col(tables.Message.turn).desc(), col(tables.Message.step).desc())
+                    .limit(SNAPSHOT_MESSAGES)
+                )
+            ).all()
+        size = 0
+        kept: list[tables.Message] = []
+        for row in rows:
+            size += len(row.content)
+            if size > SNAPSHOT_BYTES and kept:
+                break
+            kept.append(row)
+        return kept[::-1]
+
+    async def snapshot(self, tenant_id: str, conversation_id: str) -> Snapshot:
+        """The conversation's messages, and the position at which exactly these are its state.
+
+        The log is folded up to a position, then the database is read, then the log is looked at
+        again: if a run began or ended meanwhile, the two may not agree, and it is done again.
+        Raises Fault("backend_unavailable") if that never settles.
+        """
+        channel = f"conversation:{conversation_id}"
+        for _ in range(_TRIES):
+            progress, at = await self._fold_log(channel)
+            rows = await self.durable(tenant_id, conversation_id)
+            tail = await self._backplane.read(channel, at.seq, _PAGE)
+            moved = tail.epoch != at.epoch or tail.last - at.seq > len(tail.entries)
+            if not moved and not any(
+                mark in entry.data for entry in tail.entries for mark in _DECISIVE
+            ):
+                return Snapshot(at, messages_snapshot(_merge(rows, progress)))
+        raise Fault("backend_unavailable", "The conversation changes too fast; try again.")
+
+    async def _fold_log(self, channel: str) -> tuple[Progress, Position]:
+        progress = Progress()
+        page = await self._backplane.read(channel, 0, _PAGE)
+        if page.entries:
+            after = page.entries[0].seq - 1
+        else:
+            return progress, Position(page.epoch, page.last)
+        while True:
+            fold((entry.data for entry in page.entries), progress)
+            after = page.entries[-1].seq if page.entries else after
+            if after >= page.last:
+                return progress, Position(page.epoch, after)
+            epoch = page.epoch
+            page = await self._backplane.read(channel, after, _PAGE)
+            if page.epoch != epoch or page.first > after + 1:
+                progress, after = Progress(), page.first - 1
+
+
+def _merge(rows: Sequence[tables.Message], progress: Progress) -> list[Message]:
+    """The durable messages, with those of the run in progress as the log has them.
+
+    What the run in progress has said already is in the database only once it has ended, which the
+    log does not know yet: so the log's word counts for it.
+    """
+    messages = [
+        as_event_message(row)
+        for row in rows
+        if row.role == "user" or progress.run_id is None or row.run_id != progress.run_id
+    ]
+    known = {message["id"] for message in messages}
+    messages += [
+        {"id": message.id, "role": message.role, "content": message.text}
+        for message in progress.messages.values()
+        if message.id not in known
+    ]
+    return messages

@@ -1,0 +1,423 @@
+"""The orchestrator: what was asked for, durably, and the run's way through its states.
+
+Every change of a run's state is here, as one transaction that compares the state it expects. The
+queue is a hint to workers; the rows are the truth, and a sweep finds what a lost hint forgot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal
+
+import orjson
+from sqlalchemy import and_, func, or_, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.agents.run_state import ACTIVE, TERMINAL, RunEvent, RunStatus, advance
+from hub.backplane.interface import Backplane, LeaseLost
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.rbac.actor import Actor
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Conversation, Message, Run, Usage, now
+
+RUN_QUEUE: Final = "runs"
+RUN_CONTROL: Final = "runs"
+MAX_WAITING: Final = 20
+"""Runs that may wait in one conversation; the next ``message.send`` is answered busy."""
+
+HISTORY_TURNS: Final = 200
+GENERATION_STEPS: Final = 1_000
+"""Steps of a turn: a generation ``g`` is step ``1000 g + 1``; what steers it follows."""
+
+OnBusy = Literal["queue", "reject", "interrupt", "steer"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    message_id: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A run that a worker is to drive: its row, and what it needs to know of the conversation.
+
+    ``announce_only``: it has ended already, but its terminal event is not in the log.
+    """
+
+    run: Run
+    conversation: Conversation
+    history: tuple[Message, ...] = ()
+    usage: tuple[Usage, ...] = ()
+    announce_only: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a generation produced, to be kept."""
+
+    message_id: str
+    text: str
+    complete: bool
+    generation: int
+
+
+def queue_item(tenant_id: str, conversation_id: str) -> str:
+    return f"{tenant_id}/{conversation_id}"
+
+
+class Orchestrator:
+    """Accepts messages and cancels; hands runs to workers and takes their results."""
+
+    def __init__(self, database: Database, backplane: Backplane) -> None:
+        self._database = database
+        self._backplane = backplane
+
+    # --- what callers ask ---
+
+    async def send(
+        self,
+        actor: Actor,
+        conversation_id: str,
+        client_message_id: str,
+        content: str,
+        *,
+        model: str | None,
+        on_busy: OnBusy,
+    ) -> Sent:
+        """Keep a message and the run that is to answer it; both are durable on return.
+
+        The same ``client_message_id`` again gives the same answer. Raises Fault not_found,
+        conversation_busy, conflict (the same ``client_message_id`` with other content).
+        """
+        cancelled: list[Run] = []
+        async with self._database.write(actor.tenant_id) as session:
+            turn = await _next_turn(session, conversation_id)
+            known = await _known(session, conversation_id, client_message_id)
+            if known is not None:
+                await session.rollback()
+                if known.content != content:
+                    raise Fault(
+                        "conflict",
+                        "This client_message_id was used for another message; use a new one.",
+                    )
+                return Sent(known.id, known.run_id or "")
+            active = await _active(session, conversation_id)
+            if active and on_busy == "reject":
+                raise Fault("conversation_busy", "A run is active in this conversation.")
+            if len(active) >= MAX_WAITING:
+                raise Fault("conversation_busy", f"{MAX_WAITING} runs wait in it already.")
+            if on_busy == "interrupt":
+                cancelled = await _cancel(session, active)
+            running = next((run for run in active if run.status == RunStatus.RUNNING), None)
+            message = Message(
+                id=new_id("m"),
+                tenant_id=actor.tenant_id,
+                conversation_id=conversation_id,
+                turn=turn,
+                step=0,
+                role="user",
+                content=content,
+                author_id=actor.user_id,
+                client_message_id=client_message_id,
+            )
+            if on_busy == "steer" and running is not None and not running.cancel_requested:
+                message.turn = running.turn
+                message.step = await _steering_step(session, running)
+                message.run_id = running.id
+                session.add(message)
+                return Sent(message.id, running.id)
+            run = Run(
+                id=new_id("r"),
+                tenant_id=actor.tenant_id,
+                conversation_id=conversation_id,
+                user_id=actor.user_id,
+                session_id=actor.session_id,
+                message_id=message.id,
+                turn=turn,
+                model=model,
+            )
+            message.run_id = run.id
+            session.add_all([message, run])
+        for other in cancelled:
+            await self._tell_cancelled(other)
+        await self._hint(actor.tenant_id, conversation_id)
+        return Sent(message.id, run.id)
+
+    async def cancel(self, tenant_id: str, run_id: str) -> Run:
+        """End a run; what it has said so far is kept. One that has ended is left as it is.
+
+        Raises Fault not_found.
+        """
+        async with self._database.write(tenant_id) as session:
+            run = await session.get(Run, run_id)
+            if run is None:
+                raise Fault("not_found")
+            changed = await _cancel(session, [run])
+        if changed:
+            await self._tell_cancelled(run)
+        return run
+
+    async def _tell_cancelled(self, run: Run) -> None:
+        """Tell the worker at once; if that fails it learns of it when it renews its lease."""
+        try:
+            await self._backplane.publish(RUN_CONTROL, orjson.dumps({"cancel": run.id}))
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+        if run.status == RunStatus.CANCELLED:
+            await self._hint(run.tenant_id, run.conversation_id)
+
+    async def _hint(self, tenant_id: str, conversation_id: str) -> None:
+        """Tell workers that a conversation has work. A lost hint is found by their sweep."""
+        try:
+            await self._backplane.enqueue(RUN_QUEUE, queue_item(tenant_id, conversation_id))
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+
+    # --- what workers ask ---
+
+    async def next_assignment(
+        self, tenant_id: str, conversation_id: str, *, skip: Sequence[str] = ()
+    ) -> Assignment | None:
+        """The conversation's oldest run that needs a worker, begun; None if there is none.
+
+        ``skip``: runs that the caller has driven to their end, which the row may not say yet.
+
+        The caller holds the conversation's lease, so a run that is ``running`` has lost its
+        worker, and is begun again as the next attempt.
+        """
+        async with self._database.write(tenant_id) as session:
+            run = (
+                await session.exec(
+                    select(Run)
+                    .where(
+                        col(Run.conversation_id) == conversation_id,
+                        col(Run.id).not_in(skip),
+                        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
+                    )
+                    .order_by(col(Run.turn))
+                    .limit(1)
+                )
+            ).first()
+            conversation = await session.get(Conversation, conversation_id)
+            if run is None or conversation is None:
+                return None
+            if RunStatus(run.status).terminal:
+                usage = (await session.exec(select(Usage).where(Usage.run_id == run.id))).all()
+                message = await session.get(Message, run.message_id)
+                asked = () if message is None else (message,)
+                return Assignment(run, conversation, asked, tuple(usage), announce_only=True)
+            event = RunEvent.TAKEN_OVER if run.status == RunStatus.RUNNING else RunEvent.BEGUN
+            run.status = advance(run.status, event)
+            run.attempt += 1
+            run.started_at = run.started_at or now()
+            session.add(run)
+            history = await _history(session, run)
+        return Assignment(run, conversation, history)
+
+    async def steering(self, run: Run, generation: int) -> tuple[Message, ...]:
+        """The messages that were sent to steer this generation of the run, oldest first."""
+        low = generation * GENERATION_STEPS + 1
+        async with self._database.read(run.tenant_id) as session:
+            rows = await session.exec(
+                select(Message)
+                .where(
+                    col(Message.conversation_id) == run.conversation_id,
+                    col(Message.turn) == run.turn,
+                    col(Message.step) > low,
+                    col(Message.step) < low + GENERATION_STEPS,
+                    col(Message.role) == "user",
+                )
+                .order_by(col(Message.step))
+            )
+            return tuple(rows.all())
+
+    async def keep(self, run: Run, output: Output) -> None:
+        """Keep a generation's message while the run goes on. Raises LeaseLost if it is not ours."""
+        async with self._database.write(run.tenant_id) as session:
+            current = await session.get(Run, run.id)
+            if current is None or current.status != run.status or current.attempt != run.attempt:
+                raise LeaseLost(run.id)
+            session.add(_message_of(run, output))
+
+    async def finish(
+        self,
+        run: Run,
+        event: RunEvent,
+        *,
+        output: Output | None,
+        usage: Usage | None,
+        fault: Fault | None,
+    ) -> bool:
+        """End a run, with its message and usage, in one transaction.
+
+        Answers False, and changes nothing but the usage's own row, when a success came too late to
+        see messages that were sent to steer it: then another generation is due. Raises LeaseLost
+        if the run has ended or belongs to another attempt.
+        """
+        async with self._database.write(run.tenant_id) as session:
+            if event is RunEvent.FINISHED and output is not None:
+                last = await _last_step(session, run)
+                if last > output.generation * GENERATION_STEPS + 1:
+                    return False
+            ended = await session.exec(
+                update(Run)
+                .where(
+                    col(Run.id) == run.id,
+                    col(Run.status) == run.status,
+                    col(Run.attempt) == run.attempt,
+                )
+                .values(
+                    status=advance(run.status, event),
+                    finished_at=now(),
+                    updated_at=now(),
+                    error_code=fault.reason if fault else None,
+                    error_message=fault.message if fault else None,
+                )
+            )
+            if ended.rowcount != 1:
+                raise LeaseLost(run.id)
+            if output is not None:
+                session.add(_message_of(run, output))
+            if usage is not None:
+                session.add(usage)
+        return True
+
+    async def cancel_requested(self, run: Run) -> bool:
+        """Whether the run's cancel was asked for (a worker asks when it renews its lease)."""
+        async with self._database.read(run.tenant_id) as session:
+            statement = select(Run.cancel_requested).where(Run.id == run.id)
+            return bool((await session.exec(statement)).first())
+
+    async def announced(self, run_ids: Sequence[str]) -> None:
+        """Note that these runs' terminal events are in their logs."""
+        async with self._database.write(EVERY_TENANT) as session:
+            await session.exec(update(Run).where(col(Run.id).in_(run_ids)).values(announced=True))
+
+    async def unattended(self, limit: int = 500) -> list[tuple[str, str]]:
+        """Conversations (tenant, conversation) with a run that may need a worker."""
+        settled = now() - timedelta(seconds=3)
+        async with self._database.read(EVERY_TENANT) as session:
+            rows = await session.exec(
+                select(Run.tenant_id, Run.conversation_id)
+                .where(
+                    or_(
+                        col(Run.status).in_(ACTIVE),
+                        and_(
+                            col(Run.status).in_(TERMINAL),
+                            col(Run.announced).is_(False),
+                            col(Run.finished_at) < settled,
+                        ),
+                    )
+                )
+                .distinct()
+                .limit(limit)
+            )
+            return [(tenant_id, conversation_id) for tenant_id, conversation_id in rows.all()]
+
+
+async def _next_turn(session: AsyncSession, conversation_id: str) -> int:
+    # The update also locks the row, so that messages of one conversation are accepted in turn.
+    turn = (
+        await session.exec(
+            update(Conversation)
+            .where(col(Conversation.id) == conversation_id)
+            .values(turns=col(Conversation.turns) + 1, updated_at=now())
+            .returning(col(Conversation.turns))
+        )
+    ).scalar_one_or_none()
+    if turn is None:
+        raise Fault("not_found")
+    return int(turn)
+
+
+async def _known(
+    session: AsyncSession, conversation_id: str, client_message_id: str
+) -> Message | None:
+    statement = select(Message).where(
+        col(Message.conversation_id) == conversation_id,
+        col(Message.client_message_id) == client_message_id,
+    )
+    return (await session.exec(statement)).first()
+
+
+async def _active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
+    statement = (
+        select(Run)
+        .where(col(Run.conversation_id) == conversation_id, col(Run.status).in_(ACTIVE))
+        .order_by(col(Run.turn))
+    )
+    return (await session.exec(statement)).all()
+
+
+async def _last_step(session: AsyncSession, run: Run) -> int:
+    statement = select(func.max(Message.step)).where(
+        col(Message.conversation_id) == run.conversation_id, col(Message.turn) == run.turn
+    )
+    return int((await session.exec(statement)).one() or 0)
+
+
+async def _steering_step(session: AsyncSession, run: Run) -> int:
+    """The next step after what the turn has: a generation that is not kept yet comes first."""
+    generations = (
+        await session.exec(
+            select(func.count())
+            .select_from(Message)
+            .where(
+                col(Message.conversation_id) == run.conversation_id,
+                col(Message.turn) == run.turn,
+                col(Message.role) == "assistant",
+            )
+        )
+    ).one()
+    under_way = generations * GENERATION_STEPS + 1
+    return max(under_way, await _last_step(session, run)) + 1
+
+
+async def _cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:
+    """Cancel queued runs, and ask for the running one's end; those that were not ended yet."""
+    changed = []
+    for run in runs:
+        if run.status == RunStatus.QUEUED:
+            run.status = advance(run.status, RunEvent.CANCELLED)
+            run.finished_at = now()
+        elif run.status == RunStatus.RUNNING:
+            run.cancel_requested = True
+        else:
+            continue
+        session.add(run)
+        changed.append(run)
+    return changed
+
+
+async def _history(session: AsyncSession, run: Run) -> tuple[Message, ...]:
+    """The messages before the run's answer, oldest first; the run's own partial ones are not."""
+    rows = await session.exec(
+        select(Message)
+        .where(
+            col(Message.conversation_id) == run.conversation_id,
+            col(Message.turn) <= run.turn,
+            col(Message.turn) > run.turn - HISTORY_TURNS,
+        )
+        .order_by(col(Message.turn), col(Message.step))
+    )
+    return tuple(rows.all())
+
+
+def _message_of(run: Run, output: Output) -> Message:
+    return Message(
+        id=output.message_id,
+        tenant_id=run.tenant_id,
+        conversation_id=run.conversation_id,
+        turn=run.turn,
+        step=output.generation * GENERATION_STEPS + 1,
+        role="assistant",
+        content=output.text,
+        run_id=run.id,
+        complete=output.complete,
+    )

@@ -1,0 +1,180 @@
+"""The pen of one run: what it says, appended in order to its conversation's log.
+
+Text is queued, and one task appends it: while an append is under way, further deltas of the same
+message gather and go as one event. An append whose outcome is unknown (the backplane went away) is
+looked up in the log before it is tried again, so that nothing is said twice.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from hub.backplane.interface import Appended, Backplane, Lease, Position
+from hub.events.vocabulary import reasoning_content, text_content
+from hub.faults import Fault
+from hub.telemetry.metrics import Metrics
+
+PATIENCE_S: Final = 60.0
+"""How long a run waits for a backplane that is away, before it fails."""
+RETRY_S: Final = 0.25
+QUEUED_BYTES: Final = 1024 * 1024
+"""Text that may wait for the backplane; beyond it the model is read no further."""
+RESTATE_EVERY: Final = 4_000
+"""Entries after which the run's state is said again, so that a trimmed log can still be read."""
+
+
+@dataclass(slots=True)
+class _Delta:
+    message_id: str
+    reasoning: bool
+    parts: list[str]
+
+    def encode(self) -> bytes:
+        encode = reasoning_content if self.reasoning else text_content
+        return encode(self.message_id, "".join(self.parts))
+
+
+@dataclass(slots=True)
+class _Event:
+    data: bytes
+    key: str | None
+
+
+class RunLog:
+    """Appends a run's events. Use as a context manager; ``restate`` is asked for when due.
+
+    Failures (LeaseLost, Fault) are raised by the next call. ``needs_restating`` turns true when
+    the log was lost or has grown far; the owner then says a ``MESSAGES_SNAPSHOT``.
+    """
+
+    def __init__(self, backplane: Backplane, channel: str, lease: Lease, metrics: Metrics) -> None:
+        self._backplane = backplane
+        self._channel = channel
+        self._lease = lease
+        self._appended = metrics.events_appended
+        self._queue: deque[_Delta | _Event] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failure: BaseException | None = None
+        self._at: Position | None = None
+        self._since_restated = 0
+        self._task: asyncio.Task[None] | None = None
+        self.on_failure: Callable[[], None] | None = None
+        self.needs_restating = False
+
+    async def __aenter__(self) -> "RunLog":
+        self._task = asyncio.create_task(self._pump())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def text(self, message_id: str, delta: str, *, reasoning: bool = False) -> None:
+        """Say more of a message. Queued; joined with what still waits of the same message."""
+        self._raise_failure()
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _Delta) and last.message_id == message_id:
+            last.parts.append(delta)
+        else:
+            self._queue.append(_Delta(message_id, reasoning, [delta]))
+        self._queued_bytes += len(delta)
+        self._rouse()
+
+    def say(self, *events: bytes, key: str | None = None) -> None:
+        """Say whole events. ``key``: the same key again says nothing (one event only)."""
+        self._raise_failure()
+        self._queue.extend(_Event(data, key) for data in events)
+        self._rouse()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that the model should be read no further for now."""
+        return self._queued_bytes > QUEUED_BYTES
+
+    async def settled(self) -> None:
+        """Return when all that was said is in the log. Raises what went wrong."""
+        await self._idle.wait()
+        self._raise_failure()
+
+    def restated(self) -> None:
+        """The state was said again: count anew."""
+        self.needs_restating = False
+        self._since_restated = 0
+
+    # --- the pump ---
+
+    def _rouse(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _pump(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    item = self._queue.popleft()
+                    if isinstance(item, _Delta):
+                        self._queued_bytes -= sum(map(len, item.parts))
+                        data, key = item.encode(), None
+                    else:
+                        data, key = item.data, item.key
+                    self._note(await self._append(data, key))
+                self._idle.set()
+        except asyncio.CancelledError:
+            raise
+        except Exception as failure:
+            self._failure = failure
+            self._queue.clear()
+            self._idle.set()
+            if self.on_failure is not None:
+                self.on_failure()
+
+    def _note(self, appended: Appended) -> None:
+        self._appended.inc()
+        self._since_restated += 1
+        if self._since_restated >= RESTATE_EVERY:
+            self.needs_restating = True
+        if self._at is not None and appended.epoch != self._at.epoch:
+            self.needs_restating = True
+        self._at = Position(appended.epoch, appended.seq)
+
+    async def _append(self, data: bytes, key: str | None) -> Appended:
+        try:
+            return await self._backplane.append(self._channel, data, key=key, lease=self._lease)
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+        return await self._append_again(data, key)
+
+    async def _append_again(self, data: bytes, key: str | None) -> Appended:
+        """Append after a failure: first find out whether the failed append did happen.
+
+        The lease makes this run the only one that appends here what it appends.
+        """
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            try:
+                if self._at is not None:
+                    page = await self._backplane.read(self._channel, self._at.seq)
+                    if page.epoch == self._at.epoch:
+                        for entry in page.entries:
+                            if entry.data == data:
+                                return Appended(page.epoch, entry.seq, True)
+                return await self._backplane.append(self._channel, data, key=key, lease=self._lease)
+            except Fault as fault:
+                if fault.reason != "backend_unavailable":
+                    raise
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,390 @@
+"""The runner: drives one run from its assignment to its terminal event.
+
+It says the run's AG-UI events, reads the model, and ends the run durably before it says so. What
+stops it early, and what then happens:
+
+- a cancel: the model is stopped, the partial answer is kept, ``RUN_FINISHED`` says ``cancelled``;
+- a fault of the model: the partial answer is kept, ``RUN_ERROR`` says why;
+- a lost lease: another worker has the run; nothing more is said or written;
+- its own task cancelled (the worker shuts down): the run stays ``running`` and is taken over.
+"""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+
+from hub.agents.conversations.context import fit, reserve, window
+from hub.agents.conversations.transcript import Transcript, as_event_message
+from hub.agents.orchestrator import Assignment, Orchestrator, Output
+from hub.agents.run_log import RunLog
+from hub.agents.run_state import RunEvent, RunStatus
+from hub.backplane.interface import Backplane, Lease, LeaseLost
+from hub.events import vocabulary as say
+from hub.events.fold import fold
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.inference.catalogue import Catalogue
+from hub.inference.interface import ChatDone, ChatMessage, ChatRequest, ModelInfo, ReasoningDelta
+from hub.storage.tables import Message, Usage
+from hub.telemetry.logs import log
+from hub.telemetry.metrics import Metrics
+
+MAX_ATTEMPTS: Final = 5
+"""A run whose worker was lost as often as this is ended as failed: it may be what kills them."""
+
+_OUTCOMES: Final = {RunStatus.SUCCEEDED: "success", RunStatus.CANCELLED: "cancelled"}
+
+
+@dataclass
+class _Generation:
+    """One answer of the model, as it comes."""
+
+    number: int
+    message_id: str = field(default_factory=lambda: new_id("m"))
+    reasoning_id: str = field(default_factory=lambda: new_id("m"))
+    parts: list[str] = field(default_factory=list)
+    started: bool = False
+    thinking: bool = False
+    done: ChatDone | None = None
+
+    def output(self, *, complete: bool) -> Output | None:
+        if not self.started:
+            return None
+        return Output(self.message_id, "".join(self.parts), complete, self.number)
+
+
+class Runner:
+    """Drives one run. ``cancel`` may be called at any time."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        lease: Lease,
+        *,
+        orchestrator: Orchestrator,
+        transcript: Transcript,
+        catalogue: Catalogue,
+        backplane: Backplane,
+        metrics: Metrics,
+    ) -> None:
+        self._run = assignment.run
+        self._assignment = assignment
+        self._orchestrator = orchestrator
+        self._transcript = transcript
+        self._catalogue = catalogue
+        self._backplane = backplane
+        self._metrics = metrics
+        self._channel = f"conversation:{self._run.conversation_id}"
+        self._log = RunLog(backplane, self._channel, lease, metrics)
+        self._reading: asyncio.Task[None] | None = None
+        self._cancelled = self._run.cancel_requested
+        self._lease_lost = False
+        self._model: ModelInfo | None = None
+        self._input_tokens = 0
+        self._output_tokens = 0
+
+    @property
+    def run_id(self) -> str:
+        return self._run.id
+
+    def cancel(self) -> None:
+        """Stop the model and end the run as cancelled."""
+        self._cancelled = True
+        self._stop_reading()
+
+    async def look_for_cancel(self) -> None:
+        """Cancel if that was asked for where the word did not reach us."""
+        if not self._cancelled and await self._orchestrator.cancel_requested(self._run):
+            self.cancel()
+
+    def lose_lease(self) -> None:
+        """Stop at once and say nothing more: the run is another worker's now."""
+        self._lease_lost = True
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def drive(self) -> bool:
+        """Drive the run to its end. True if its terminal event is in the log."""
+        async with self._log:
+            self._log.on_failure = self._stop_reading
+            try:
+                await self._begin()
+                if self._assignment.announce_only:
+                    await self._announce(
+                        RunStatus(self._run.status), self._run.error_code, self._run.error_message
+                    )
+                else:
+                    await self._answer()
+            except LeaseLost:
+                log.warning("a run was lost to another worker", run=self._run.id)
+                return False
+            return True
+
+    # --- beginning ---
+
+    async def _begin(self) -> None:
+        """Say that the run begins, or, when another worker began it, go on from what is there."""
+        run = self._run
+        if run.attempt <= 1 and not self._assignment.announce_only:
+            self._say_started()
+            return
+        progress = fold([])
+        after = 0
+        while True:
+            page = await self._backplane.read(self._channel, after)
+            fold((entry.data for entry in page.entries), progress)
+            if not page.entries or page.entries[-1].seq >= page.last:
+                break
+            after = page.entries[-1].seq
+        if progress.run_id != run.id:
+            if run.id not in progress.ended:
+                self._say_started()
+            return
+        for message in progress.reasoning.values():
+            if not message.closed:
+                self._log.say(*say.reasoning_end(message.id))
+        for message in progress.messages.values():
+            if not message.closed:
+                self._log.say(say.text_end(message.id))
+        for step in progress.steps:
+            self._log.say(say.step_finished(step))
+        # The partial answer of the lost worker is void: the snapshot is without it.
+        await self._restate(None)
+
+    def _say_started(self) -> None:
+        run = self._run
+        asked = [
+            as_event_message(message)
+            for message in self._assignment.history
+            if message.turn == run.turn and message.role == "user"
+        ]
+        self._log.say(say.run_started(run.conversation_id, run.id, asked))
+
+    async def _restate(self, generation: _Generation | None) -> None:
+        """Say all messages again, and which of them is open, so that a reader can begin here."""
+        rows = await self._transcript.durable(self._run.tenant_id, self._run.conversation_id)
+        messages = [as_event_message(row) for row in rows]
+        facts: dict[str, object] = {"runId": self._run.id}
+        if generation is not None and generation.started:
+            messages.append(
+                {
+                    "id": generation.message_id,
+                    "role": "assistant",
+                    "content": "".join(generation.parts),
+                }
+            )
+            facts["open"] = [generation.message_id]
+        event = say.messages_snapshot(messages)
+        event["metadata"] = facts
+        self._log.say(say.encode(event))
+        self._log.restated()
+
+    # --- answering ---
+
+    async def _answer(self) -> None:
+        history = list(self._assignment.history)
+        number = sum(1 for row in history if row.turn == self._run.turn and row.role == "assistant")
+        while True:
+            generation = _Generation(number)
+            fault = await self._generate(generation, history)
+            if self._lease_lost:
+                raise LeaseLost(self._run.id)
+            self._close_messages(generation)
+            if fault is not None:
+                event = RunEvent.FAILED
+            elif generation.done is None:
+                event = RunEvent.CANCELLED
+            else:
+                event = RunEvent.FINISHED
+            await self._log.settled()
+            if await self._end(event, generation, fault):
+                return
+            history = await self._steer(generation, history)
+            number += 1
+
+    async def _generate(self, generation: _Generation, history: list[Message]) -> Fault | None:
+        """Read the model until it is done, fails, or is stopped; the fault if it failed."""
+        if self._cancelled:
+            return None
+        if self._run.attempt > MAX_ATTEMPTS:
+            return Fault("internal_error", f"The run's worker was lost {MAX_ATTEMPTS} times.")
+        self._reading = asyncio.create_task(self._read_model(generation, history))
+        try:
+            await asyncio.wait({self._reading})
+        finally:
+            if not self._reading.done():  # we are being shut down: leave nothing running
+                self._reading.cancel()
+                await asyncio.wait({self._reading})
+        if self._reading.cancelled():
+            self._raise_log_failure()
+            return None
+        failure = self._reading.exception()
+        if failure is None or isinstance(failure, Fault):
+            return failure
+        if isinstance(failure, LeaseLost):
+            raise failure
+        log.error("a run failed unexpectedly", run=self._run.id, exc_info=failure)
+        return Fault("internal_error")
+
+    def _raise_log_failure(self) -> None:
+        if not self._cancelled and not self._lease_lost:
+            # Only the log's own failure stops the reading otherwise; this raises it.
+            self._log.say()
+
+    async def _read_model(self, generation: _Generation, history: list[Message]) -> None:
+        wanted = self._run.model or self._assignment.conversation.model
+        model = self._model = await self._catalogue.resolve(wanted)
+        tokens = window(model.context_length)
+        prompt = fit(
+            self._assignment.conversation.instructions,
+            [_as_chat_message(row) for row in history],
+            tokens,
+        )
+        request = ChatRequest(
+            model.name,
+            prompt,
+            options={"num_ctx": tokens, "num_predict": _answer_limit(model, tokens)},
+        )
+        asked_at = perf_counter()
+        waiting = True
+        parts = self._catalogue.client().chat(request)
+        async with aclosing(parts):
+            async for part in parts:
+                if waiting:
+                    waiting = False
+                    self._metrics.first_token_seconds.labels(model.name).observe(
+                        perf_counter() - asked_at
+                    )
+                if isinstance(part, ChatDone):
+                    generation.done = part
+                elif isinstance(part, ReasoningDelta):
+                    self._think(generation, part.text)
+                elif part.text:
+                    self._speak(generation, part.text)
+                if self._log.needs_restating:
+                    await self._log.settled()
+                    await self._restate(generation)
+                if self._log.crowded:
+                    await self._log.settled()
+
+    def _think(self, generation: _Generation, delta: str) -> None:
+        if not generation.thinking:
+            generation.thinking = True
+            self._log.say(*say.reasoning_start(generation.reasoning_id))
+        self._log.text(generation.reasoning_id, delta, reasoning=True)
+
+    def _stop_thinking(self, generation: _Generation) -> None:
+        if generation.thinking:
+            generation.thinking = False
+            self._log.say(*say.reasoning_end(generation.reasoning_id))
+            generation.reasoning_id = new_id("m")
+
+    def _speak(self, generation: _Generation, delta: str) -> None:
+        if not generation.started:
+            self._stop_thinking(generation)
+            generation.started = True
+            self._log.say(say.text_start(generation.message_id))
+        generation.parts.append(delta)
+        self._log.text(generation.message_id, delta)
+
+    def _close_messages(self, generation: _Generation) -> None:
+        self._stop_thinking(generation)
+        if generation.started:
+            self._log.say(say.text_end(generation.message_id))
+
+    # --- ending ---
+
+    async def _end(self, event: RunEvent, generation: _Generation, fault: Fault | None) -> bool:
+        done = generation.done
+        if done is not None:
+            self._input_tokens += done.input_tokens
+            self._output_tokens += done.output_tokens
+        ended = await self._orchestrator.finish(
+            self._run,
+            event,
+            output=generation.output(complete=done is not None),
+            usage=self._usage_row(),
+            fault=fault,
+        )
+        if not ended:
+            return False
+        status = {
+            RunEvent.FINISHED: RunStatus.SUCCEEDED,
+            RunEvent.CANCELLED: RunStatus.CANCELLED,
+        }.get(event, RunStatus.FAILED)
+        await self._announce(
+            status, fault.reason if fault else None, fault.message if fault else None
+        )
+        self._metrics.runs.labels(str(status)).inc()
+        if self._model is not None:
+            tokens = self._metrics.tokens
+            tokens.labels(self._model.name, "input").inc(self._input_tokens)
+            tokens.labels(self._model.name, "output").inc(self._output_tokens)
+        return True
+
+    async def _steer(self, generation: _Generation, history: list[Message]) -> list[Message]:
+        """Keep the answer, say what it is to be steered by, and give the longer history."""
+        output = generation.output(complete=True)
+        run = self._run
+        if output is not None:
+            await self._orchestrator.keep(run, output)
+        steering = await self._orchestrator.steering(run, generation.number)
+        spoken = Message(
+            id=generation.message_id,
+            tenant_id=run.tenant_id,
+            conversation_id=run.conversation_id,
+            turn=run.turn,
+            step=0,
+            role="assistant",
+            content="".join(generation.parts),
+        )
+        for message in steering:
+            self._log.say(say.text_start(message.id, "user"))
+            self._log.text(message.id, message.content)
+            self._log.say(say.text_end(message.id))
+        return [*history, spoken, *steering]
+
+    def _usage_row(self) -> Usage | None:
+        if self._model is None or not (self._input_tokens or self._output_tokens):
+            return None
+        return Usage(
+            id=new_id("us"),
+            tenant_id=self._run.tenant_id,
+            run_id=self._run.id,
+            user_id=self._run.user_id,
+            provider=self._model.provider,
+            model=self._model.name,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+    async def _announce(self, status: RunStatus, code: str | None, message: str | None) -> None:
+        run = self._run
+        rows = list(self._assignment.usage)
+        row = self._usage_row()
+        if row is not None:
+            rows.append(row)
+        usage = [
+            say.usage_of(row.provider, row.model, row.input_tokens, row.output_tokens)
+            for row in rows
+        ]
+        if status is RunStatus.FAILED:
+            event = say.run_error(run.id, code or "internal_error", message or "", usage)
+        else:
+            event = say.run_finished(run.conversation_id, run.id, _OUTCOMES[status], usage)
+        self._log.say(event, key=f"{run.id}:end")
+        await self._log.settled()
+
+
+def _as_chat_message(row: Message) -> ChatMessage:
+    return ChatMessage("assistant" if row.role == "assistant" else "user", row.content)
+
+
+def _answer_limit(model: ModelInfo, tokens: int) -> int:
+    # A model so small that it stands in for one tends to go on for ever; let it be brief.
+    return min(512, reserve(tokens)) if model.stand_in else -1

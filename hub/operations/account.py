@@ -1,0 +1,169 @@
+"""Accounts: register, sign in, refresh, sign out."""
+
+from pydantic import EmailStr, Field, SecretStr
+
+from hub.operations.call import Call
+from hub.operations.operation import (
+    PUBLIC,
+    SIGNED_IN,
+    Done,
+    Http,
+    Nothing,
+    Params,
+    Result,
+    operation,
+)
+from hub.operations.shapes import Id, Text
+
+
+class Register(Params):
+    email: EmailStr = Field(max_length=320)
+    password: SecretStr = Field(min_length=1, max_length=1_024)
+    name: Text | None = Field(None, min_length=1, max_length=200)
+    invitation: str | None = Field(
+        None, max_length=200, description="Joins the tenant that invited you."
+    )
+
+
+class UserShape(Result):
+    id: Id
+    email: str
+    name: str | None = None
+
+
+class TenantShape(Result):
+    id: Id
+    name: str
+
+
+class Registered(Result):
+    user: UserShape
+    tenant: TenantShape
+
+
+class Login(Params):
+    email: str = Field(max_length=320)
+    password: SecretStr = Field(max_length=1_024)
+    tenant: str | None = Field(
+        None, max_length=200, description="Id or name, for a member of several."
+    )
+
+
+class Redeem(Params):
+    code: SecretStr = Field(max_length=200, description="The code of a one-time login link.")
+
+
+class Refresh(Params):
+    refresh_token: SecretStr = Field(max_length=500)
+
+
+class Session(Result):
+    """Tokens of a login session. Send the access token as ``Authorization: Bearer …``."""
+
+    access_token: str
+    refresh_token: str = Field(description="Single use: each refresh gives the next one.")
+    token_type: str = "bearer"  # noqa: S105  # a type, not a token
+    expires_in: int = Field(description="Seconds the access token is good for.")
+    session_id: Id
+
+
+@operation(
+    "account.register",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/register", 201),
+    socket=False,
+    faults=("conflict", "permission_denied"),
+)
+async def register(call: Call, params: Register) -> Registered:
+    """Register a user.
+
+    An invitation joins its tenant; an open registration makes a tenant of one's own, with the new
+    user as its owner. Whether registration is open is the operator's choice (`HUB_REGISTRATION`).
+    """
+    user, tenant = await call.services.accounts.register(
+        params.email, params.password.get_secret_value(), params.name, params.invitation
+    )
+    return Registered(
+        user=UserShape(id=user.id, email=user.email, name=user.name),
+        tenant=TenantShape(id=tenant.id, name=tenant.name),
+    )
+
+
+def _session(pair: object) -> Session:
+    return Session.model_validate(pair, from_attributes=True)
+
+
+@operation(
+    "account.login",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/login"),
+    socket=False,
+    faults=("unauthenticated",),
+)
+async def login(call: Call, params: Login) -> Session:
+    """Sign in with e-mail and password.
+
+    The answer is the same for an unknown user, a wrong password and a disabled user.
+    """
+    try:
+        pair = await call.services.accounts.login(
+            params.email,
+            params.password.get_secret_value(),
+            params.tenant,
+            device=call.device,
+            address=call.address,
+        )
+    except Exception:
+        call.services.metrics.logins.labels("refused").inc()
+        raise
+    call.services.metrics.logins.labels("accepted").inc()
+    return _session(pair)
+
+
+@operation(
+    "account.redeem",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/link"),
+    socket=False,
+    faults=("unauthenticated",),
+)
+async def redeem(call: Call, params: Redeem) -> Session:
+    """Sign in with the code of a one-time login link."""
+    return _session(
+        await call.services.accounts.redeem(
+            params.code.get_secret_value(), device=call.device, address=call.address
+        )
+    )
+
+
+@operation(
+    "account.refresh",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/refresh"),
+    socket=False,
+    faults=("unauthenticated",),
+)
+async def refresh(call: Call, params: Refresh) -> Session:
+    """Exchange a refresh token for new tokens.
+
+    A refresh token works once. One that is used again long after ends the whole session, because
+    it may have been stolen.
+    """
+    return _session(await call.services.accounts.refresh(params.refresh_token.get_secret_value()))
+
+
+@operation(
+    "account.logout",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/auth/logout"),
+)
+async def logout(call: Call, params: Nothing) -> Done:
+    """Sign out: end this login session, its tokens and its sockets."""
+    await call.services.accounts.logout(call.actor.session_id)
+    await call.services.authority.changed("session", call.actor.session_id)
+    return Done()

@@ -1,0 +1,91 @@
+"""What a handler is given besides its parameters: who calls, through what, and the rooms below.
+
+A handler never sees a request or a socket. Where an operation is about the connection itself
+(subscriptions, credentials), it speaks to the ``Connection`` interface.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hub.agents.conversations.transcript import Transcript
+from hub.agents.orchestrator import Orchestrator
+from hub.backplane.interface import Backplane
+from hub.events.fanout import Fanout, Join, Reader
+from hub.identity.accounts import Accounts
+from hub.identity.authority import Authority
+from hub.identity.tokens import Claims, Tokens
+from hub.inference.catalogue import Catalogue
+from hub.operations.resources import Resources
+from hub.rbac.actor import Actor
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms below, as the composition root made them."""
+
+    settings: Settings
+    database: Database
+    backplane: Backplane
+    fanout: Fanout
+    accounts: Accounts
+    tokens: Tokens
+    authority: Authority
+    resources: Resources
+    catalogue: Catalogue
+    orchestrator: Orchestrator
+    transcript: Transcript
+    metrics: Metrics
+    node: str
+
+
+class Connection(Protocol):
+    """The caller's open connection, where there is one."""
+
+    id: str
+
+    @property
+    def reader(self) -> Reader:
+        """Who its subscriptions deliver to."""
+
+    async def authenticate(self, token: str) -> Mapping[str, Any]:
+        """Take these credentials as the connection's own; what ``session.ready`` says.
+
+        Raises Fault unauthenticated, token_expired, permission_denied (another user's).
+        """
+
+    def subscribed(self, channel: str, join: Join) -> None:
+        """Note a subscription. Raises Fault conflict, rate_limited."""
+
+    async def follow(self, channel: str, join: Join) -> None:
+        """Let a noted subscription's events flow."""
+
+    def unsubscribe(self, channel: str) -> bool:
+        """End a subscription; whether there was one."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request being answered."""
+
+    services: Services
+    actor: Actor
+    claims: Claims | None
+    connection: Connection | None
+    transport: str
+    trace_id: str
+    address: str | None = None
+    device: str | None = None
+    idempotency_key: str | None = None
+    after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    def after_reply(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do this once the reply is on its way (a subscription's events follow its reply)."""
+        self.after.append(step)
+
+
+ANONYMOUS = Actor("", "", "", (), frozenset())
+"""Who has shown no credentials."""

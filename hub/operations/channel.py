@@ -1,0 +1,148 @@
+"""Channels: subscribe, resume, read back."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import orjson
+from pydantic import Field
+
+from hub.backplane.interface import Position
+from hub.events.recovery import resume
+from hub.faults import Fault
+from hub.operations.call import Call
+from hub.operations.operation import Done, Http, Params, Result, operation
+from hub.operations.shapes import MAX_LIMIT
+
+CHANNEL_PATTERN = r"^[a-z]+(:[A-Za-z0-9_]+)?$"
+
+
+class At(Params):
+    """A position in a channel's log."""
+
+    epoch: str = Field(max_length=64)
+    seq: int = Field(ge=0, lt=2**53)
+
+
+class Subscribe(Params):
+    channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
+    since: At | Literal["start"] | None = Field(
+        None, description="From now on (none), from the `start`, or after a position."
+    )
+
+
+class Subscribed(Result):
+    """Where you are once you have processed this; missed events follow, then live ones.
+
+    With ``recovered: false`` the log could not continue ``since``: start again from ``snapshot``,
+    which is the state at this position.
+    """
+
+    channel: str
+    epoch: str
+    seq: int
+    recovered: bool
+    snapshot: Mapping[str, Any] | None = None
+
+
+class Unsubscribe(Params):
+    channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
+
+
+class History(Params):
+    channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
+    after: int = Field(0, ge=0, lt=2**53, description="Events after this `seq`.")
+    limit: int = Field(100, ge=1, le=MAX_LIMIT)
+
+
+class PastEvent(Result):
+    seq: int
+    event: Mapping[str, Any]
+
+
+class Past(Result):
+    """Events of the log: ``first`` and ``last`` tell what it holds."""
+
+    epoch: str
+    first: int
+    last: int
+    items: list[PastEvent]
+
+
+@operation(
+    "channel.subscribe",
+    permission="channel:subscribe",
+    kind="read",
+    guards=("channel", "channel"),
+    ordered_by="channel",
+    faults=("not_found", "permission_denied", "conflict", "rate_limited"),
+)
+async def subscribe(call: Call, params: Subscribe) -> Subscribed:
+    """Follow a channel's events: what was missed since a position, then live, without gap.
+
+    Channels are `conversation:<id>` and `user:<id>`. A channel is followed at most once on a
+    connection; unsubscribe first to begin again elsewhere.
+    """
+    connection = call.connection
+    assert connection is not None, "declared for the socket only"
+    since = (
+        Position(*params.since.model_dump().values())
+        if isinstance(params.since, At)
+        else (params.since)
+    )
+    fanout = call.services.fanout
+    join = await fanout.join(params.channel, connection.reader, since)
+    try:
+        snapshot = None
+        if not join.recovered:
+            join.position, snapshot = await _snapshot(call, params.channel, join.position)
+        connection.subscribed(params.channel, join)
+    except BaseException:
+        join.abandon()
+        raise
+    call.after_reply(lambda: connection.follow(params.channel, join))
+    return Subscribed(
+        channel=params.channel,
+        epoch=join.position.epoch,
+        seq=join.position.seq,
+        recovered=join.recovered,
+        snapshot=snapshot,
+    )
+
+
+async def _snapshot(
+    call: Call, channel: str, at: Position
+) -> tuple[Position, Mapping[str, Any] | None]:
+    kind, _, identifier = channel.partition(":")
+    if kind != "conversation":
+        return at, None
+    taken = await call.services.transcript.snapshot(call.actor.tenant_id, identifier)
+    return taken.position, taken.event
+
+
+@operation("channel.unsubscribe", permission="channel:subscribe", kind="read", ordered_by="channel")
+async def unsubscribe(call: Call, params: Unsubscribe) -> Done:
+    """Follow a channel no longer. One that is not followed is fine."""
+    assert call.connection is not None
+    call.connection.unsubscribe(params.channel)
+    return Done()
+
+
+@operation(
+    "channel.history",
+    permission="channel:subscribe",
+    kind="read",
+    http=Http("GET", "/v1/channels/{channel}/history"),
+    guards=("channel", "channel"),
+    faults=("not_found", "permission_denied", "resume_gap"),
+)
+async def history(call: Call, params: History) -> Past:
+    """Read a channel's log back, oldest first, without following it."""
+    page = await call.services.backplane.read(params.channel, params.after, params.limit)
+    if params.after and resume(Position(page.epoch, params.after), page) is None:
+        raise Fault("resume_gap")
+    return Past(
+        epoch=page.epoch,
+        first=page.first,
+        last=page.last,
+        items=[PastEvent(seq=entry.seq, event=orjson.loads(entry.data)) for entry in page.entries],
+    )

@@ -1,0 +1,153 @@
+"""Conversations."""
+
+from pydantic import Field
+from sqlalchemy import delete as delete_rows
+from sqlmodel import col, select
+
+from hub.agents.run_state import ACTIVE
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.operations.call import Call
+from hub.operations.operation import Done, Http, Params, operation
+from hub.operations.shapes import Conversation, Id, Listing, Page, Text
+from hub.storage import tables
+
+_GUARDS = ("conversation", "conversation_id")
+_FAULTS = ("not_found", "permission_denied")
+_PATH = "/v1/conversations/{conversation_id}"
+
+
+class Create(Params):
+    title: Text | None = Field(None, min_length=1, max_length=200)
+    model: Text | None = Field(
+        None, min_length=1, max_length=200, description="The model of its runs."
+    )
+    instructions: Text | None = Field(
+        None, max_length=32_000, description="The system message of its runs."
+    )
+
+
+class Named(Params):
+    conversation_id: Id
+
+
+class Update(Create, Named):
+    """What is left out stays as it is; null takes it away."""
+
+
+@operation(
+    "conversation.create",
+    permission="conversation:create",
+    kind="write",
+    http=Http("POST", "/v1/conversations", 201),
+    faults=("permission_denied",),
+)
+async def create(call: Call, params: Create) -> Conversation:
+    """Begin a conversation."""
+    row = tables.Conversation(
+        id=new_id("c"),
+        tenant_id=call.actor.tenant_id,
+        owner_id=call.actor.user_id,
+        **params.model_dump(),
+    )
+    async with call.services.database.write(call.actor.tenant_id) as session:
+        session.add(row)
+    return Conversation.of(row)
+
+
+@operation(
+    "conversation.list",
+    permission="conversation:read",
+    kind="read",
+    http=Http("GET", "/v1/conversations"),
+    faults=("permission_denied",),
+)
+async def listing(call: Call, params: Page) -> Listing[Conversation]:
+    """List your own conversations, the newest first."""
+    statement = (
+        select(tables.Conversation)
+        .where(col(tables.Conversation.owner_id) == call.actor.user_id)
+        .order_by(col(tables.Conversation.id).desc())
+        .limit(params.limit + 1)
+    )
+    if params.cursor is not None:
+        statement = statement.where(col(tables.Conversation.id) < params.cursor)
+    async with call.services.database.read(call.actor.tenant_id) as session:
+        rows = (await session.exec(statement)).all()
+    items = [Conversation.of(row) for row in rows[: params.limit]]
+    more = len(rows) > params.limit
+    return Listing(items=items, next_cursor=items[-1].id if more else None)
+
+
+@operation(
+    "conversation.get",
+    permission="conversation:read",
+    kind="read",
+    http=Http("GET", _PATH),
+    guards=_GUARDS,
+    faults=_FAULTS,
+)
+async def get(call: Call, params: Named) -> Conversation:
+    """Read a conversation."""
+    async with call.services.database.read(call.actor.tenant_id) as session:
+        row = await session.get(tables.Conversation, params.conversation_id)
+    if row is None:
+        raise Fault("not_found")
+    return Conversation.of(row)
+
+
+@operation(
+    "conversation.update",
+    permission="conversation:write",
+    kind="write",
+    http=Http("PATCH", _PATH),
+    guards=_GUARDS,
+    ordered_by="conversation_id",
+    faults=_FAULTS,
+)
+async def update(call: Call, params: Update) -> Conversation:
+    """Change a conversation's title, model or instructions."""
+    async with call.services.database.write(call.actor.tenant_id) as session:
+        row = await session.get(tables.Conversation, params.conversation_id)
+        if row is None:
+            raise Fault("not_found")
+        changes = params.model_dump(exclude={"conversation_id"}, exclude_unset=True)
+        for name, value in changes.items():
+            setattr(row, name, value)
+        if changes:
+            row.updated_at = tables.now()
+            session.add(row)
+    return Conversation.of(row)
+
+
+@operation(
+    "conversation.delete",
+    permission="conversation:delete",
+    kind="write",
+    http=Http("DELETE", _PATH),
+    guards=_GUARDS,
+    ordered_by="conversation_id",
+    faults=(*_FAULTS, "conversation_busy"),
+)
+async def delete(call: Call, params: Named) -> Done:
+    """Delete a conversation with its messages and runs, for good.
+
+    While a run is active there it is answered `conversation_busy`: cancel the run first.
+    """
+    tenant_id, conversation_id = call.actor.tenant_id, params.conversation_id
+    async with call.services.database.write(tenant_id) as session:
+        row = await session.get(tables.Conversation, conversation_id, with_for_update=True)
+        if row is None:
+            raise Fault("not_found")
+        runs = select(tables.Run.id).where(col(tables.Run.conversation_id) == conversation_id)
+        active = await session.exec(runs.where(col(tables.Run.status).in_(ACTIVE)).limit(1))
+        if active.first() is not None:
+            raise Fault("conversation_busy", "A run is active here; cancel it, then delete.")
+        await session.exec(delete_rows(tables.Usage).where(col(tables.Usage.run_id).in_(runs)))
+        for table in (tables.Message, tables.Run):
+            await session.exec(
+                delete_rows(table).where(col(table.conversation_id) == conversation_id)
+            )
+        await session.delete(row)
+    call.services.resources.forget("conversation", conversation_id, tenant_id)
+    return Done()

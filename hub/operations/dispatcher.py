@@ -1,0 +1,121 @@
+"""The dispatcher: looks up, validates, authorises, calls, maps faults; for every transport.
+
+It knows nothing of sockets or HTTP, and nothing of what the operations mean.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from hub.faults import Fault
+from hub.operations.call import ANONYMOUS, Call
+from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result
+from hub.rbac.decision import decide
+from hub.telemetry.logs import log
+
+DEADLINE_S: Final = 60.0
+"""An operation that takes longer is given up, and answered ``timeout``."""
+
+
+class Dispatcher:
+    """Answers calls of the operations it was given."""
+
+    def __init__(self, operations: Mapping[str, AnyOperation]) -> None:
+        self.operations = operations
+
+    def find(self, name: str) -> AnyOperation:
+        """The operation. Raises Fault method_not_found."""
+        found = self.operations.get(name)
+        if found is None:
+            raise Fault("method_not_found", f"There is no method {name[:100]!r}.")
+        return found
+
+    async def dispatch(
+        self, operation: AnyOperation, params: Mapping[str, Any], call: Call
+    ) -> Result:
+        """The operation's result. Raises Fault, and nothing else but CancelledError."""
+        began = perf_counter()
+        reason = "ok"
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await self._answer(operation, params, call)
+        except Fault as fault:
+            reason = fault.reason
+            raise
+        except TimeoutError:
+            reason = "timeout"
+            raise Fault("timeout") from None
+        except asyncio.CancelledError:
+            reason = "abandoned"
+            raise
+        except Exception:
+            reason = "internal_error"
+            log.exception("an operation failed", method=operation.name, trace_id=call.trace_id)
+            raise Fault("internal_error") from None
+        finally:
+            metrics = call.services.metrics
+            metrics.requests.labels(operation.name, call.transport, reason).inc()
+            metrics.request_seconds.labels(operation.name).observe(perf_counter() - began)
+
+    async def _answer(
+        self, operation: AnyOperation, params: Mapping[str, Any], call: Call
+    ) -> Result:
+        # Who may not call it at all learns nothing of its parameters.
+        await authenticate(operation, call)
+        validated = validate(operation, params)
+        await authorise(operation, validated, call)
+        result: Result = await operation.handler(call, validated)
+        return result
+
+
+async def authenticate(operation: AnyOperation, call: Call) -> None:
+    """Give the call its actor, with the permissions of this moment.
+
+    Raises Fault unauthenticated, permission_denied.
+    """
+    if operation.permission == PUBLIC:
+        return
+    if call.claims is None:
+        raise Fault("unauthenticated", "Send an access token: `Authorization: Bearer …`.")
+    call.actor = await call.services.authority.actor(call.claims)
+    if call.actor is ANONYMOUS:
+        raise Fault("unauthenticated")
+
+
+def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:
+    """The params model. Raises Fault invalid_params, which names each field but not its value."""
+    try:
+        return operation.params.model_validate(params)
+    except ValidationError as error:
+        problems = [
+            {"field": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]}
+            for item in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        first = problems[0]
+        raise Fault(
+            "invalid_params",
+            f"{first['field'] or 'params'}: {first['problem']}",
+            details={"problems": problems[:20]},
+        ) from None
+
+
+async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
+    """Ask ``rbac``. Raises Fault permission_denied, not_found."""
+    if operation.permission in (PUBLIC, SIGNED_IN):
+        return
+    resource = None
+    if operation.guards is not None:
+        kind, parameter = operation.guards
+        if operation.permission not in call.actor.permissions:
+            # Without the permission nothing is looked up, and nothing can be probed.
+            resource = None
+        else:
+            resource = await call.services.resources.find(
+                kind, getattr(params, parameter), call.actor.tenant_id
+            )
+    verdict = decide(call.actor, operation.permission, resource)
+    if not verdict.allowed:
+        raise Fault(verdict.fault)

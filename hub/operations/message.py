@@ -1,0 +1,109 @@
+"""Messages: send, list."""
+
+from typing import Literal
+
+from pydantic import Field
+from sqlalchemy import tuple_
+from sqlmodel import col, select
+
+from hub.faults import Fault
+from hub.operations.call import Call
+from hub.operations.operation import Http, Params, Result, operation
+from hub.operations.shapes import Id, Listing, Message, Page, Text
+from hub.storage import tables
+
+_GUARDS = ("conversation", "conversation_id")
+_PATH = "/v1/conversations/{conversation_id}/messages"
+
+
+class Send(Params):
+    conversation_id: Id
+    client_message_id: Text = Field(
+        min_length=1,
+        max_length=128,
+        description="Your own name for the message: sent again, it gives the same answer and no "
+        "second run.",
+    )
+    content: Text = Field(min_length=1, max_length=60_000)
+    model: Text | None = Field(
+        None, min_length=1, max_length=200, description="Overrides the conversation's model."
+    )
+    on_busy: Literal["queue", "reject", "interrupt", "steer"] = Field(
+        "queue",
+        description="What to do while a run is active: wait (`queue`), refuse (`reject`), cancel "
+        "it and keep what it said (`interrupt`), or give it this text at its next step (`steer`).",
+    )
+
+
+class Sent(Result):
+    """The message is durable, and this run answers it."""
+
+    message_id: Id
+    run_id: Id
+
+
+class OfConversation(Page):
+    conversation_id: Id
+
+
+@operation(
+    "message.send",
+    permission="message:send",
+    kind="write",
+    http=Http("POST", _PATH, 202),
+    guards=_GUARDS,
+    ordered_by="conversation_id",
+    faults=("not_found", "permission_denied", "conflict", "conversation_busy"),
+)
+async def send(call: Call, params: Send) -> Sent:
+    """Send a message; an agent run answers it.
+
+    The reply comes once message and run are durable. The answer itself streams as events on the
+    channel `conversation:<id>`.
+    """
+    sent = await call.services.orchestrator.send(
+        call.actor,
+        params.conversation_id,
+        params.client_message_id,
+        params.content,
+        model=params.model,
+        on_busy=params.on_busy,
+    )
+    return Sent(message_id=sent.message_id, run_id=sent.run_id)
+
+
+@operation(
+    "message.list",
+    permission="message:read",
+    kind="read",
+    http=Http("GET", _PATH),
+    guards=_GUARDS,
+    faults=("not_found", "permission_denied"),
+)
+async def listing(call: Call, params: OfConversation) -> Listing[Message]:
+    """List a conversation's messages, the oldest first."""
+    place = tuple_(col(tables.Message.turn), col(tables.Message.step))
+    statement = (
+        select(tables.Message)
+        .where(col(tables.Message.conversation_id) == params.conversation_id)
+        .order_by(col(tables.Message.turn), col(tables.Message.step))
+        .limit(params.limit + 1)
+    )
+    if params.cursor is not None:
+        statement = statement.where(place > _place(params.cursor))
+    async with call.services.database.read(call.actor.tenant_id) as session:
+        rows = (await session.exec(statement)).all()
+    last = rows[params.limit - 1] if len(rows) > params.limit else None
+    return Listing(
+        items=[Message.of(row) for row in rows[: params.limit]],
+        next_cursor=f"{last.turn}-{last.step}" if last else None,
+    )
+
+
+def _place(cursor: str) -> tuple[int, int]:
+    turn, _, step = cursor.partition("-")
+    if not (turn.isascii() and turn.isdigit() and step.isascii() and step.isdigit()):
+        raise Fault("invalid_params", "cursor: not one that a list gave")
+    if len(turn) > 9 or len(step) > 9:
+        raise Fault("invalid_params", "cursor: not one that a list gave")
+    return int(turn), int(step)

@@ -1,0 +1,83 @@
+"""The session on a connection: credentials, and who one is."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import Field, SecretStr
+
+from hub.operations.call import Call
+from hub.operations.operation import PUBLIC, SIGNED_IN, Http, Nothing, Params, Result, operation
+from hub.operations.shapes import Id
+
+
+class Authenticate(Params):
+    token: SecretStr = Field(max_length=8_192, description="An access token.")
+
+
+class Authenticated(Result):
+    """Accepted."""
+
+    expires_at: datetime
+
+
+class Info(Result):
+    user_id: Id
+    tenant_id: Id
+    session_id: Id
+    roles: list[str]
+    permissions: list[str]
+    expires_at: datetime
+    node: str
+
+
+class Pong(Result):
+    time: datetime = Field(description="The hub's clock.")
+
+
+@operation("session.authenticate", permission=PUBLIC, kind="write")
+async def authenticate(call: Call, params: Authenticate) -> Authenticated:
+    """Show credentials on a connection that was opened without them (as browsers must).
+
+    The first request of the connection, within 10 seconds of its opening. The notification
+    `session.ready` comes first, then the reply.
+    """
+    return await _take_token(call, params.token.get_secret_value())
+
+
+@operation("session.refresh", permission=PUBLIC, kind="write")
+async def refresh(call: Call, params: Authenticate) -> Authenticated:
+    """Swap the access token on the open connection for a newer one of the same user.
+
+    Every subscription is checked again.
+    """
+    return await _take_token(call, params.token.get_secret_value())
+
+
+async def _take_token(call: Call, token: str) -> Authenticated:
+    assert call.connection is not None, "declared for the socket only"
+    ready: Any = await call.connection.authenticate(token)
+    return Authenticated(expires_at=ready["expires_at"])
+
+
+@operation(
+    "session.info", permission=SIGNED_IN, kind="read", http=Http("GET", "/v1/sessions/current")
+)
+async def info(call: Call, params: Nothing) -> Info:
+    """Who you are: user, tenant, roles and permissions as they are now."""
+    assert call.claims is not None
+    actor = call.actor
+    return Info(
+        user_id=actor.user_id,
+        tenant_id=actor.tenant_id,
+        session_id=actor.session_id,
+        roles=list(actor.roles),
+        permissions=sorted(actor.permissions),
+        expires_at=datetime.fromtimestamp(call.claims.exp, UTC),
+        node=call.services.node,
+    )
+
+
+@operation("session.ping", permission=PUBLIC, kind="read")
+async def ping(call: Call, params: Nothing) -> Pong:
+    """Answer with the hub's time: a round trip through the whole socket."""
+    return Pong(time=datetime.now(UTC))

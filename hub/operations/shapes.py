@@ -1,0 +1,130 @@
+"""The objects of the wire, as results carry them. Instants are RFC 3339 in UTC."""
+
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from hub.ids import ID_PATTERN
+from hub.operations.operation import Params, Result
+from hub.storage import tables
+
+Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=32)]
+"""An identifier: a prefix, an underscore and a ULID."""
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Text without the null character, which PostgreSQL cannot hold."""
+
+T = TypeVar("T", bound=Result)
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+
+
+class Page(Params):
+    """Which part of a list."""
+
+    cursor: str | None = Field(
+        None, max_length=200, description="`next_cursor` of the page before; none: the first page."
+    )
+    limit: int = Field(
+        DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most items that a page may have."
+    )
+
+
+class Listing(Result, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    next_cursor: str | None = Field(None, description="The next page's; absent on the last one.")
+
+
+class Conversation(Result):
+    """A conversation."""
+
+    id: Id
+    owner_id: Id
+    title: str | None = None
+    model: str | None = Field(
+        None, description="The model of its runs, unless a message names one."
+    )
+    instructions: str | None = Field(None, description="The system message of its runs.")
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Conversation) -> "Conversation":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class Message(Result):
+    """A durable message."""
+
+    id: Id
+    conversation_id: Id
+    run_id: Id | None = None
+    role: Literal["user", "assistant", "tool"]
+    content: str
+    author_id: Id | None = Field(None, description="The user who sent it.")
+    complete: bool = Field(description="False when a cancel or a failure cut it off.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Message) -> "Message":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class RunFailure(Result):
+    """Why a run failed; ``code`` is a reason of the fault table."""
+
+    code: str
+    message: str
+
+
+class RunUsage(Result):
+    """Tokens that a run used of a model."""
+
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+
+
+class Run(Result):
+    """A run."""
+
+    id: Id
+    conversation_id: Id
+    message_id: Id = Field(description="The message that it answers.")
+    user_id: Id
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str | None = Field(None, description="The model that was asked for.")
+    attempt: int = Field(description="How many workers have begun it.")
+    error: RunFailure | None = None
+    usage: list[RunUsage] | None = None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @classmethod
+    def of(cls, row: tables.Run, usage: list[tables.Usage] | None = None) -> "Run":
+        error = None
+        if row.error_code is not None:
+            error = RunFailure(code=row.error_code, message=row.error_message or "")
+        used = [RunUsage.model_validate(item, from_attributes=True) for item in usage or ()]
+        return cls(
+            id=row.id,
+            conversation_id=row.conversation_id,
+            message_id=row.message_id,
+            user_id=row.user_id,
+            status=row.status,  # type: ignore[arg-type]
+            model=row.model,
+            attempt=row.attempt,
+            error=error,
+            usage=used or None,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+        )

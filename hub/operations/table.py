@@ -1,0 +1,26 @@
+"""The table of all operations."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Final
+
+from hub.operations import account, channel, conversation, message, model, run, session
+from hub.operations.operation import AnyOperation, Operation
+
+_FAMILIES: Final[tuple[ModuleType, ...]] = (
+    account,
+    session,
+    channel,
+    conversation,
+    message,
+    run,
+    model,
+)
+
+OPERATIONS: Final[Mapping[str, AnyOperation]] = {
+    declared.name: declared
+    for module in _FAMILIES
+    for declared in vars(module).values()
+    if isinstance(declared, Operation)
+}
+"""Every operation by its name, in the order in which users read of them."""

@@ -1,0 +1,349 @@
+"""One WebSocket connection: its session, its requests in flight, its subscriptions.
+
+The reader (``received``) never waits: each request is answered by a task of its own, and what is
+sent goes through the outbox. Writes that name the same conversation keep their order.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from hub.events.delivery import Delivery
+from hub.events.fanout import Join, Reader
+from hub.events.outbox import FlushScheduler, Outbox, Writer
+from hub.faults import CLOSES, Fault
+from hub.identity.tokens import Claims
+from hub.ids import new_id
+from hub.operations.call import ANONYMOUS, Call, Services
+from hub.operations.dispatcher import Dispatcher, authorise, validate
+from hub.operations.operation import AnyOperation
+from hub.protocol.codec import close_reason, decode_text, encode_error, encode_notice, encode_reply
+from hub.protocol.frames import FrameFault, Request, RequestId
+from hub.protocol.limits import (
+    AUTHENTICATE_DEADLINE_S,
+    CLIENT_LIMITS,
+    EXPIRED_GRACE_S,
+    EXPIRING_NOTICE_S,
+    HEARTBEAT_S,
+    SUBPROTOCOL,
+)
+from hub.protocol.meta import pop_meta
+from hub.protocol.rfc6455 import text_frame
+from hub.protocol.session import Event, SessionState, State, Transition
+from hub.telemetry.traces import trace_id_of, traced
+
+MAX_IN_FLIGHT: Final = 64
+"""Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
+
+MAX_SUBSCRIPTIONS: Final = 200
+"""Channels that one connection may follow."""
+
+
+class ConnectionWriter(Writer, Protocol):
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame behind what was written."""
+
+
+class SocketConnection:
+    """A connection. It is its own ``Reader`` of channels."""
+
+    def __init__(
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        writer: ConnectionWriter,
+        scheduler: FlushScheduler,
+        *,
+        address: str | None,
+        device: str | None,
+    ) -> None:
+        self.id = new_id("k")
+        self.claims: Claims | None = None
+        self._services = services
+        self._dispatcher = dispatcher
+        self._writer = writer
+        self._outbox = Outbox(writer, scheduler, lambda: self.on(Event.TOO_SLOW))
+        self._state = SessionState()
+        self._address = address
+        self._device = device
+        self._in_flight: dict[RequestId, asyncio.Task[None]] = {}
+        self._last_of: dict[str, asyncio.Task[None]] = {}
+        self._subscriptions: dict[str, Join] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._later(AUTHENTICATE_DEADLINE_S, lambda: self.on(Event.AUTH_DEADLINE))
+
+    # --- the session's state ---
+
+    @property
+    def reader(self) -> Reader:
+        return self
+
+    @property
+    def open(self) -> bool:
+        return self._state.state is not State.CLOSED
+
+    def on(self, event: Event) -> None:
+        """Something happened to the session; close the connection if the table says so."""
+        self._follow(self._state.on(event))
+
+    def _follow(self, transition: Transition) -> None:
+        if transition.close_code is not None:
+            self._services.metrics.closes.labels(transition.close_code).inc()
+            kind = CLOSES.get(transition.close_code)
+            self._outbox.flush()
+            self._writer.close(
+                transition.close_code, close_reason(transition.close_code) if kind else ""
+            )
+        if transition.state is State.CLOSED:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything. The socket is closed, or being closed. Idempotent."""
+        if self.open:
+            self._state.on(Event.PEER_CLOSED)
+        self._outbox.close()
+        self._cancel_timers()
+        for channel in list(self._subscriptions):
+            self.unsubscribe(channel)
+        for task in (*self._in_flight.values(), *self._background):
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    def _later(self, delay_s: float, step: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(max(0.0, delay_s), step))
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # --- credentials ---
+
+    async def authenticate(self, token: str) -> Mapping[str, Any]:
+        claims = self._services.tokens.verify(token)
+        actor = await self._services.authority.actor(claims)
+        if self.claims is not None and (claims.sub, claims.tid) != (
+            self.claims.sub,
+            self.claims.tid,
+        ):
+            raise Fault("permission_denied", "A connection stays with its user and tenant.")
+        first = self._state.state is State.OPENING
+        self._follow(self._state.on(Event.AUTHENTICATED if first else Event.REFRESHED))
+        if not self.open:
+            raise Fault("unauthenticated")
+        self.claims = claims
+        self._cancel_timers()
+        left = claims.exp - time.time()
+        self._later(left - EXPIRING_NOTICE_S, self._expiring)
+        self._later(left, self._expired)
+        ready = {
+            "protocol": SUBPROTOCOL,
+            "connection_id": self.id,
+            "node": self._services.node,
+            "user": actor.user_id,
+            "tenant": actor.tenant_id,
+            "roles": list(actor.roles),
+            "expires_at": datetime.fromtimestamp(claims.exp, UTC).isoformat(),
+            "heartbeat_s": HEARTBEAT_S,
+            "limits": CLIENT_LIMITS,
+            "resumed": False,
+        }
+        if first:
+            self.notice("session.ready", ready)
+        else:
+            await self.recheck()
+        return ready
+
+    def _expiring(self) -> None:
+        if self.claims is not None:
+            expires_at = datetime.fromtimestamp(self.claims.exp, UTC).isoformat()
+            self.notice("session.expiring", {"expires_at": expires_at})
+
+    def _expired(self) -> None:
+        self.on(Event.TOKEN_EXPIRED)
+        if self.open:
+            self._later(EXPIRED_GRACE_S, lambda: self.on(Event.GRACE_OVER))
+
+    def authority_changed(self, kind: str, identifier: str) -> None:
+        """Somebody's permissions have changed: if they may be ours, check again."""
+        claims = self.claims
+        if claims is None:
+            return
+        ours = {"session": claims.sid, "user": claims.sub, "tenant": claims.tid}
+        if kind not in ours or ours[kind] == identifier:
+            self._spawn(self.recheck())
+
+    async def recheck(self) -> None:
+        """Permissions may have changed: end what is not allowed any more."""
+        if self.claims is None or not self.open:
+            return
+        try:
+            actor = await self._services.authority.actor(self.claims)
+        except Fault as fault:
+            if fault.reason == "unauthenticated":
+                self.notice("session.revoked", {"reason": fault.reason})
+                self.on(Event.REVOKED)
+            elif fault.reason == "backend_unavailable":
+                # Unsure means no: nothing more is delivered; the client may subscribe again.
+                for channel in list(self._subscriptions):
+                    self._end(channel, fault.reason)
+            return
+        subscribe = self._dispatcher.find("channel.subscribe")
+        for channel in list(self._subscriptions):
+            call = self._call(None)
+            call.actor = actor
+            try:
+                await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
+            except Fault as fault:
+                self._end(channel, fault.reason)
+
+    # --- what comes in ---
+
+    def received(self, text: str) -> None:
+        """A text frame. Answers it, now or by a task."""
+        try:
+            frame = decode_text(text)
+        except FrameFault as fault:
+            self._services.metrics.faulty_frames.inc()
+            self.send(encode_error(fault.request_id, fault.body()))
+            transition = self._state.faulty()
+            if transition is not None:
+                self._follow(transition)
+            return
+        if isinstance(frame, Request):
+            self._request(frame)
+        # A notification asks for nothing, and a reply answers nothing that we asked for.
+
+    def _request(self, request: Request) -> None:
+        trace_id = trace_id_of(pop_meta(request.params))
+        try:
+            if request.id in self._in_flight:
+                raise Fault("invalid_request", "This id is in flight already; use another.")
+            self._state.admit(request.method)
+            if len(self._in_flight) >= MAX_IN_FLIGHT:
+                raise Fault(
+                    "rate_limited",
+                    f"{MAX_IN_FLIGHT} requests are unanswered; wait for replies.",
+                    details={"retry_after_ms": 100},
+                )
+            operation = self._dispatcher.find(request.method)
+            if not operation.socket:
+                raise Fault("method_not_found", f"{operation.name} is offered over HTTP only.")
+        except Fault as fault:
+            self.send(encode_error(request.id, fault.body(trace_id)))
+            return
+        before = None
+        key = None
+        if operation.ordered_by is not None:
+            key = f"{operation.ordered_by}:{request.params.get(operation.ordered_by)}"
+            before = self._last_of.get(key)
+        task = asyncio.create_task(self._answer(request, operation, trace_id, before))
+        self._in_flight[request.id] = task
+        if key is not None:
+            self._last_of[key] = task
+        task.add_done_callback(lambda task: self._answered(request.id, key, task))
+
+    def _answered(self, request_id: RequestId, key: str | None, task: asyncio.Task[None]) -> None:
+        self._in_flight.pop(request_id, None)
+        if key is not None and self._last_of.get(key) is task:
+            del self._last_of[key]
+
+    async def _answer(
+        self,
+        request: Request,
+        operation: AnyOperation,
+        trace_id: str,
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        call = self._call(trace_id)
+        with traced(trace_id, method=operation.name):
+            try:
+                result = await self._dispatcher.dispatch(operation, request.params, call)
+            except Fault as fault:
+                self.send(encode_error(request.id, fault.body(trace_id)))
+                if operation.name == "session.authenticate" and fault.kind.http == 401:
+                    self.on(Event.AUTH_FAILED)
+                return
+            self.send(encode_reply(request.id, msgspec.Raw(result.encode())))
+            # The request is answered: its id is free, and what follows holds nothing up.
+            for step in call.after:
+                self._spawn(step())
+
+    def _call(self, trace_id: str | None) -> Call:
+        return Call(
+            services=self._services,
+            actor=ANONYMOUS,
+            claims=self.claims,
+            connection=self,
+            transport="websocket",
+            trace_id=trace_id or "",
+            address=self._address,
+            device=self._device,
+        )
+
+    # --- what goes out ---
+
+    def send(self, payload: bytes) -> None:
+        """Queue a message."""
+        self._outbox.put(text_frame(payload))
+
+    def notice(self, method: str, params: Mapping[str, Any]) -> None:
+        self.send(encode_notice(method, params))
+
+    def deliver(self, delivery: Delivery) -> None:
+        self._outbox.put(delivery.frame)
+
+    async def room(self) -> None:
+        await self._outbox.room()
+
+    # --- subscriptions ---
+
+    def subscribed(self, channel: str, join: Join) -> None:
+        if channel in self._subscriptions:
+            raise Fault("conflict", "Already subscribed; unsubscribe first.")
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Fault("rate_limited", f"{MAX_SUBSCRIPTIONS} channels at most; leave one first.")
+        self._subscriptions[channel] = join
+
+    async def follow(self, channel: str, join: Join) -> None:
+        """Let a subscription's events flow, unless it has ended meanwhile."""
+        if self._subscriptions.get(channel) is not join:
+            join.close()
+            return
+        try:
+            await join.follow()
+        except Fault as fault:
+            if self._subscriptions.get(channel) is join:
+                self._end(channel, fault.reason)
+            return
+        if self._subscriptions.get(channel) is not join:
+            self._services.fanout.leave(channel, self)
+
+    def unsubscribe(self, channel: str) -> bool:
+        join = self._subscriptions.pop(channel, None)
+        if join is None:
+            return False
+        join.abandon()
+        self._services.fanout.leave(channel, self)
+        return True
+
+    def ended(self, channel: str, reason: str) -> None:
+        if self._subscriptions.pop(channel, None) is not None:
+            self.notice("subscription.ended", {"channel": channel, "reason": reason})
+
+    def _end(self, channel: str, reason: str) -> None:
+        if self.unsubscribe(channel):
+            self.notice("subscription.ended", {"channel": channel, "reason": reason})

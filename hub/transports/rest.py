@@ -1,0 +1,201 @@
+"""REST: a route for every operation that names one. Same table, same dispatcher, same faults."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hub.faults import Fault
+from hub.operations.call import ANONYMOUS, Call, Services
+from hub.operations.dispatcher import Dispatcher
+from hub.operations.operation import PUBLIC, AnyOperation
+from hub.protocol.codec import decode_json
+from hub.protocol.limits import MAX_FRAME_BYTES
+from hub.telemetry.logs import log
+from hub.telemetry.traces import trace_id_of, traced
+from hub.transports.websocket import bearer
+
+IDEMPOTENT_S: Final = 86_400.0
+"""How long the answer to an ``Idempotency-Key`` is kept."""
+
+UNDER_WAY_S: Final = 90.0
+_UNDER_WAY: Final = b"under way"
+
+
+def json_response(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status, headers, "application/json")
+
+
+def fault_response(fault: Fault, trace_id: str) -> Response:
+    """The fault as HTTP answers it: ``{"error": …}`` with the status of the fault table."""
+    headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
+    if fault.kind.http == 401:
+        headers["www-authenticate"] = 'Bearer realm="hub"'
+    retry_after_ms = fault.details.get("retry_after_ms")
+    if retry_after_ms is not None:
+        headers["retry-after"] = str(-(-int(retry_after_ms) // 1000))
+    return json_response(orjson.dumps({"error": fault.body(trace_id)}), fault.kind.http, headers)
+
+
+async def http_exception(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses (no such path, a method not allowed), in our form."""
+    assert isinstance(error, HTTPException)
+    trace_id = trace_id_of(request.headers.get("traceparent"))
+    if error.status_code == 405:
+        fault = Fault("method_not_found", "This path does not take this HTTP method; see Allow.")
+    elif error.status_code == 404:
+        fault = Fault("method_not_found", "There is nothing at this path; see /docs.")
+    else:
+        fault = Fault("invalid_request", error.detail)
+    response = fault_response(fault, trace_id)
+    response.status_code = error.status_code
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """Nothing of the failure but its trace id reaches the caller."""
+    trace_id = trace_id_of(request.headers.get("traceparent"))
+    log.error("a request failed", trace_id=trace_id, path=request.url.path, exc_info=error)
+    return fault_response(Fault("internal_error"), trace_id)
+
+
+class Rest:
+    """Answers HTTP requests by operations."""
+
+    def __init__(self, services: Services, dispatcher: Dispatcher) -> None:
+        self._services = services
+        self._dispatcher = dispatcher
+
+    def routes(self) -> list[Route]:
+        """One route for each path; it knows all the methods that the path takes."""
+        paths: dict[str, dict[str, AnyOperation]] = defaultdict(dict)
+        for operation in self._dispatcher.operations.values():
+            if operation.http is not None:
+                paths[operation.http.path][operation.http.method] = operation
+        return [
+            Route(path, self._endpoint(methods), methods=list(methods))
+            for path, methods in paths.items()
+        ]
+
+    def _endpoint(self, methods: Mapping[str, AnyOperation]) -> Any:
+        async def endpoint(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            return await self._answer(request, methods[method])
+
+        return endpoint
+
+    def call(self, request: Request, trace_id: str) -> Call:
+        """The call that a request makes. Raises Fault unauthenticated, token_expired."""
+        token = bearer(request.headers)
+        return Call(
+            services=self._services,
+            actor=ANONYMOUS,
+            claims=None if token is None else self._services.tokens.verify(token),
+            connection=None,
+            transport="rest",
+            trace_id=trace_id,
+            address=request.client.host if request.client else None,
+            device=request.headers.get("user-agent", "")[:400] or None,
+            idempotency_key=request.headers.get("idempotency-key"),
+        )
+
+    async def _answer(self, request: Request, operation: AnyOperation) -> Response:
+        assert operation.http is not None
+        trace_id = trace_id_of(request.headers.get("traceparent"))
+        with traced(trace_id, method=operation.name):
+            try:
+                # Credentials that do not matter are not looked at: a client that signs in again
+                # may still send its old token.
+                call = self.call(request, trace_id) if operation.permission != PUBLIC else None
+                if call is None:
+                    call = self._anonymous(request, trace_id)
+                params = await _params(request, operation)
+                body = await self._once(operation, params, call)
+            except Fault as fault:
+                return fault_response(fault, trace_id)
+        headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
+        return json_response(body, operation.http.status, headers)
+
+    def _anonymous(self, request: Request, trace_id: str) -> Call:
+        call = Call(self._services, ANONYMOUS, None, None, "rest", trace_id)
+        call.address = request.client.host if request.client else None
+        call.device = request.headers.get("user-agent", "")[:400] or None
+        return call
+
+    async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
+        """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""
+        key = call.idempotency_key
+        if key is None or operation.kind == "read" or call.claims is None:
+            return (await self._dispatcher.dispatch(operation, params, call)).encode()
+        if not 1 <= len(key) <= 255:
+            raise Fault("invalid_request", "Idempotency-Key: 1 to 255 characters.")
+        if "client_message_id" in operation.params.model_fields:
+            params.setdefault("client_message_id", key[:128])
+        cache = self._services.backplane
+        asked = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
+        owner = f"{call.claims.tid}:{call.claims.sub}:{operation.name}:{key}"
+        name = "idempotent:" + hashlib.sha256(owner.encode()).hexdigest()
+        if not await cache.cache_set(name, asked + _UNDER_WAY, UNDER_WAY_S, only_new=True):
+            known = await cache.cache_get(name) or b""
+            if known[:32] != asked:
+                raise Fault("conflict", "This Idempotency-Key was used for another request.")
+            if known[32:] == _UNDER_WAY:
+                raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
+            # Answered again only to who may still do it.
+            call.actor = await call.services.authority.actor(call.claims)
+            return known[32:]
+        try:
+            body = (await self._dispatcher.dispatch(operation, params, call)).encode()
+        except BaseException:
+            await cache.cache_delete(name)
+            raise
+        await cache.cache_set(name, asked + body, IDEMPOTENT_S)
+        return body
+
+
+async def _params(request: Request, operation: AnyOperation) -> dict[str, Any]:
+    """The parameters of path, query (reads) or JSON body (writes), together.
+
+    Raises Fault parse_error, invalid_request, invalid_params.
+    """
+    given: dict[str, Any] = {}
+    if request.method in ("POST", "PATCH"):
+        given = await _body(request)
+        if request.url.query:
+            raise Fault("invalid_params", "Send parameters in the JSON body, not in the query.")
+    else:
+        for name, value in request.query_params.multi_items():
+            if name in given:
+                raise Fault("invalid_params", f"{name}: given twice")
+            given[name] = value
+    for name, value in request.path_params.items():
+        if name in given:
+            raise Fault("invalid_params", f"{name}: it is in the path already")
+        given[name] = value
+    return given
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_FRAME_BYTES:
+            raise Fault("invalid_request", f"The body is longer than {MAX_FRAME_BYTES} bytes.")
+        chunks.append(chunk)
+    data = b"".join(chunks)
+    if not data:
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Fault("invalid_request", "Send the body as `Content-Type: application/json`.")
+    value = decode_json(data)
+    if not isinstance(value, dict):
+        raise Fault("invalid_params", "The body is a JSON object.")
+    return value

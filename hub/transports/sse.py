@@ -1,0 +1,171 @@
+"""A channel as server-sent events, for clients without a WebSocket.
+
+``GET /v1/channels/{channel}/events?since=``; each event's ``id`` is ``epoch:seq``, so that a
+browser's ``Last-Event-ID`` resumes it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from hub.backplane.interface import Position
+from hub.events.delivery import Delivery
+from hub.events.fanout import Join
+from hub.events.position import parse_since
+from hub.faults import Fault
+from hub.operations.call import Services
+from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
+from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
+from hub.telemetry.traces import trace_id_of
+from hub.transports.rest import Rest, fault_response
+
+PATH: Final = "/v1/channels/{channel}/events"
+RECHECK_S: Final = 5.0
+"""A stream's permissions are checked again at least this often."""
+
+
+class _StreamReader:
+    """A channel's reader whose events wait for an HTTP response."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self.end: str | None = None
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.put(
+            b"id: %s:%d\ndata: %s\n\n" % (delivery.epoch.encode(), delivery.seq, delivery.event)
+        )
+
+    def put(self, chunk: bytes) -> None:
+        if self._size > OUTBOX_BYTES:
+            self.end = self.end or "too_slow"
+        else:
+            self._waiting.append(chunk)
+            self._size += len(chunk)
+        self._changed.set()
+
+    async def room(self) -> None:
+        while self._size > OUTBOX_BYTES // 4 and self.end is None:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def ended(self, channel: str, reason: str) -> None:
+        self.end = reason
+        self._changed.set()
+        self._drained.set()
+
+    async def next(self, timeout_s: float) -> bytes | None:
+        """All that waits, or None if nothing came in time."""
+        if not self._waiting and self.end is None:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                return None
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        self._drained.set()
+        return data
+
+
+class EventStreams:
+    """The endpoint."""
+
+    def __init__(self, services: Services, dispatcher: Dispatcher, rest: Rest) -> None:
+        self._services = services
+        self._operation = dispatcher.find("channel.subscribe")
+        self._rest = rest
+
+    def route(self) -> Route:
+        return Route(PATH, self._answer, methods=["GET"])
+
+    async def _answer(self, request: Request) -> Response:
+        trace_id = trace_id_of(request.headers.get("traceparent"))
+        try:
+            call = self._rest.call(request, trace_id)
+            await authenticate(self._operation, call)
+            if set(request.query_params) - {"since"}:
+                raise Fault("invalid_params", "The only parameter is `since`.")
+            channel = request.path_params["channel"]
+            params = validate(self._operation, {"channel": channel})
+            await authorise(self._operation, params, call)
+            given = request.headers.get("last-event-id") or request.query_params.get("since")
+            try:
+                since = parse_since(given)
+            except ValueError as error:
+                raise Fault("invalid_params", f"since: {error}") from None
+            reader = _StreamReader()
+            join = await self._services.fanout.join(channel, reader, since)
+            if not join.recovered:
+                try:
+                    kind, _, identifier = channel.partition(":")
+                    if kind == "conversation":
+                        taken = await self._services.transcript.snapshot(
+                            call.actor.tenant_id, identifier
+                        )
+                        join.position = taken.position
+                        reader.put(_snapshot(taken.position, taken.event))
+                except BaseException:
+                    join.abandon()
+                    raise
+        except Fault as fault:
+            return fault_response(fault, trace_id)
+
+        async def still_allowed() -> None:
+            await authenticate(self._operation, call)
+            await authorise(self._operation, params, call)
+
+        return StreamingResponse(
+            self._stream(channel, reader, join, still_allowed),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    async def _stream(
+        self, channel: str, reader: _StreamReader, join: Join, still_allowed: object
+    ) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        follow = asyncio.create_task(join.follow())
+        checked = beat = loop.time()
+        try:
+            yield b": following %s\n\n" % channel.encode()
+            while reader.end is None:
+                data = await reader.next(RECHECK_S)
+                if loop.time() - checked >= RECHECK_S:
+                    checked = loop.time()
+                    try:
+                        await still_allowed()  # type: ignore[operator]
+                    except Fault as fault:
+                        reader.end = fault.reason
+                        break
+                if data:
+                    yield data
+                    beat = loop.time()
+                elif loop.time() - beat >= HEARTBEAT_S:
+                    beat = loop.time()
+                    yield b": still here\n\n"
+            yield b"event: ended\ndata: %s\n\n" % orjson.dumps({"reason": reader.end})
+        finally:
+            join.abandon()
+            self._services.fanout.leave(channel, reader)
+            follow.cancel()
+            await asyncio.gather(follow, return_exceptions=True)
+
+
+def _snapshot(at: Position, event: dict[str, object]) -> bytes:
+    return b"event: snapshot\nid: %s:%d\ndata: %s\n\n" % (
+        at.epoch.encode(),
+        at.seq,
+        orjson.dumps(event),
+    )

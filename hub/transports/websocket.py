@@ -1,0 +1,144 @@
+"""The WebSocket endpoint: who may open one, and the loop that reads it."""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from hub.events.outbox import FlushScheduler
+from hub.faults import Fault
+from hub.operations.call import Services
+from hub.operations.dispatcher import Dispatcher
+from hub.protocol.limits import SUBPROTOCOL
+from hub.protocol.session import Event
+from hub.transports.connection import ConnectionWriter, SocketConnection
+from hub.transports.wire import AsgiWriter
+
+_DEVICE: Final = 400
+
+
+class Connections:
+    """The open connections of this node."""
+
+    def __init__(self, services: Services) -> None:
+        self._all: set[SocketConnection] = set()
+        self._services = services
+        services.authority.on_change(self._changed)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: SocketConnection) -> None:
+        self._all.add(connection)
+        self._services.metrics.connections.inc()
+
+    def remove(self, connection: SocketConnection) -> None:
+        self._all.discard(connection)
+        self._services.metrics.connections.dec()
+        connection.close()
+
+    def _changed(self, kind: str, identifier: str) -> None:
+        for connection in list(self._all):
+            connection.authority_changed(kind, identifier)
+
+
+class SocketEndpoint:
+    """``GET /ws``: an ASGI application. Other things than WebSockets get 426."""
+
+    def __init__(
+        self, services: Services, dispatcher: Dispatcher, origins: Collection[str]
+    ) -> None:
+        self._services = services
+        self._dispatcher = dispatcher
+        self._origins = frozenset(origins)
+        self._scheduler = FlushScheduler()
+        self.connections = Connections(services)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            fault = Fault("invalid_request", f"Open a WebSocket here, subprotocol {SUBPROTOCOL}.")
+            response = JSONResponse({"error": fault.body()}, 426, headers={"upgrade": "websocket"})
+            await response(scope, receive, send)
+            return
+        websocket = WebSocket(scope, receive, send)
+        refusal = self._refusal(websocket)
+        if refusal is not None:
+            await websocket.send_denial_response(refusal)
+            return
+        await websocket.accept(SUBPROTOCOL)
+        await self._serve(websocket, send)
+
+    def _refusal(self, websocket: WebSocket) -> JSONResponse | None:
+        if SUBPROTOCOL not in websocket.scope["subprotocols"]:
+            fault = Fault("invalid_request", f"Offer the subprotocol {SUBPROTOCOL}.")
+            return JSONResponse({"error": fault.body()}, 400)
+        if websocket.scope["query_string"]:
+            # A query string ends up in logs and histories: no place for credentials.
+            fault = Fault(
+                "invalid_request",
+                "No query string, please: send the token in the Authorization header, or as "
+                "session.authenticate.",
+            )
+            return JSONResponse({"error": fault.body()}, 400)
+        origin = websocket.headers.get("origin")
+        if origin is not None and origin not in self._origins:
+            fault = Fault(
+                "permission_denied", "This origin may not connect; see HUB_ALLOWED_ORIGINS."
+            )
+            return JSONResponse({"error": fault.body()}, 403)
+        return None
+
+    async def _serve(self, websocket: WebSocket, send: Send) -> None:
+        wire = websocket.scope.get("extensions", {}).get("hub.wire")
+        writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
+        client = websocket.client
+        connection = SocketConnection(
+            self._services,
+            self._dispatcher,
+            writer,
+            self._scheduler,
+            address=client.host if client else None,
+            device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
+        )
+        self.connections.add(connection)
+        try:
+            token = bearer(websocket.headers)
+            if token is not None and not await self._authenticate(connection, token):
+                return
+            while connection.open:
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                text = message.get("text")
+                if text is None:
+                    connection.on(Event.BINARY_FRAME)
+                    return
+                connection.received(text)
+        finally:
+            self.connections.remove(connection)
+
+    async def _authenticate(self, connection: SocketConnection, token: str) -> bool:
+        try:
+            await connection.authenticate(token)
+        except Fault as fault:
+            if fault.reason == "token_expired":
+                connection.on(Event.TOKEN_EXPIRED)
+            elif fault.reason == "unauthenticated":
+                connection.on(Event.AUTH_FAILED)
+            else:
+                connection.on(Event.FAILED)
+            return False
+        return True
+
+
+_BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
+
+
+def bearer(headers: Headers) -> str | None:
+    """The token of an ``Authorization: Bearer …`` header, if there is one."""
+    match = _BEARER.fullmatch(headers.get("authorization", "").strip())
+    return match[1] if match else None

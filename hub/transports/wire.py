@@ -1,0 +1,151 @@
+"""The way from an outbox to the network.
+
+``HubProtocol`` is uvicorn's WebSocket protocol with its transport offered to the application by the
+ASGI scope (``extensions["hub.wire"]``), so that ready frames are written with one call and a reader
+that stalls can be aborted. On another ASGI server ``AsgiWriter`` does the same through
+``send``, at the cost of a task per burst.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from hub.protocol.rfc6455 import payloads
+
+ABORT_S: Final = 10.0
+"""A peer that does not take our close frame in this time is cut off."""
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def _nothing() -> None:
+    pass
+
+
+class Wire:
+    """A connection's transport, for one outbox."""
+
+    __slots__ = ("_protocol", "resumed")
+
+    def __init__(self, protocol: "HubProtocol") -> None:
+        self._protocol = protocol
+        self.resumed: Callable[[], None] = _nothing
+
+    @property
+    def ready(self) -> bool:
+        return self._protocol.writable.is_set()
+
+    def write(self, data: bytes) -> None:
+        protocol = self._protocol
+        if not protocol.close_sent and not protocol.disconnected:
+            protocol.transport.write(data)
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame now, behind what was written, and cut the peer off if it lingers."""
+        protocol = self._protocol
+        if protocol.close_sent or protocol.disconnected:
+            return
+        protocol.conn.send_close(code, reason)
+        protocol.transport.write(b"".join(protocol.conn.data_to_send()))
+        protocol.close_sent = True
+        protocol.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        protocol.continue_reading()
+        # The timer stands for "we closed": the base class ends the connection when the peer's
+        # close frame comes, and leaves it alone until then.
+        protocol.close_timer = protocol.loop.call_later(ABORT_S, protocol.transport.abort)
+
+
+class HubProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, with a ``Wire``, our close codes, and no traceback for a bad peer."""
+
+    wire: Wire | None = None
+
+    def handle_connect(self, event: Any) -> None:
+        self.wire = Wire(self)
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            # The application's task has not begun to run yet.
+            extensions: dict[str, Any] = self.scope["extensions"]  # type: ignore[assignment]
+            extensions["hub.wire"] = self.wire
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.wire is not None:
+            self.wire.resumed()
+
+    def continue_reading(self) -> None:
+        """Read on after a pause for a message that nobody will take any more."""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                # The base class logs a traceback for what is the peer's mistake.
+                self.frames = []
+                self.conn.fail(1007, "invalid UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def keepalive_timeout(self) -> None:
+        self.pong_timer = None
+        self.pending_ping_payload = None
+        if self.wire is not None:
+            self.wire.close(4012, "no_pong")
+        if self.close_timer is not None:
+            # It does not even answer pings: do not wait long for its close frame.
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(1.0, self.transport.abort)
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        # A peer may close while a message of its own is still unread.
+        self.continue_reading()
+
+
+class AsgiWriter:
+    """A writer over ASGI ``send``, for servers other than ours."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._task: asyncio.Task[None] | None = None
+        self._closing: tuple[int, str] | None = None
+        self.resumed: Callable[[], None] = _nothing
+
+    @property
+    def ready(self) -> bool:
+        return self._task is None
+
+    def write(self, data: bytes) -> None:
+        self._task = asyncio.create_task(self._write(data))
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            for payload in payloads(data):
+                await self._send({"type": "websocket.send", "text": payload.decode()})
+        except OSError:
+            return  # the peer is gone; receive() says so too
+        self._task = None
+        if self._closing is not None:
+            self.close(*self._closing)
+        else:
+            self.resumed()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._task is not None:
+            self._closing = (code, reason)
+        else:
+            self._task = asyncio.create_task(self._close(code, reason))
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, RuntimeError):
+            return  # closed by the peer meanwhile
