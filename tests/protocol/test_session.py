@@ -122,6 +122,11 @@ def test_the_contract_says_where_an_event_leads(
     assert session.state is expected.state
 
 
+@pytest.mark.parametrize("state", [State.READY, State.EXPIRED, State.DRAINING])
+def test_a_revoked_session_is_closed_wherever_it_has_got_to(state: State) -> None:
+    assert at(state).on(Event.REVOKED) == Transition(State.CLOSED, 4503)
+
+
 @pytest.mark.parametrize(
     ("state", "event"),
     [
