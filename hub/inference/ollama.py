@@ -23,9 +23,7 @@ from hub.inference.interface import (
     ReasoningDelta,
     TextDelta,
 )
-
-STAND_IN_KEY: Final = "hub.stand_in"
-"""The key of ``/api/show``'s ``model_info`` by which the embedded stand-in says what it is."""
+from hub.inference.local.extra import STAND_IN_KEY
 
 USUAL_CONTEXT: Final = 8192
 """Tokens of context asked for when the model does not say. More costs the server memory."""
