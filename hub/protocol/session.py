@@ -79,6 +79,8 @@ LIVE: Final = (State.OPENING, State.READY, State.EXPIRED, State.DRAINING)
 
 # What can happen at any time. 1003, 1007, 1009 and 1011 are RFC 6455 section 7.4.1.
 _ANY_TIME: Final[Mapping[Event, Transition]] = {
+    # Even when ready: two authentications were under way, and the first one succeeded.
+    Event.AUTH_FAILED: _closed(4500),
     Event.FAULTY_FRAMES: _closed(4501),
     Event.TOO_SLOW: _closed(4008),
     Event.NO_PONG: _closed(4012),
@@ -95,15 +97,14 @@ TABLE: Final[Mapping[tuple[State, Event], Transition]] = {
     **{(state, event): to for state in LIVE for event, to in _ANY_TIME.items()},
     **{(State.CLOSED, event): _closed(None) for event in Event},
     (State.OPENING, Event.AUTHENTICATED): Transition(State.READY),
-    (State.OPENING, Event.AUTH_FAILED): _closed(4500),
     (State.OPENING, Event.AUTH_DEADLINE): _closed(4502),
+    (State.OPENING, Event.TOKEN_EXPIRED): _closed(4005),  # valid once: refresh, and come back
     (State.OPENING, Event.DRAIN): _closed(4001),  # nothing is under way that could be finished
     (State.READY, Event.REFRESHED): Transition(State.READY),
     (State.READY, Event.TOKEN_EXPIRED): Transition(State.EXPIRED),
     (State.READY, Event.REVOKED): _closed(4503),
     (State.READY, Event.DRAIN): Transition(State.DRAINING),
     (State.EXPIRED, Event.AUTHENTICATED): Transition(State.READY),
-    (State.EXPIRED, Event.AUTH_FAILED): _closed(4500),
     (State.EXPIRED, Event.REFRESHED): Transition(State.READY),
     (State.EXPIRED, Event.GRACE_OVER): _closed(4005),
     (State.EXPIRED, Event.REVOKED): _closed(4503),
