@@ -1,0 +1,73 @@
+"""Two nodes of each backplane, and how to make it lose what it holds."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from hub.backplane.interface import Backplane
+from hub.backplane.limits import LogLimits
+from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.backplane.redis import RedisBackplane
+from tests.parts.redis import RedisClusterProcesses, RedisProcess
+
+LIMITS = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
+BRIEF = LogLimits(entries=10, ttl_s=0.15, key_ttl_s=0.15)
+
+KINDS = ("memory", "redis", "cluster")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Two nodes of one backplane. ``lose`` makes it forget everything; ``more`` makes a third
+    node, with limits of its own where the backplane keeps them per node.
+    """
+
+    kind: str
+    one: Backplane
+    two: Backplane
+    lose: Callable[[], None]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def limits() -> LogLimits:
+    """What the nodes keep; a test that needs other limits parametrises this."""
+    return LIMITS
+
+
+@pytest_asyncio.fixture
+async def nodes(
+    kind: str, limits: LogLimits, request: pytest.FixtureRequest
+) -> AsyncIterator[Nodes]:
+    if kind == "memory":
+        shared = MemoryShared(limits)
+        one: Backplane = MemoryBackplane(shared)
+        two: Backplane = MemoryBackplane(shared)
+        lose = shared.clear
+    elif kind == "redis":
+        server: RedisProcess = request.getfixturevalue("redis_server")
+        one = RedisBackplane(server.url, node="n_one", limits=limits)
+        two = RedisBackplane(server.url, node="n_two", limits=limits)
+
+        def lose() -> None:
+            with server.client() as client:
+                client.flushall()
+
+    else:
+        cluster: RedisClusterProcesses = request.getfixturevalue("redis_cluster")
+        one = RedisBackplane(cluster.url, node="n_one", limits=limits)
+        two = RedisBackplane(cluster.url, node="n_two", limits=limits)
+        lose = cluster.flush
+    async with AsyncExitStack() as stack:
+        for node in (one, two):
+            stack.push_async_callback(node.close)
+            await node.start()
+        yield Nodes(kind, one, two, lose)
