@@ -41,7 +41,7 @@ def decode(data: bytes) -> Frame:
     """
     if len(data) > MAX_FRAME_BYTES:
         raise FrameFault("parse_error", f"the frame is longer than {MAX_FRAME_BYTES} bytes")
-    value = _json(data)
+    value = decode_json(data)
     if type(value) is not dict:
         _refuse_no_object(value)
     return _frame(value)
@@ -111,8 +111,11 @@ def close_reason(code: int, *, retry_after_ms: int | None = None) -> str:
     return _write(reason).decode()
 
 
-def _json(data: bytes) -> Any:
-    """The value of a JSON text that every parser reads alike (RFC 8259, and I-JSON's keys)."""
+def decode_json(data: bytes) -> Any:
+    """The value of a JSON text that every parser reads alike (RFC 8259, and I-JSON's keys).
+
+    Raises FrameFault parse_error. The size is for the caller to limit.
+    """
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:

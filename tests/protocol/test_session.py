@@ -96,6 +96,7 @@ def test_every_event_happens_somewhere() -> None:
     [
         (State.OPENING, Event.AUTHENTICATED, Transition(State.READY)),
         (State.OPENING, Event.AUTH_FAILED, Transition(State.CLOSED, 4500)),
+        (State.OPENING, Event.TOKEN_EXPIRED, Transition(State.CLOSED, 4005)),
         (State.OPENING, Event.AUTH_DEADLINE, Transition(State.CLOSED, 4502)),
         (State.READY, Event.AUTH_FAILED, Transition(State.CLOSED, 4500)),
         (State.READY, Event.TOKEN_EXPIRED, Transition(State.EXPIRED)),
