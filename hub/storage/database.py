@@ -92,7 +92,7 @@ class Database:
             try:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _away(error) from error
+                raise _away() from error
             # The writer makes the file and sets WAL before a reader opens it.
             async with _faults(), self._writer.connect():
                 pass
@@ -194,34 +194,40 @@ def _understood(given: str) -> URL:
 async def _faults() -> AsyncIterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        if _sqlstate(error) == "22021":  # PostgreSQL stores no U+0000
-            raise Fault("invalid_params", "Text must not hold the character U+0000.") from error
+    except (DBAPIError, UnicodeEncodeError) as error:
+        if _is_text_it_cannot_hold(error):
+            message = "Text must not hold U+0000 or lone surrogates."
+            raise Fault("invalid_params", message) from error
         if not _is_away(error):
             raise
-        raise _away(error.orig) from error
-    except UnicodeEncodeError as error:
-        raise Fault("invalid_params", "Text must not hold lone surrogates.") from error
+        raise _away() from error
     except (PoolTimeout, OSError, TimeoutError, sqlite3.OperationalError) as error:
-        raise _away(error) from error
+        raise _away() from error
 
 
-def _is_away(error: DBAPIError) -> bool:
+def _is_text_it_cannot_hold(error: BaseException | None) -> bool:
+    # U+0000 is refused by PostgreSQL alone; asyncpg wraps the codec's error.
+    while error is not None:
+        if isinstance(error, UnicodeEncodeError) or getattr(error, "sqlstate", None) == "22021":
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_away(error: DBAPIError | UnicodeEncodeError) -> bool:
+    if isinstance(error, UnicodeEncodeError):
+        return False
     if error.connection_invalidated:
         return True
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _SQLITE_AWAY
-    return _sqlstate(error).startswith(_POSTGRES_AWAY)
+    state = getattr(error.orig, "sqlstate", None)
+    return state is not None and str(state).startswith(_POSTGRES_AWAY)
 
 
-def _sqlstate(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", None) or "")
-
-
-def _away(cause: BaseException | None) -> Fault:
-    # The cause goes to the log with the traceback, not to the caller: it can hold a path or a host.
-    del cause
+def _away() -> Fault:
+    # The cause stays in the traceback: it can hold a path or a host.
     return Fault("backend_unavailable", "The database cannot be used now; try again.")
 
 

@@ -116,6 +116,9 @@ def _check_insert(state: ORMExecuteState, tenant: str) -> None:
 def _check_update(state: ORMExecuteState) -> None:
     statement = state.statement
     assert isinstance(statement, Update)
+    if state.is_executemany:
+        # SQLAlchemy updates these by primary key alone, without the criteria.
+        raise OutOfScope("rows that are updated by their keys cannot be kept inside a tenant")
     changed = {*_by_name(statement._values or {})}.union(*_parameters(state))
     if "tenant_id" in changed:
         raise OutOfScope("a row does not change its tenant")

@@ -77,9 +77,15 @@ class PostgresCluster:
         )  # fmt: skip
 
     @property
-    def postmaster(self) -> int:
-        """The process id of the server."""
-        return int((self.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+    def running(self) -> bool:
+        return (self.directory / "data" / "postmaster.pid").exists()
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the server and its children."""
+        first = (self.directory / "data" / "postmaster.pid").read_text().splitlines()[0]
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [int(first), *map(int, children)]
 
     def start(self) -> None:
         options = (
@@ -88,8 +94,9 @@ class PostgresCluster:
         )
         self._run("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", "30", "-o", options, "start")
 
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
+    def stop(self, mode: str = "immediate") -> None:
+        """``fast`` keeps the data; ``immediate`` does not care (fsync is off)."""
+        self._run("pg_ctl", "-D", "data", "-w", "-m", mode, "stop")
 
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
