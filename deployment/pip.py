@@ -74,7 +74,8 @@ def install(
 
     Raises Failure with the end of pip's output and a hint.
     """
-    words = [*pip, "install", "--quiet", "--no-input", "--no-user", "--progress-bar=off"]
+    # Not --quiet: pip would keep to itself that the index did not answer.
+    words = [*pip, "install", "--no-input", "--no-user", "--progress-bar=off"]
     words += ["--disable-pip-version-check", "--require-hashes", *flags, "-r", str(requirements)]
     kept = {name: value for name, value in environ.items() if name not in MOVERS}
     # pip warns of its cache's owner and of running as root; neither matters inside .venv.
