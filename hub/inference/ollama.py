@@ -58,6 +58,8 @@ class OllamaClient:
         self.provider = provider
         self.active = 0
         """Answers being streamed now."""
+        self.trouble: str | None = None
+        """Why the server could not be reached when it was last asked; None if it could."""
         self._first_token_s = first_token_s
         self._next_token_s = next_token_s
         self._shown: dict[str, ModelInfo | None] = {}
@@ -70,6 +72,11 @@ class OllamaClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=not _is_loopback(host),
         )
+
+    @property
+    def bare_host(self) -> str:
+        """The URL without credentials, fit to be shown."""
+        return _bare(self.host)
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
         """Stream an answer; see ``ModelClient.chat``."""
@@ -109,6 +116,7 @@ class OllamaClient:
                     raise self._slow(patience, request.model) from None
                 if done:
                     continue
+                self.trouble = None
                 patience, message = self._next_token_s, part.message
                 if message.thinking:
                     yield ReasoningDelta(message.thinking)
@@ -146,6 +154,7 @@ class OllamaClient:
             raise self._away(error) from error
         found = tuple(info for info in shown if info is not None)
         self._contexts = {info.name: info.context_length for info in found}
+        self.trouble = None
         return found
 
     async def _describe(
@@ -180,6 +189,7 @@ class OllamaClient:
                 await self._api.list()
         except (ollama.ResponseError, TimeoutError, *_BROKEN):
             return False
+        self.trouble = None
         return True
 
     async def close(self) -> None:
@@ -194,17 +204,15 @@ class OllamaClient:
         )
 
     def _away(self, error: Exception) -> Fault:
-        _log.warning("model_server_away", host=_bare(self.host), error=repr(error))
+        _log.warning("model_server_away", host=self.bare_host, error=repr(error))
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | ConnectionError):
             what = "Nothing answers there: start it"
         elif isinstance(error, json.JSONDecodeError | pydantic.ValidationError):
             what = "What answers there does not speak Ollama's protocol: correct OLLAMA_HOST"
         else:
             what = "The connection broke: see whether it still runs"
-        return Fault(
-            "model_unavailable",
-            f"The model server at {_bare(self.host)} is not available. {what}, then retry.",
-        )
+        self.trouble = f"The model server at {self.bare_host} is not available. {what}, then retry."
+        return Fault("model_unavailable", self.trouble)
 
     def _refused(self, error: ollama.ResponseError, model: str) -> Fault:
         _log.warning("model_server_refused", status=error.status_code, error=error.error)

