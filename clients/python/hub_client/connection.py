@@ -237,7 +237,9 @@ class Connection:
                 if not self._may_return(error):
                     return self._end(error)
                 ready_for = time.monotonic() - self._ready_at if self._ready_at else 0.0
-                wait = self._backoff.lost(ready_for=ready_for, code=error.code, reason=error.reason)
+                wait = self._backoff.lost(
+                    ready_for=ready_for, code=error.code, retry_after=error.retry_after
+                )
             except HubError as error:
                 if not self._opened.done() or not _passing(error):
                     return self._end(error)

@@ -31,6 +31,7 @@
     └── BadFrame              the peer sent something that is not the protocol
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -293,13 +294,19 @@ class ConnectFailed(HubError):
 
 
 class ConnectionClosed(HubError):
-    """The connection ended. ``code`` is the WebSocket close code (1006: without one)."""
+    """The connection ended. ``code`` is the WebSocket close code (1006: without one), ``reason``
+    its name (the hub sends ``{"reason", "retry_after_ms"?}``, others send text), ``retry_after``
+    the seconds that the hub asks to wait.
+    """
 
     def __init__(self, code: int, reason: str = "", message: str | None = None) -> None:
         name, meaning = CLOSES.get(code, ("", ""))
-        super().__init__(message or meaning or f"The connection was closed ({code} {reason})")
+        told = _told(reason)
         self.code = code
-        self.reason = reason or name
+        self.reason = str(told.get("reason") or name or reason)
+        wait = told.get("retry_after_ms")
+        self.retry_after = max(wait / 1000, 0.0) if isinstance(wait, int | float) else 0.0
+        super().__init__(message or meaning or f"The connection was closed ({code} {self.reason})")
 
     @property
     def reconnect(self) -> bool:
@@ -311,6 +318,14 @@ class ConnectionLost(ConnectionClosed):
     """The connection broke after a request was sent and before its answer came. Whether the hub
     acted on it is unknown, and it is not safe to repeat without looking.
     """
+
+
+def _told(reason: str) -> Mapping[str, Any]:
+    try:
+        told = json.loads(reason)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 class CallTimedOut(HubError, TimeoutError):

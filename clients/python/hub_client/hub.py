@@ -94,17 +94,18 @@ class Connecting:
         self._hub: Hub | None = None
 
     def __await__(self) -> Generator[Any, None, Hub]:
-        return self._open().__await__()
+        return self.open().__await__()
 
     async def __aenter__(self) -> Hub:
-        self._hub = await self._open()
+        self._hub = await self.open()
         return self._hub
 
     async def __aexit__(self, *_: object) -> None:
         if self._hub is not None:
             await self._hub.close()
 
-    async def _open(self) -> Hub:
+    async def open(self) -> Hub:
+        """Connect; close the hub yourself."""
         hub, connection = self._make()
         await connection.open()
         return hub

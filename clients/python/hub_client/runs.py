@@ -261,7 +261,7 @@ class RunStream:
         position = self._subscription.position if self._subscription else None
         epoch, seq = position or ("", 0)
         at = Event(f"conversation:{self.conversation_id}", epoch, seq, 0, SNAPSHOT, {})
-        events = follower.settle(at, run, sorted(stored, key=lambda message: message.created_at))
+        events = follower.settle(at, run, stored)
         if self._follower is None:
             self._made.extend(events)
         return events

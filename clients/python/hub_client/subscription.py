@@ -9,7 +9,7 @@ from hub_client.events import Event, Position
 from hub_client.faults import BadFrame, CallTimedOut, ConnectionClosed, ResumeGap
 from hub_client.mailbox import Mailbox
 
-_PAGE = 500
+_PAGE = 200
 
 
 class Source(Protocol):
@@ -101,11 +101,10 @@ class Subscription:
         mailbox = self._mailbox
         catch_up = mailbox.catch_up
         assert catch_up is not None
-        after = {"epoch": catch_up.after.epoch, "seq": catch_up.after.seq}
-        params = {"channel": self.channel, "after": after, "limit": _PAGE}
+        params = {"channel": self.channel, "after": catch_up.after.seq, "limit": _PAGE}
         try:
             page = await self._source.call("channel.history", params)
-            mailbox.fill(_events(self.channel, catch_up.after.epoch, page))
+            mailbox.fill(_events(self.channel, page))
         except ResumeGap:
             since = mailbox.restart()
             if since is not None:
@@ -120,16 +119,15 @@ def defer(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments
         loop.call_soon_threadsafe(call, *arguments)
 
 
-def _events(channel: str, epoch: str, page: dict[str, Any]) -> list[Event]:
-    items = page.get("items")
-    if not isinstance(items, list):
-        raise BadFrame("a history without items")
+def _events(channel: str, page: dict[str, Any]) -> list[Event]:
+    epoch, items = page.get("epoch"), page.get("items")
+    if not isinstance(epoch, str) or not isinstance(items, list):
+        raise BadFrame("a history without epoch or items")
     events: list[Event] = []
     for item in items:
         match item:
             case {"seq": int(seq), "event": {"type": str(kind)} as event}:
-                at = item.get("epoch", page.get("epoch", epoch))
-                events.append(Event(channel, at, seq, item.get("span", 1), kind, event))
+                events.append(Event(channel, epoch, seq, item.get("span", 1), kind, event))
             case _:
                 raise BadFrame("a history item without seq or event")
     return events

@@ -1,6 +1,6 @@
 """Fixtures of the SDK's tests."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from hub_client import Hub, connect
@@ -10,10 +10,9 @@ from tests.clients.python.scripted_hub import Conversations
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("HUB_URL", "HUB_TOKEN", "HUB_EMAIL"):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HUB_URL", "HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    yield
 
 
 @pytest.fixture

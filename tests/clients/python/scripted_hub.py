@@ -7,7 +7,7 @@ import itertools
 import json
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +111,7 @@ class ScriptedHub:
         assert self._server is not None
         self.peers.clear()
         for connection in list(self._server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
 
     async def close(self, code: int, reason: str = "") -> None:
         for peer in list(self.peers):
@@ -149,10 +149,15 @@ class ScriptedHub:
 
     async def history(self, params: Params) -> Params:
         log, after = self.logs[params["channel"]], params["after"]
-        if after["epoch"] != log.epoch or after["seq"] < log.first - 1:
+        if after and after < log.first - 1:
             raise Refusal(4100, "resume_gap")
-        later = [entry for entry in log.entries if entry["seq"] > after["seq"]]
-        return {"epoch": log.epoch, "items": later[: min(params["limit"], 3)]}
+        later = [
+            {"seq": entry["seq"], "event": entry["event"]}
+            for entry in log.entries
+            if entry["seq"] > after
+        ]
+        page = later[: min(params["limit"], 3)]
+        return {"epoch": log.epoch, "first": log.first, "last": log.seq, "items": page}
 
     async def nothing(self, params: Params) -> Params:
         return {}
@@ -259,7 +264,7 @@ class Conversations(ScriptedHub):
         self.runs: dict[str, Params] = {}
         self.sent: dict[str, Params] = {}
         self.stored: list[Params] = []
-        self.script: Callable[[str], Awaitable[None]] = self.answer
+        self.script: Callable[[str], Coroutine[Any, Any, None]] = self.answer
         self.words = ["Hello", " ", "there"]
         self.answers |= {
             "conversation.create": self.create,
