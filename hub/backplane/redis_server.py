@@ -214,6 +214,8 @@ class Server:
                     if call.unsure and not call.again:
                         call.fail(error)
                 batch = [call for call in batch if not call.future.done()]
+                if not batch:
+                    return
             else:
                 if redirects:
                     await self._redirected(self, redirects)

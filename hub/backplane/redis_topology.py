@@ -41,7 +41,7 @@ class Topology:
         }
         self._connection = options.pop("connection_class", Connection)
         if not issubclass(self._connection, Connection):
-            raise ValueError(f"{scheme}:// is not a Redis over TCP")
+            raise ValueError(f"not redis:// or redis+cluster://, but {scheme}://")
         self._options = options
         self._servers: dict[Address, Server] = {}
         self._owners: list[Server] = []

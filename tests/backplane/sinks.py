@@ -1,11 +1,20 @@
 """What a subscriber saw, and how to wait for it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 DEADLINE_S = 10.0
 
 Seen = tuple[str, str, int, bytes]
+
+
+async def eventually(true: Callable[[], Awaitable[object]]) -> None:
+    """Ask again and again until it is so. Raises TimeoutError after ``DEADLINE_S``."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if await true():
+                return
+            await asyncio.sleep(0.01)
 
 
 class Sink:

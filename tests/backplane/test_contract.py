@@ -6,7 +6,7 @@ import pytest
 
 from hub.backplane.interface import Appended, Lease, LeaseLost
 from tests.backplane.conftest import BRIEF, Nodes
-from tests.backplane.sinks import DEADLINE_S, Sink
+from tests.backplane.sinks import DEADLINE_S, Sink, eventually
 
 CHANNEL = "conversation:c_1"
 MANY = tuple(f"conversation:c_{at}" for at in range(40))  # enough to meet every cluster node
@@ -106,9 +106,11 @@ async def test_a_log_expires_after_its_last_entry_and_the_next_has_another_epoch
     nodes: Nodes,
 ) -> None:
     first = await nodes.one.append(CHANNEL, b"x", key="k")
-    async with asyncio.timeout(DEADLINE_S):
-        while (await nodes.two.read(CHANNEL, 0)).epoch == first.epoch:
-            await asyncio.sleep(0.02)
+
+    async def another() -> bool:
+        return (await nodes.two.read(CHANNEL, 0)).epoch != first.epoch
+
+    await eventually(another)
     again = await nodes.one.append(CHANNEL, b"y", key="k")
     assert (again.seq, again.duplicate) == (1, False)
     assert again.epoch != first.epoch
@@ -234,8 +236,13 @@ async def test_a_closed_node_hears_nothing_and_its_neighbour_goes_on(nodes: Node
 
 async def test_a_sink_that_raises_costs_nobody_else_an_entry(nodes: Nodes) -> None:
     reported: list[str] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    told = asyncio.Event()
+
+    def report(_: object, context: dict[str, object]) -> None:
+        reported.append(str(context["message"]))
+        told.set()
+
+    asyncio.get_running_loop().set_exception_handler(report)
 
     def broken(channel: str, epoch: str, seq: int, data: bytes) -> None:
         raise RuntimeError("broken")
@@ -248,8 +255,7 @@ async def test_a_sink_that_raises_costs_nobody_else_an_entry(nodes: Nodes) -> No
     await nodes.one.append("conversation:c_2", b"y")
     await sink.count(2)
     async with asyncio.timeout(DEADLINE_S):
-        while not reported:
-            await asyncio.sleep(0.01)
+        await told.wait()
     assert reported == ["A sink of the backplane raised"]
 
 
@@ -342,10 +348,15 @@ async def test_the_lease_of_another_name_cannot_fence_an_append(nodes: Nodes) ->
 
 
 async def _acquire_when_free(nodes: Nodes, name: str) -> Lease:
-    async with asyncio.timeout(DEADLINE_S):
-        while (lease := await nodes.two.acquire(name, 30)) is None:
-            await asyncio.sleep(0.02)
-    return lease
+    taken: list[Lease | None] = []
+
+    async def free() -> bool:
+        taken.append(await nodes.two.acquire(name, 30))
+        return taken[-1] is not None
+
+    await eventually(free)
+    assert taken[-1] is not None
+    return taken[-1]
 
 
 # --- queue ---
@@ -426,9 +437,11 @@ async def test_only_the_first_of_many_sets_a_new_value(nodes: Nodes) -> None:
 
 async def test_a_cached_value_expires(nodes: Nodes) -> None:
     await nodes.one.cache_set("k", b"v", 0.05)
-    async with asyncio.timeout(DEADLINE_S):
-        while await nodes.two.cache_get("k") is not None:
-            await asyncio.sleep(0.01)
+
+    async def gone() -> bool:
+        return await nodes.two.cache_get("k") is None
+
+    await eventually(gone)
     assert await nodes.one.cache_set("k", b"w", 30, only_new=True)
 
 

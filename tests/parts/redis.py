@@ -125,6 +125,23 @@ class RedisClusterProcesses:
             with node.client() as client:
                 client.flushall()
 
+    def move_slot(self, slot: int) -> None:
+        """Give a slot, with its keys, to the next master, as ``redis-cli --cluster reshard``."""
+        source = next(at for at in range(3) if slot < SLOTS * (at + 1) // 3)
+        target = (source + 1) % 3
+        with self.nodes[source].client() as giver, self.nodes[target].client() as taker:
+            giver_id = giver.execute_command("CLUSTER", "MYID").decode()
+            taker_id = taker.execute_command("CLUSTER", "MYID").decode()
+            taker.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", giver_id)
+            giver.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", taker_id)
+            port = self.nodes[target].port
+            while keys := giver.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                giver.execute_command(
+                    "MIGRATE", "127.0.0.1", port, "", 0, 5000, "REPLACE", "KEYS", *keys
+                )
+            for client in (taker, giver):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", taker_id)
+
     def ok(self) -> bool:
         """Whether each server sees the whole cluster at work."""
         for node in self.nodes:
