@@ -1,6 +1,7 @@
 """A scripted model server: Ollama's protocol with exact words, delays and faults.
 
-The script is chosen by the model's name (``scripts.MODELS``) or by a directive in the last user message::
+The script is chosen by the model's name (``scripts.MODELS``) or by a directive in the last user
+message::
 
     #script {"tokens": ["Hi", " there"], "first_ms": 50, "delay_ms": 5, "end": "stop"}
 
@@ -18,6 +19,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
