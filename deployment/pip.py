@@ -46,7 +46,8 @@ HINTS: Final = (
     ),
     (
         r"No matching distribution found",
-        "The package index does not have it: is it a mirror, and complete?",
+        "The package index did not answer, or does not have it: is the network there, and if it "
+        "is a mirror, is it complete?",
     ),
     (r"Permission denied|Errno 13", "A file may not be written by this user."),
 )
@@ -74,8 +75,7 @@ def install(
 
     Raises Failure with the end of pip's output and a hint.
     """
-    # Not --quiet: pip would keep to itself that the index did not answer.
-    words = [*pip, "install", "--no-input", "--no-user", "--progress-bar=off"]
+    words = [*pip, "install", "--quiet", "--no-input", "--no-user", "--progress-bar=off"]
     words += ["--disable-pip-version-check", "--require-hashes", *flags, "-r", str(requirements)]
     kept = {name: value for name, value in environ.items() if name not in MOVERS}
     # pip warns of its cache's owner and of running as root; neither matters inside .venv.

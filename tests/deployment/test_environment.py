@@ -98,11 +98,11 @@ def test_a_file_with_another_hash_is_refused_and_what_was_there_still_works(
 
 
 def test_an_index_that_is_away_is_said(prepared: Checkout) -> None:
-    prepared.pin("5.0", "0" * 64)
+    prepared.pin("5.0", "0" * 64, TESTS.file)
     nowhere = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
-    environment = prepared.environment(**nowhere, PIP_FIND_LINKS="", PIP_RETRIES="0")
+    environment = prepared.environment(**nowhere, PIP_FIND_LINKS="", PIP_RETRIES="1")
     with pytest.raises(Failure, match="index could not be reached"):
-        environment.prepare(RUNTIME)
+        environment.prepare(TESTS)
 
 
 def test_pips_settings_that_would_install_elsewhere_do_not_count(prepared: Checkout) -> None:

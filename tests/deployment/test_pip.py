@@ -14,7 +14,7 @@ OUTPUTS = {
     "on device",
     "was pinned": "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
     "could not be compiled": "error: command 'gcc' failed: No such file or directory",
-    "is it a mirror": "ERROR: No matching distribution found for orjson==3.13.0",
+    "if it is a mirror": "ERROR: No matching distribution found for orjson==3.13.0",
     "may not be written": "ERROR: Could not install packages: [Errno 13] Permission denied: '/x'",
 }
 
