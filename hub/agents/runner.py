@@ -252,7 +252,8 @@ class Runner:
         )
         asked_at = perf_counter()
         waiting = True
-        parts = self._catalogue.client().chat(request)
+        client = self._catalogue.client()
+        parts = client.chat(request)
         async with aclosing(parts):
             async for part in parts:
                 if waiting:

@@ -214,14 +214,29 @@ class Accounts:
         Raises Fault("not_found") for an address without an account, or one that cannot enter.
         """
         async with self._database.write(EVERY_TENANT) as session:
-            user = await _find(session, email)
-            tenant = await _choose_tenant(session, user.id, None) if user else None
-            if user is None or tenant is None:
-                raise Fault("not_found", "No active account with this address.")
-            if not await self._sessions.may_enter(session, user.id, tenant):
-                raise Fault("not_found", "No active account with this address.")
-            pair = await self._sessions.open(session, user.id, tenant, "hub token")
+            user_id, tenant_id = await self._entrance(session, email)
+            pair = await self._sessions.open(session, user_id, tenant_id, "hub token")
         return pair.access_token
+
+    async def login_code_for(self, email: str = ADMINISTRATOR) -> str:
+        """A code that signs a user in once, for an operator at the machine.
+
+        Raises Fault("not_found") for an address without an account, or one that cannot enter.
+        """
+        async with self._database.read(EVERY_TENANT) as session:
+            user_id, tenant_id = await self._entrance(session, email)
+        return await self.login_link(user_id, tenant_id)
+
+    async def _entrance(self, session: AsyncSession, email: str) -> tuple[str, str]:
+        user = await _find(session, email)
+        tenant_id = await _choose_tenant(session, user.id, None) if user else None
+        if (
+            user is None
+            or tenant_id is None
+            or not await self._sessions.may_enter(session, user.id, tenant_id)
+        ):
+            raise Fault("not_found", f"There is no active account {email}.")
+        return user.id, tenant_id
 
     async def _check_invitation(self, session: AsyncSession, code: str, address: str) -> None:
         invitation = await session.get(Invitation, digest(code))

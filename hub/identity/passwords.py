@@ -8,6 +8,7 @@ so that the same characters from another keyboard are the same password.
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ MIN_CHARACTERS: Final = 12
 MAX_CHARACTERS: Final = 128
 
 _SCHEME: Final = "sha384-bcrypt:"
+_STORED: Final = re.compile(re.escape(_SCHEME) + r"\$2b\$\d\d\$[./A-Za-z0-9]{53}")
 _WAITING: Final = 64
 
 Result = TypeVar("Result")
@@ -110,7 +112,7 @@ def _hash(password: str, cost: int) -> str:
 
 
 def _verify(password: str, stored: str) -> bool:
-    if not stored.startswith(_SCHEME):
+    if _STORED.fullmatch(stored) is None:
         return False
     return bcrypt.checkpw(_digest(password), stored.removeprefix(_SCHEME).encode())
 

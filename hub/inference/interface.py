@@ -5,7 +5,7 @@ and ``timeout`` (no first or next token in time). An answer that ends without th
 that it is done is a failure, not a short answer.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -74,7 +74,7 @@ class ModelClient(Protocol):
 
     provider: str
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[ChatPart]:
+    def chat(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
         """Stream an answer: any number of deltas, then exactly one ``ChatDone``, then the end.
 
         Raises Fault("model_unavailable") or Fault("timeout"). Close the iterator (``aclose``) or

@@ -165,5 +165,4 @@ async def refresh(call: Call, params: Refresh) -> Session:
 async def logout(call: Call, params: Nothing) -> Done:
     """Sign out: end this login session, its tokens and its sockets."""
     await call.services.accounts.logout(call.actor.session_id)
-    await call.services.authority.changed("session", call.actor.session_id)
     return Done()

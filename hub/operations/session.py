@@ -72,7 +72,7 @@ async def info(call: Call, params: Nothing) -> Info:
         session_id=actor.session_id,
         roles=list(actor.roles),
         permissions=sorted(actor.permissions),
-        expires_at=datetime.fromtimestamp(call.claims.exp, UTC),
+        expires_at=datetime.fromtimestamp(call.claims.expires_at, UTC),
         node=call.services.node,
     )
 

@@ -118,7 +118,7 @@ class Run(Result):
             conversation_id=row.conversation_id,
             message_id=row.message_id,
             user_id=row.user_id,
-            status=row.status,  # type: ignore[arg-type]
+            status=row.status,
             model=row.model,
             attempt=row.attempt,
             error=error,

@@ -3,8 +3,7 @@
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics import exposition as openmetrics
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -14,59 +13,79 @@ class Metrics:
     """All metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.connections = Gauge("hub_connections", "Open WebSocket connections.", **own)
-        self.subscriptions = Gauge("hub_subscriptions", "Subscriptions of channels.", **own)
+        self.registry = registry = CollectorRegistry()
+        self.connections = Gauge(
+            "hub_connections", "Open WebSocket connections.", registry=registry
+        )
+        self.subscriptions = Gauge(
+            "hub_subscriptions", "Subscriptions of channels.", registry=registry
+        )
         self.requests = Counter(
             "hub_requests",
             "Requests answered, by method, transport and fault reason (`ok` if none).",
             ("method", "transport", "reason"),
-            **own,
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "hub_request_seconds",
             "Time to answer a request, by method.",
             ("method",),
             buckets=_FAST,
-            **own,
+            registry=registry,
         )
         self.closes = Counter(
             "hub_closes",
             "WebSocket connections closed by the hub, by close code.",
             ("code",),
-            **own,
+            registry=registry,
         )
-        self.faulty_frames = Counter("hub_faulty_frames", "Frames that were refused.", **own)
-        self.events_appended = Counter("hub_events_appended", "Events appended by runs.", **own)
+        self.faulty_frames = Counter(
+            "hub_faulty_frames", "Frames that were refused.", registry=registry
+        )
+        self.events_appended = Counter(
+            "hub_events_appended", "Events appended by runs.", registry=registry
+        )
         self.events_delivered = Counter(
-            "hub_events_delivered", "Events put into outboxes, by how.", ("path",), **own
+            "hub_events_delivered",
+            "Events put into outboxes, by how.",
+            ("path",),
+            registry=registry,
         )
         self.resumes = Counter(
-            "hub_resumes", "Subscriptions begun, by outcome.", ("outcome",), **own
+            "hub_resumes", "Subscriptions begun, by outcome.", ("outcome",), registry=registry
         )
         self.gap_fills = Counter(
-            "hub_gap_fills", "Gaps in a live channel that were filled from its log.", **own
+            "hub_gap_fills",
+            "Gaps in a live channel that were filled from its log.",
+            registry=registry,
         )
-        self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), **own)
-        self.runs_active = Gauge("hub_runs_active", "Runs being driven by this process.", **own)
+        self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), registry=registry)
+        self.runs_active = Gauge(
+            "hub_runs_active", "Runs being driven by this process.", registry=registry
+        )
         self.run_takeovers = Counter(
-            "hub_run_takeovers", "Runs begun again after their worker was lost.", **own
+            "hub_run_takeovers", "Runs begun again after their worker was lost.", registry=registry
         )
         self.first_token_seconds = Histogram(
             "hub_first_token_seconds",
             "Time from a run's start to the model's first token, by model.",
             ("model",),
             buckets=_SLOW,
-            **own,
+            registry=registry,
         )
         self.tokens = Counter(
-            "hub_tokens", "Tokens used, by model and direction.", ("model", "direction"), **own
+            "hub_tokens",
+            "Tokens used, by model and direction.",
+            ("model", "direction"),
+            registry=registry,
         )
-        self.logins = Counter("hub_logins", "Sign-ins, by outcome.", ("outcome",), **own)
+        self.logins = Counter(
+            "hub_logins", "Sign-ins, by outcome.", ("outcome",), registry=registry
+        )
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The page for Prometheus and its content type, as the ``Accept`` header asks."""
         if "application/openmetrics-text" in accept:
-            return generate_openmetrics(self.registry), OPENMETRICS_TYPE
+            page: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return page, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8"

@@ -102,6 +102,13 @@ class SocketConnection:
         if transition.state is State.CLOSED:
             self.close()
 
+    def drain(self) -> None:
+        """The node is going away: say so, and close with 4001."""
+        self.notice("session.draining", {"retry_after_ms": 0})
+        self.on(Event.DRAIN)
+        if self.open:
+            self.on(Event.DRAIN_OVER)
+
     def close(self) -> None:
         """Let go of everything. The socket is closed, or being closed. Idempotent."""
         if self.open:
@@ -131,11 +138,11 @@ class SocketConnection:
     # --- credentials ---
 
     async def authenticate(self, token: str) -> Mapping[str, Any]:
-        claims = self._services.tokens.verify(token)
+        claims = self._services.tokens.read(token)
         actor = await self._services.authority.actor(claims)
-        if self.claims is not None and (claims.sub, claims.tid) != (
-            self.claims.sub,
-            self.claims.tid,
+        if self.claims is not None and (claims.user_id, claims.tenant_id) != (
+            self.claims.user_id,
+            self.claims.tenant_id,
         ):
             raise Fault("permission_denied", "A connection stays with its user and tenant.")
         first = self._state.state is State.OPENING
@@ -144,7 +151,7 @@ class SocketConnection:
             raise Fault("unauthenticated")
         self.claims = claims
         self._cancel_timers()
-        left = claims.exp - time.time()
+        left = claims.expires_at - time.time()
         self._later(left - EXPIRING_NOTICE_S, self._expiring)
         self._later(left, self._expired)
         ready = {
@@ -154,7 +161,7 @@ class SocketConnection:
             "user": actor.user_id,
             "tenant": actor.tenant_id,
             "roles": list(actor.roles),
-            "expires_at": datetime.fromtimestamp(claims.exp, UTC).isoformat(),
+            "expires_at": datetime.fromtimestamp(claims.expires_at, UTC).isoformat(),
             "heartbeat_s": HEARTBEAT_S,
             "limits": CLIENT_LIMITS,
             "resumed": False,
@@ -165,9 +172,14 @@ class SocketConnection:
             await self.recheck()
         return ready
 
+    def refused(self, fault: Fault) -> None:
+        """The credentials that were shown first were not accepted: close."""
+        events = {"token_expired": Event.TOKEN_EXPIRED, "unauthenticated": Event.AUTH_FAILED}
+        self.on(events.get(fault.reason, Event.FAILED))
+
     def _expiring(self) -> None:
         if self.claims is not None:
-            expires_at = datetime.fromtimestamp(self.claims.exp, UTC).isoformat()
+            expires_at = datetime.fromtimestamp(self.claims.expires_at, UTC).isoformat()
             self.notice("session.expiring", {"expires_at": expires_at})
 
     def _expired(self) -> None:
@@ -180,7 +192,11 @@ class SocketConnection:
         claims = self.claims
         if claims is None:
             return
-        ours = {"session": claims.sid, "user": claims.sub, "tenant": claims.tid}
+        ours = {
+            "session": claims.session_id,
+            "user": claims.user_id,
+            "tenant": claims.tenant_id,
+        }
         if kind not in ours or ours[kind] == identifier:
             self._spawn(self.recheck())
 
@@ -274,8 +290,8 @@ class SocketConnection:
                 result = await self._dispatcher.dispatch(operation, request.params, call)
             except Fault as fault:
                 self.send(encode_error(request.id, fault.body(trace_id)))
-                if operation.name == "session.authenticate" and fault.kind.http == 401:
-                    self.on(Event.AUTH_FAILED)
+                if operation.name == "session.authenticate" and self.claims is None:
+                    self.refused(fault)
                 return
             self.send(encode_reply(request.id, msgspec.Raw(result.encode())))
             # The request is answered: its id is free, and what follows holds nothing up.

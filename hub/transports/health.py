@@ -43,7 +43,7 @@ async def readiness(services: Services) -> tuple[bool, dict[str, Any]]:
         "node": services.node,
         "database": database,
         "backplane": backplane,
-        "model": dict(services.catalogue.status()),
+        "model": services.catalogue.status(),
     }
 
 

@@ -97,7 +97,7 @@ class Rest:
         return Call(
             services=self._services,
             actor=ANONYMOUS,
-            claims=None if token is None else self._services.tokens.verify(token),
+            claims=None if token is None else self._services.tokens.read(token),
             connection=None,
             transport="rest",
             trace_id=trace_id,
@@ -140,7 +140,7 @@ class Rest:
             params.setdefault("client_message_id", key[:128])
         cache = self._services.backplane
         asked = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
-        owner = f"{call.claims.tid}:{call.claims.sub}:{operation.name}:{key}"
+        owner = f"{call.claims.tenant_id}:{call.claims.user_id}:{operation.name}:{key}"
         name = "idempotent:" + hashlib.sha256(owner.encode()).hexdigest()
         if not await cache.cache_set(name, asked + _UNDER_WAY, UNDER_WAY_S, only_new=True):
             known = await cache.cache_get(name) or b""

@@ -6,7 +6,7 @@ browser's ``Last-Event-ID`` resumes it.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import orjson
@@ -86,6 +86,12 @@ class EventStreams:
         self._services = services
         self._operation = dispatcher.find("channel.subscribe")
         self._rest = rest
+        self._readers: set[_StreamReader] = set()
+
+    def drain(self) -> None:
+        """The node is going away: end every stream, so that clients resume elsewhere."""
+        for reader in self._readers:
+            reader.ended("", "draining")
 
     def route(self) -> Route:
         return Route(PATH, self._answer, methods=["GET"])
@@ -133,11 +139,16 @@ class EventStreams:
         )
 
     async def _stream(
-        self, channel: str, reader: _StreamReader, join: Join, still_allowed: object
+        self,
+        channel: str,
+        reader: _StreamReader,
+        join: Join,
+        still_allowed: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         follow = asyncio.create_task(join.follow())
         checked = beat = loop.time()
+        self._readers.add(reader)
         try:
             yield b": following %s\n\n" % channel.encode()
             while reader.end is None:
@@ -145,7 +156,7 @@ class EventStreams:
                 if loop.time() - checked >= RECHECK_S:
                     checked = loop.time()
                     try:
-                        await still_allowed()  # type: ignore[operator]
+                        await still_allowed()
                     except Fault as fault:
                         reader.end = fault.reason
                         break
@@ -157,6 +168,7 @@ class EventStreams:
                     yield b": still here\n\n"
             yield b"event: ended\ndata: %s\n\n" % orjson.dumps({"reason": reader.end})
         finally:
+            self._readers.discard(reader)
             join.abandon()
             self._services.fanout.leave(channel, reader)
             follow.cancel()

@@ -41,6 +41,11 @@ class Connections:
         self._services.metrics.connections.dec()
         connection.close()
 
+    def drain(self) -> None:
+        """The node is going away: tell every connection, and close it with 4001."""
+        for connection in list(self._all):
+            connection.drain()
+
     def _changed(self, kind: str, identifier: str) -> None:
         for connection in list(self._all):
             connection.authority_changed(kind, identifier)
@@ -125,12 +130,7 @@ class SocketEndpoint:
         try:
             await connection.authenticate(token)
         except Fault as fault:
-            if fault.reason == "token_expired":
-                connection.on(Event.TOKEN_EXPIRED)
-            elif fault.reason == "unauthenticated":
-                connection.on(Event.AUTH_FAILED)
-            else:
-                connection.on(Event.FAILED)
+            connection.refused(fault)
             return False
         return True
 

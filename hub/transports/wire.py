@@ -68,7 +68,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             # The application's task has not begun to run yet.
-            extensions: dict[str, Any] = self.scope["extensions"]  # type: ignore[assignment]
+            extensions: dict[str, Any] = self.scope["extensions"]
             extensions["hub.wire"] = self.wire
 
     def resume_writing(self) -> None:

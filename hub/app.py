@@ -1,0 +1,167 @@
+"""The composition root: makes the rooms from the settings, and the application from the rooms."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from hub.agents.conversations.transcript import Transcript
+from hub.agents.orchestrator import Orchestrator
+from hub.agents.worker import Worker
+from hub.backplane.choice import open_backplane
+from hub.events.fanout import Fanout
+from hub.identity.accounts import Accounts
+from hub.identity.authority import Authority
+from hub.identity.passwords import Passwords
+from hub.identity.signing import signing_key
+from hub.identity.tokens import Tokens
+from hub.ids import new_id
+from hub.inference.catalogue import Catalogue
+from hub.operations.call import Services
+from hub.operations.dispatcher import Dispatcher
+from hub.operations.resources import Resources
+from hub.operations.table import OPERATIONS
+from hub.settings import LOOPBACK, Settings
+from hub.storage.database import Database
+from hub.telemetry.metrics import Metrics
+from hub.transports.asyncapi import asyncapi
+from hub.transports.health import health_routes
+from hub.transports.openapi import openapi
+from hub.transports.reference import page, reference
+from hub.transports.rest import Rest, http_exception, json_response, unexpected
+from hub.transports.sse import EventStreams
+from hub.transports.websocket import SocketEndpoint
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A running node: its rooms, and the ASGI application that offers them."""
+
+    services: Services
+    application: Starlette
+    socket: SocketEndpoint
+    streams: EventStreams
+
+    def drain(self) -> None:
+        """Send the clients elsewhere; the node is about to end."""
+        self.socket.connections.drain()
+        self.streams.drain()
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[Hub]:
+    """A node with everything started, and ended in the reverse order.
+
+    Makes the data directory, the signing key and the database's tables if they are not there.
+    Raises Fault("backend_unavailable") when the database or the backplane cannot be reached, and
+    BadSettings when a setting cannot be.
+    """
+    async with AsyncExitStack() as stack:
+        services = await _services(settings, stack)
+        if worker:
+            driver = Worker(
+                orchestrator=services.orchestrator,
+                transcript=services.transcript,
+                catalogue=services.catalogue,
+                backplane=services.backplane,
+                metrics=services.metrics,
+                concurrency=settings.run_concurrency,
+            )
+            await driver.start()
+            stack.push_async_callback(driver.close)
+        yield _hub(services)
+
+
+async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
+    key = signing_key(settings)
+    node = new_id("n")
+    metrics = Metrics()
+    database = Database(settings.database)
+    await database.start()
+    stack.push_async_callback(database.close)
+    await database.migrate()
+    backplane = open_backplane(settings.redis_url, node)
+    stack.push_async_callback(backplane.close)
+    await backplane.start()
+    passwords = Passwords(settings.bcrypt_cost)
+    stack.callback(passwords.close)
+    tokens = Tokens(key, settings.jwt_algorithm, settings.access_token_minutes)
+    authority = Authority(database, backplane)
+    await authority.start()
+    catalogue = Catalogue(settings)
+    await catalogue.start()
+    stack.push_async_callback(catalogue.close)
+    fanout = Fanout(backplane, metrics)
+    stack.push_async_callback(fanout.close)
+    return Services(
+        settings=settings,
+        database=database,
+        backplane=backplane,
+        fanout=fanout,
+        accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
+        tokens=tokens,
+        authority=authority,
+        resources=Resources(database),
+        catalogue=catalogue,
+        orchestrator=Orchestrator(database, backplane),
+        transcript=Transcript(database, backplane),
+        metrics=metrics,
+        node=node,
+    )
+
+
+def _hub(services: Services) -> Hub:
+    dispatcher = Dispatcher(OPERATIONS)
+    rest = Rest(services, dispatcher)
+    streams = EventStreams(services, dispatcher, rest)
+    socket = SocketEndpoint(services, dispatcher, _origins(services.settings))
+    routes: list[BaseRoute] = [
+        Route("/ws", socket, methods=["GET"]),
+        streams.route(),
+        *rest.routes(),
+        *health_routes(services, dispatcher, rest),
+        *_documents(),
+    ]
+    application = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: http_exception, Exception: unexpected},
+    )
+    return Hub(services, application, socket, streams)
+
+
+def _origins(settings: Settings) -> set[str]:
+    """The origins of browsers that may connect: the hub's own, and the operator's list."""
+    hosts = set(LOOPBACK) if settings.host in LOOPBACK else {settings.host}
+    own = {f"http://{f'[{host}]' if ':' in host else host}:{settings.port}" for host in hosts}
+    return own | set(settings.allowed_origins)
+
+
+def _documents() -> list[BaseRoute]:
+    described = orjson.dumps(openapi(OPERATIONS))
+    socket_described = orjson.dumps(asyncapi(OPERATIONS))
+    read = page(reference(OPERATIONS))
+
+    async def openapi_json(request: Request) -> Response:
+        return json_response(described, 200)
+
+    async def asyncapi_json(request: Request) -> Response:
+        return json_response(socket_described, 200)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(read)
+
+    async def root(request: Request) -> Response:
+        return RedirectResponse("/docs")
+
+    return [
+        Route("/openapi.json", openapi_json),
+        Route("/asyncapi.json", asyncapi_json),
+        Route("/docs", docs),
+        Route("/", root),
+    ]

@@ -1,0 +1,133 @@
+"""The ``hub`` command."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import orjson
+
+from hub import __version__
+from hub.cli import administration, doctor, serving
+from hub.faults import Fault
+from hub.identity.accounts import ADMINISTRATOR
+from hub.operations.table import OPERATIONS
+from hub.settings import BadSettings, read_settings
+from hub.telemetry.logs import configure_logs
+from hub.transports.asyncapi import asyncapi
+from hub.transports.openapi import openapi
+from hub.transports.reference import reference
+
+# Commands that are whole programs of their own, with their own --help. They are imported when they
+# are asked for: the terminal client knows nothing of the server, and the server nothing of it.
+_PROGRAMS: Final = {
+    "chat": ("hub_client.chat", "talk with a model in the terminal, through a hub"),
+    "local-model": ("hub.inference.local", "serve a small model by Ollama's protocol"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in _PROGRAMS:
+        program = import_module(_PROGRAMS[words[0]][0])
+        status: int = program.main(words[1:])
+        return status
+    given = _parser().parse_args(words)
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        return 130
+    except BadSettings as error:
+        complaint = f"bad settings: {error}"
+    except Fault as fault:
+        complaint = fault.message
+    except serving.CannotServe as error:
+        complaint = str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complaint = f"{where}{error.strerror or error}"
+    print(f"hub: {complaint}", file=sys.stderr)
+    return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.command in _DOCUMENTS:
+        print(_DOCUMENTS[given.command]())
+        return 0
+    settings = read_settings(
+        HUB_HOST=getattr(given, "host", None),
+        HUB_PORT=getattr(given, "port", None),
+        HUB_DATA_DIR=given.data_dir,
+    )
+    configure_logs(form=settings.log_format, level=settings.log_level)
+    if given.command == "serve":
+        return serving.serve(settings, worker=not given.no_worker, greet=given.greet)
+    if given.command == "worker":
+        return serving.work(settings)
+    if given.command == "doctor":
+        return asyncio.run(doctor.examine(settings))
+    steps = {
+        "init": lambda: administration.init(settings),
+        "token": lambda: administration.token(settings, given.email),
+        "link": lambda: administration.link(settings, given.email),
+        "user": lambda: administration.create_user(settings, given),
+    }
+    return asyncio.run(steps[given.command]())
+
+
+_DOCUMENTS: Final = {
+    "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
+    "asyncapi": lambda: orjson.dumps(asyncapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
+    "reference": lambda: reference(OPERATIONS).rstrip("\n"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hub",
+        description="The realtime agent hub. Settings come from the environment and .env "
+        "(see `hub reference`).",
+    )
+    parser.add_argument("--version", action="version", version=f"hub {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name not in _DOCUMENTS:
+            added.add_argument("--data-dir", metavar="DIR", help="default: HUB_DATA_DIR or .hub")
+        return added
+
+    serve = command("serve", "serve clients, and drive runs unless --no-worker")
+    serve.add_argument("--host", help="address to listen on (default: HUB_HOST or 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port (default: HUB_PORT or 8000; 0: a free one)")
+    serve.add_argument("--no-worker", action="store_true", help="leave runs to `hub worker`")
+    serve.add_argument(
+        "--greet", action="store_true", help="print the address and a one-time login link"
+    )
+    command("worker", "drive runs, on the backplane of HUB_REDIS_URL")
+    command("init", "make the data directory, the secrets, the tables and the administrator")
+    user = commands.add_parser("user", help="administer users").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    create = user.add_parser("create", help="create a user")
+    create.add_argument("--data-dir", metavar="DIR")
+    create.add_argument("--email", required=True)
+    create.add_argument("--tenant", default="default", help="tenant's name (default: default)")
+    create.add_argument("--role", default="member", help="role in the tenant (default: member)")
+    create.add_argument("--name", help="display name")
+    create.add_argument(
+        "--password-stdin", action="store_true", help="read the password from standard input"
+    )
+    token = command("token", "print an access token for a user, who need not be asked")
+    token.add_argument("--email", required=True)
+    link = command("link", "print a one-time login code")
+    link.add_argument("--email", default=ADMINISTRATOR, help=f"default: {ADMINISTRATOR}")
+    command("doctor", "check each part and say what to do")
+    for name in _DOCUMENTS:
+        command(name, f"print the {name} document")
+    for name, (_, summary) in _PROGRAMS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    return parser

@@ -1,0 +1,103 @@
+"""What an operator does at the machine, with access to the data directory and the database."""
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from hub.faults import Fault
+from hub.identity.accounts import Accounts
+from hub.identity.passwords import Passwords
+from hub.identity.signing import signing_key
+from hub.identity.tokens import Tokens
+from hub.operations.call import Services
+from hub.settings import Settings
+from hub.storage.database import Database
+
+ADMINISTRATOR_FILE: Final = "administrator.json"
+
+
+@asynccontextmanager
+async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
+    database = Database(settings.database)
+    passwords = Passwords(settings.bcrypt_cost)
+    await database.start()
+    try:
+        await database.migrate()
+        tokens = Tokens(
+            signing_key(settings), settings.jwt_algorithm, settings.access_token_minutes
+        )
+        yield Accounts(database, passwords, tokens, settings)
+    finally:
+        passwords.close()
+        await database.close()
+
+
+async def first_administrator(services: Services) -> tuple[str, str] | None:
+    """Make the first administrator if there is no user; (e-mail, password) if one was made.
+
+    Both are kept in the data directory, readable by the operator only.
+    """
+    return await _make_administrator(services.accounts, services.settings.data_dir)
+
+
+async def _make_administrator(accounts: Accounts, data_dir: Path) -> tuple[str, str] | None:
+    made = await accounts.ensure_administrator()
+    if made is not None:
+        _keep(data_dir / ADMINISTRATOR_FILE, {"email": made[0], "password": made[1]})
+    return made
+
+
+def _keep(path: Path, secret: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(secret, file)
+
+
+async def init(settings: Settings) -> int:
+    """``hub init``"""
+    async with _accounts(settings) as accounts:
+        made = await _make_administrator(accounts, settings.data_dir)
+    print(f"Ready: {settings.data_dir}")
+    if made is not None:
+        print(f"Administrator: {made[0]}\nPassword:      {made[1]}")
+    return 0
+
+
+async def token(settings: Settings, email: str) -> int:
+    """``hub token``"""
+    async with _accounts(settings) as accounts:
+        print(await accounts.access_token_for(email))
+    return 0
+
+
+async def link(settings: Settings, email: str) -> int:
+    """``hub link``"""
+    async with _accounts(settings) as accounts:
+        print(await accounts.login_code_for(email))
+    return 0
+
+
+async def create_user(settings: Settings, given: argparse.Namespace) -> int:
+    """``hub user create``"""
+    if given.password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    elif sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") != password:
+            raise Fault("invalid_params", "The two passwords differ.")
+    else:
+        raise Fault("invalid_params", "Give the password with --password-stdin.")
+    async with _accounts(settings) as accounts:
+        user, tenant = await accounts.create_user(
+            given.email, password, given.tenant, given.role, given.name
+        )
+    print(f"{user.id} {user.email} is {given.role} of {tenant.name}")
+    return 0

@@ -1,0 +1,111 @@
+"""``hub doctor``: looks at each part, and says what to do about what is wrong."""
+
+import asyncio
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from hub.backplane.choice import open_backplane
+from hub.faults import Fault
+from hub.identity.signing import signing_key
+from hub.inference.catalogue import Catalogue
+from hub.settings import BadSettings, Settings
+from hub.storage.database import Database
+
+LEAST_FREE_BYTES: Final = 500 * 1024 * 1024
+MODEL_S: Final = 60.0
+
+
+async def examine(settings: Settings) -> int:
+    """Print a line for each part; 0 if all are well."""
+    parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
+        ("data directory", _data_dir),
+        ("signing key", _key),
+        ("database", _database),
+        ("backplane", _backplane),
+        ("model", _model),
+        ("hub", _hub),
+    ]
+    well = True
+    for name, look in parts:
+        try:
+            found = await look(settings)
+            mark = "ok"
+        except (Fault, BadSettings, OSError, ValueError) as error:
+            found = error.message if isinstance(error, Fault) else str(error)
+            mark, well = "PROBLEM", False
+        print(f"{mark:8} {name}: {found}", flush=True)
+    return 0 if well else 1
+
+
+async def _data_dir(settings: Settings) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".probe"
+    probe.write_text("probe")
+    probe.unlink()
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < LEAST_FREE_BYTES:
+        raise OSError(f"{settings.data_dir} has {free >> 20} MiB left; make room")
+    return f"{settings.data_dir}, writable, {free >> 30} GiB free"
+
+
+async def _key(settings: Settings) -> str:
+    signing_key(settings)
+    return "JWT_SECRET_KEY" if settings.jwt_secret else "generated, in the data directory"
+
+
+async def _database(settings: Settings) -> str:
+    database = Database(settings.database)
+    try:
+        await database.start()
+        await database.migrate()
+        await database.ping()
+    finally:
+        await database.close()
+    kind = settings.database.partition(":")[0]
+    return f"{kind} answers, its tables are of this version"
+
+
+async def _backplane(settings: Settings) -> str:
+    backplane = open_backplane(settings.redis_url, "doctor")
+    try:
+        await backplane.start()
+        await backplane.ping()
+    finally:
+        await backplane.close()
+    return "Redis answers" if settings.redis_url else "in memory: one process only"
+
+
+async def _model(settings: Settings) -> str:
+    catalogue = Catalogue(settings)
+    await catalogue.start()
+    try:
+        async with asyncio.timeout(MODEL_S):
+            models = await catalogue.models()
+    except TimeoutError:
+        raise OSError(f"no answer within {MODEL_S:.0f} s") from None
+    finally:
+        await catalogue.close()
+    names = ", ".join(model.name for model in models) or "none"
+    if any(model.stand_in for model in models):
+        names += " (a small stand-in; for real answers run Ollama and `ollama pull` a model)"
+    return names
+
+
+async def _hub(settings: Settings) -> str:
+    runtime = settings.data_dir / "hub.json"
+    if not runtime.exists():
+        return "not running (`hub serve` starts it)"
+    url = json.loads(runtime.read_text())["url"]
+
+    def ask() -> str:
+        try:
+            with urllib.request.urlopen(f"{url}/health/ready", timeout=5) as response:  # noqa: S310
+                return str(json.load(response)["status"])
+        except urllib.error.HTTPError as error:
+            return str(json.load(error)["status"])
+
+    return f"{await asyncio.to_thread(ask)} at {url}"

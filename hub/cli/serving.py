@@ -1,0 +1,178 @@
+"""``hub serve`` and ``hub worker``: a node from its start to its end."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+from prometheus_client import start_http_server
+
+from hub.app import Hub, running
+from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
+from hub.faults import Fault
+from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
+from hub.settings import Settings
+from hub.telemetry.logs import log
+from hub.transports.wire import HubProtocol
+
+RUNTIME_FILE: Final = "hub.json"
+GRACEFUL_S: Final = 20
+BACKLOG: Final = 2_048
+
+
+class CannotServe(Exception):
+    """The node cannot start; the message says why and what to do."""
+
+
+def serve(settings: Settings, *, worker: bool, greet: bool) -> int:
+    """Serve until SIGTERM or SIGINT. Raises CannotServe, Fault, BadSettings, OSError."""
+    if not worker and settings.redis_url is None:
+        raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
+    listening = _listen(settings.host, settings.port)
+    bound = settings.model_copy(update={"port": listening.getsockname()[1]})
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(bound, listening, worker=worker, greet=greet))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise CannotServe(
+            f"cannot listen on {host} port {port}: {error.strerror}. "
+            "Choose another port with --port or HUB_PORT (0 picks a free one)."
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says goodbye to the hub's clients before it closes their connections."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in sockets or ():
+            listening.close()
+        self._hub.drain()
+        await super().shutdown(sockets)
+
+
+async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, greet: bool) -> int:
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(running(settings, worker=worker))
+        generated = await first_administrator(hub.services)
+        if settings.metrics_port is not None:
+            _serve_metrics(settings, hub)
+        config = uvicorn.Config(
+            hub.application,
+            ws=HubProtocol,
+            http="httptools",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws_max_size=MAX_FRAME_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=HEARTBEAT_S,
+            ws_ping_timeout=PONG_DEADLINE_S,
+            timeout_graceful_shutdown=GRACEFUL_S,
+            server_header=False,
+        )
+        server = _Server(config, hub)
+        url = _url(settings)
+        stack.enter_context(_runtime_file(settings.data_dir / RUNTIME_FILE, url))
+        log.info("the hub is up", url=url, node=hub.services.node)
+        if greet:
+            await _greet(hub, url, generated)
+        await server.serve(sockets=[listening])
+    log.info("the hub has ended")
+    return 0
+
+
+def _serve_metrics(settings: Settings, hub: Hub) -> None:
+    assert settings.metrics_port is not None
+    try:
+        start_http_server(
+            settings.metrics_port, settings.host, registry=hub.services.metrics.registry
+        )
+    except OSError as error:
+        raise CannotServe(
+            f"cannot serve metrics on port {settings.metrics_port}: {error.strerror}; "
+            "see HUB_METRICS_PORT."
+        ) from None
+
+
+def _url(settings: Settings) -> str:
+    # Who listens everywhere is reached at loopback from here.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+@contextmanager
+def _runtime_file(path: Path, url: str) -> Iterator[None]:
+    """``hub.json`` tells others on this machine where this data directory's hub is."""
+    made = path.with_suffix(f".{os.getpid()}")
+    made.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+    made.replace(path)
+    try:
+        yield
+    finally:
+        try:
+            if json.loads(path.read_text())["pid"] == os.getpid():
+                path.unlink()
+        except (OSError, ValueError, KeyError):
+            log.warning("the runtime file was changed by somebody else", path=str(path))
+
+
+async def _greet(hub: Hub, url: str, generated: tuple[str, str] | None) -> None:
+    services = hub.services
+    lines = [f"\nThe hub is up at {url}   (reference: {url}/docs, stop: ctrl-C)"]
+    try:
+        code = await services.accounts.login_code_for()
+        lines.append(f"Sign in once, within 10 minutes:  {url}/#code={code}")
+    except Fault:
+        log.info("there is no administrator to make a login link for")
+    if generated is not None:
+        email, password = generated
+        kept = services.settings.data_dir / ADMINISTRATOR_FILE
+        lines += [f"Administrator:  {email}", f"Password:       {password}   (kept in {kept})"]
+    status = services.catalogue.status()
+    if status.get("detail"):
+        lines.append(f"Model:          {status['detail']}")
+    print("\n".join(lines), file=sys.stdout, flush=True)
+
+
+def work(settings: Settings) -> int:
+    """Drive runs until SIGTERM or SIGINT. Raises CannotServe, Fault, BadSettings."""
+    if settings.redis_url is None:
+        raise CannotServe("a worker needs HUB_REDIS_URL; without Redis `hub serve` drives runs.")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_work(settings))
+
+
+async def _work(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, worker=True) as hub:
+        log.info("the worker is up", node=hub.services.node)
+        await stop.wait()
+    log.info("the worker has ended")
+    return 0
