@@ -60,9 +60,12 @@ def encode_request(request: Request) -> str:
 
     Raises BadFrame if a parameter is not JSON or the frame is larger than the hub accepts.
     """
-    frame: dict[str, Any] = {"jsonrpc": "2.0", "id": request.id, "method": request.method}
-    if request.params:
-        frame["params"] = request.params
+    frame = {
+        "jsonrpc": "2.0",
+        "id": request.id,
+        "method": request.method,
+        "params": request.params,
+    }
     try:
         text = _dump(frame)
         size = len(text.encode())  # a lone surrogate fails here, and would at the hub
@@ -123,7 +126,7 @@ def _decode_event(params: dict[str, Any]) -> Event:
     match params, event:
         case {"channel": str(channel), "epoch": str(epoch), "seq": int(seq)}, {"type": str(kind)}:
             assert isinstance(event, dict)
-            if isinstance(span, int) and 1 <= span <= seq:
+            if type(seq) is int and type(span) is int and 1 <= span <= seq:  # True is no number
                 return Event(channel, epoch, seq, span, kind, event)
     raise BadFrame("an event without channel, epoch, seq or type, or with an impossible span")
 

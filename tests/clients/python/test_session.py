@@ -1,0 +1,380 @@
+"""The pure session: correlation, resuming, and events without gap or repeat, whatever happens."""
+
+import json
+from typing import Any
+
+import pytest
+from hub_client.effects import Answered, Delivered, Effect, Ended, Refused, Send, Subscribed
+from hub_client.events import SNAPSHOT, Position
+from hub_client.faults import (
+    BadFrame,
+    ConnectionClosed,
+    ConnectionLost,
+    NotFound,
+    ResumeGap,
+    SubscriptionEnded,
+)
+from hub_client.session import Session, State
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+CHANNEL = "conversation:c_1"
+
+
+def frame(**members: Any) -> str:
+    return json.dumps({"jsonrpc": "2.0"} | members)
+
+
+def event(seq: int, *, span: int = 1, epoch: str = "e1", text: str = "x") -> str:
+    params = {"channel": CHANNEL, "epoch": epoch, "seq": seq, "span": span}
+    body = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text}
+    return frame(method="event", params=params | {"event": body})
+
+
+def sent(effects: list[Effect]) -> list[dict[str, Any]]:
+    return [json.loads(effect.text) for effect in effects if isinstance(effect, Send)]
+
+
+def ready(session: Session) -> list[Effect]:
+    return session.opened() + session.received(frame(method="session.ready", params={}))
+
+
+def subscribed(session: Session, effects: list[Effect], seq: int = 0, **more: Any) -> list[Effect]:
+    (request,) = sent(effects)
+    assert request["method"] == "channel.subscribe"
+    result = {"epoch": "e1", "seq": seq, "recovered": True} | more
+    return session.received(frame(id=request["id"], result=result))
+
+
+def test_replies_find_their_requests_in_any_order() -> None:
+    session = Session()
+    ready(session)
+    first, _ = session.call("conversation.get", {"conversation_id": "a"})
+    second, _ = session.call("conversation.get", {"conversation_id": "b"})
+    assert session.received(frame(id=second, result={"n": 2})) == [Answered(second, {"n": 2})]
+    assert session.received(frame(id=first, result={"n": 1})) == [Answered(first, {"n": 1})]
+    assert session.received(frame(id=first, result={"n": 1})) == []
+
+
+def test_an_error_reply_is_the_typed_error_of_its_request() -> None:
+    session = Session()
+    ready(session)
+    number, _ = session.call("run.get", {})
+    error = {"code": 4040, "message": "No.", "data": {"reason": "not_found"}}
+    (effect,) = session.received(frame(id=number, error=error))
+    assert isinstance(effect, Refused)
+    assert isinstance(effect.error, NotFound)
+
+
+def test_a_request_made_while_offline_is_sent_when_the_session_is_ready() -> None:
+    session = Session()
+    number, effects = session.call("conversation.create", {})
+    assert effects == []
+    (request,) = sent(ready(session))
+    assert request["id"] == number
+
+
+def test_a_lost_connection_repeats_what_is_safe_and_fails_what_is_not() -> None:
+    session = Session()
+    ready(session)
+    read, _ = session.call("run.get", {"run_id": "r"})
+    send, _ = session.call("message.send", {"client_message_id": "k", "content": "hi"})
+    nameless, _ = session.call("message.send", {"content": "hi"})
+    create, _ = session.call("conversation.create", {})
+    effects = session.lost(ConnectionClosed(1006))
+    assert {effect.id for effect in effects if isinstance(effect, Refused)} == {nameless, create}
+    assert all(isinstance(e.error, ConnectionLost) for e in effects if isinstance(e, Refused))
+    assert [request["id"] for request in sent(ready(session))] == [read, send]
+
+
+def test_a_request_whose_caller_left_is_not_repeated_and_its_reply_is_ignored() -> None:
+    session = Session()
+    ready(session)
+    number, _ = session.call("run.get", {})
+    session.forget(number)
+    assert session.received(frame(id=number, result={})) == []
+    session.lost(ConnectionClosed(1006))
+    assert sent(ready(session)) == []
+
+
+def test_the_session_resumes_after_the_last_event_it_delivered() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, "start"))
+    session.received(event(1))
+    session.received(event(4, span=3))
+    session.lost(ConnectionClosed(1006))
+    (request,) = sent(ready(session))
+    assert request["params"] == {"channel": CHANNEL, "since": {"epoch": "e1", "seq": 4}}
+
+
+def test_a_repeated_event_is_dropped() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), 7)
+    assert session.received(event(7)) == []
+    assert len(session.received(event(8))) == 1
+    assert session.received(event(8)) == []
+    assert session.received(event(8, span=2)) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [event(12), event(11, span=3), event(11, epoch="e2")],
+    ids=["a gap", "an overlapping span", "another log"],
+)
+def test_events_that_do_not_follow_are_asked_for_again(bad: str) -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), 9)
+    assert len(session.received(event(10))) == 1
+    (leave,) = sent(session.received(bad))
+    assert leave["method"] == "channel.unsubscribe"
+    assert session.received(event(11)) == []  # on its way out; it comes again
+    effects = session.received(frame(id=leave["id"], result={}))
+    assert sent(effects)[0]["params"]["since"] == {"epoch": "e1", "seq": 10}
+    subscribed(session, effects, 10)
+    assert len(session.received(event(11))) == 1
+
+
+def test_a_gap_that_stays_ends_the_subscription_with_an_error() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), 9)
+    effects: list[Effect] = []
+    for _ in range(4):
+        effects = session.received(event(20))
+        if any(isinstance(effect, Ended) for effect in effects):
+            break
+        (leave,) = sent(effects)
+        subscribed(session, session.received(frame(id=leave["id"], result={})), 9)
+    assert isinstance(effects[0], Ended)
+    assert isinstance(effects[0].error, ResumeGap)
+
+
+def test_a_position_that_is_gone_gives_the_snapshot_in_place_of_the_events() -> None:
+    session = Session()
+    ready(session)
+    effects = session.want(CHANNEL, ("e0", 3))
+    snapshot = {"type": SNAPSHOT, "messages": []}
+    effects = subscribed(session, effects, 40, recovered=False, snapshot=snapshot)
+    joined, delivered = effects
+    assert joined == Subscribed(CHANNEL, Position("e1", 40))
+    assert isinstance(delivered, Delivered)
+    assert (delivered.event.type, delivered.event.recovered) == (SNAPSHOT, True)
+    assert len(session.received(event(41))) == 1
+
+
+def test_a_hub_that_neither_resumes_nor_gives_a_snapshot_is_not_believed() -> None:
+    session = Session()
+    ready(session)
+    effects = subscribed(session, session.want(CHANNEL, ("e1", 3)), 40)
+    assert isinstance(effects[0], Ended)
+    assert sent(effects)[0]["method"] == "channel.unsubscribe"
+
+
+def test_unsubscribe_and_subscribe_are_never_in_flight_together() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None))
+    (leave,) = sent(session.unwant(CHANNEL))
+    assert session.want(CHANNEL, "start") == []
+    (back,) = sent(session.received(frame(id=leave["id"], result={})))
+    assert back["params"]["since"] == "start"
+
+
+def test_a_subscription_that_nobody_wants_any_more_when_it_comes_is_left() -> None:
+    session = Session()
+    ready(session)
+    effects = session.want(CHANNEL, None)
+    assert session.unwant(CHANNEL) == []
+    (leave,) = sent(subscribed(session, effects))
+    assert leave["method"] == "channel.unsubscribe"
+    assert session.received(frame(id=leave["id"], result={})) == []
+    session.lost(ConnectionClosed(1006))
+    assert sent(ready(session)) == []
+
+
+def test_a_subscription_that_the_hub_ends_says_why() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None))
+    params = {"channel": CHANNEL, "reason": "permission_denied"}
+    effects = session.received(frame(method="subscription.ended", params=params))
+    (ended,) = [effect for effect in effects if isinstance(effect, Ended)]
+    assert isinstance(ended.error, SubscriptionEnded)
+    assert ended.error.reason == "permission_denied"
+    session.lost(ConnectionClosed(1006))
+    assert sent(ready(session)) == []
+
+
+def test_a_request_of_the_hub_is_answered_that_it_is_not_offered() -> None:
+    session = Session()
+    ready(session)
+    (answer,) = sent(session.received(frame(id="t1", method="tool.invoke", params={})))
+    assert (answer["id"], answer["error"]["code"]) == ("t1", -32601)
+
+
+def test_closing_fails_everything_that_waits_and_everything_after() -> None:
+    session = Session()
+    ready(session)
+    number, _ = session.call("run.get", {})
+    session.want(CHANNEL, None)
+    error = ConnectionClosed(4503)
+    assert session.closed(error) == [Refused(number, error), Ended(CHANNEL, error)]
+    with pytest.raises(ConnectionClosed):
+        session.call("run.get", {})
+    with pytest.raises(ConnectionClosed):
+        session.want(CHANNEL, None)
+
+
+def test_session_ready_twice_is_no_protocol() -> None:
+    session = Session()
+    ready(session)
+    with pytest.raises(BadFrame):
+        session.received(frame(method="session.ready", params={}))
+
+
+class Resuming(RuleBasedStateMachine):
+    """A hub with one log, and a network that breaks, against one subscriber.
+
+    The subscriber's text is always a prefix of the log's, or of the log's from a snapshot on.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        self.session = Session()
+        self.epoch, self.log, self.first = 1, list[str](), 1
+        self.inbox: list[str] = []  # frames of the hub on their way
+        self.asked: list[dict[str, Any]] = []  # requests on their way
+        self.sending: int | None = None  # what the hub's subscription has sent so far
+        self.text = ""
+        self.apply(self.session.want(CHANNEL, "start"))
+
+    def apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.asked.append(json.loads(effect.text))
+            elif isinstance(effect, Delivered):
+                event = effect.event
+                if event.type == SNAPSHOT:
+                    self.text = event.data["messages"][0]["content"]
+                else:
+                    self.text += event.delta
+            elif isinstance(effect, Ended):
+                raise AssertionError(effect.error)
+
+    def flush(self) -> None:
+        if self.sending is None:
+            return
+        text = self.log[self.sending :]
+        if text:
+            delta, self.sending = "".join(text), len(self.log)
+            epoch = f"e{self.epoch}"
+            frame = event(self.sending, span=len(text), epoch=epoch, text=delta)
+            self.inbox.append(frame)
+
+    @rule(letters=st.text("abc", min_size=1, max_size=3), joined=st.booleans())
+    def append(self, letters: str, joined: bool) -> None:
+        for letter in letters:
+            self.log.append(letter)
+            if not joined:
+                self.flush()
+        self.flush()
+
+    @rule()
+    def connect(self) -> None:
+        if self.session.state is State.OFFLINE:
+            self.apply(self.session.opened())
+            self.inbox = [frame(method="session.ready", params={})]
+            self.asked, self.sending = [], None
+
+    @rule()
+    def break_connection(self) -> None:
+        if self.session.state in (State.OPENING, State.READY):
+            self.apply(self.session.lost(ConnectionClosed(1006)))
+            self.inbox, self.asked, self.sending = [], [], None
+
+    @rule()
+    def hub_answers(self) -> None:
+        if not self.asked:
+            return
+        request = self.asked.pop(0)
+        if request["method"] == "channel.unsubscribe":
+            self.sending = None
+            self.inbox.append(frame(id=request["id"], result={}))
+            return
+        since, head = request["params"]["since"], len(self.log)
+        if since == "start" and self.first == 1:
+            at = 0
+        elif (
+            isinstance(since, dict)
+            and since["epoch"] == f"e{self.epoch}"
+            and since["seq"] >= self.first - 1
+        ):
+            at = since["seq"]
+        else:
+            at = -1
+        result: dict[str, Any] = {"epoch": f"e{self.epoch}", "seq": at, "recovered": True}
+        if at < 0:
+            snapshot = {"type": SNAPSHOT, "messages": [{"content": "".join(self.log)}]}
+            result |= {"seq": head, "recovered": False, "snapshot": snapshot}
+        self.inbox.append(frame(id=request["id"], result=result))
+        self.sending = result["seq"]
+        self.flush()
+
+    @rule(count=st.integers(1, 5))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.inbox))):
+            self.apply(self.session.received(self.inbox.pop(0)))
+
+    @rule()
+    def lose_a_frame(self) -> None:
+        """A hub with a defect; the client has to notice."""
+        if self.inbox and '"event"' in self.inbox[0] and not self.lost_one:
+            self.inbox.pop(0)
+            self.lost_one = True
+
+    lost_one = False
+
+    @rule()
+    def repeat_a_frame(self) -> None:
+        if self.inbox and '"method": "event"' in self.inbox[0]:
+            self.inbox.insert(0, self.inbox[0])
+
+    @rule()
+    def trim_the_log(self) -> None:
+        self.first = len(self.log) + 1
+
+    @rule()
+    def lose_the_log(self) -> None:
+        if self.session.state is State.OFFLINE:
+            self.epoch += 1
+            self.log, self.first = ["z"], 1
+
+    @invariant()
+    def what_was_delivered_is_the_log(self) -> None:
+        if not hasattr(self, "session") or not self.text or self.session.state is State.OFFLINE:
+            return
+        if self.session.live(CHANNEL) is not None:
+            assert "".join(self.log).startswith(self.text)
+
+    def teardown(self) -> None:
+        """In the end, on a network that works, everything arrives."""
+        if not hasattr(self, "session"):
+            return
+        self.connect()
+        self.append("d", joined=False)
+        for _ in range(20):
+            self.hub_answers()
+            self.deliver(len(self.inbox))
+        self.append("e", joined=False)
+        for _ in range(20):
+            self.deliver(len(self.inbox))
+            self.hub_answers()
+        assert self.text == "".join(self.log)
+
+
+TestResuming = Resuming.TestCase
+TestResuming.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
