@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
@@ -122,7 +122,8 @@ def _hub(services: Services) -> Hub:
     streams = EventStreams(services, dispatcher, rest)
     socket = SocketEndpoint(services, dispatcher, _origins(services.settings))
     routes: list[BaseRoute] = [
-        Route("/ws", socket, methods=["GET"]),
+        WebSocketRoute("/ws", socket),
+        Route("/ws", socket),
         streams.route(),
         *rest.routes(),
         *health_routes(services, dispatcher, rest),

@@ -257,7 +257,10 @@ class RedisBackplane:
             if link is not None:  # its answer is still to come
                 await link.close()
             raise
-        idle.append(link)
+        if self._idle.get(server) is idle:
+            idle.append(link)
+        else:  # closed meanwhile
+            await link.close()
         return None if popped is None else popped[1].decode()
 
     # --- cache and rate limits ---

@@ -76,10 +76,11 @@ class Topology:
         for server in tuple(self._servers.values()):
             await server.close()
         self._servers.clear()
+        self._owners = []
 
     def owner(self, partition: int) -> Server:
         """The server that holds a partition. Raises Fault("backend_unavailable") before
-        ``start``.
+        ``start`` and after ``close``.
         """
         if not self._owners:
             raise away()

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -59,12 +59,35 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which says goodbye to the hub's clients before it closes their connections."""
+class HubServer(uvicorn.Server):
+    """uvicorn, set up for the hub; it says goodbye to clients before it closes their sockets."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
-        super().__init__(config)
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(
+            uvicorn.Config(
+                hub.application,
+                ws=HubProtocol,
+                http="httptools",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                ws_max_size=MAX_FRAME_BYTES,
+                ws_per_message_deflate=False,
+                ws_ping_interval=HEARTBEAT_S,
+                ws_ping_timeout=PONG_DEADLINE_S,
+                timeout_graceful_shutdown=GRACEFUL_S,
+                server_header=False,
+            )
+        )
         self._hub = hub
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The base class raises the signal again when it has ended, which would kill us before the
+        # rooms are closed.
+        with _signals(lambda: self.handle_exit(signal.SIGTERM, None)):
+            yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listening in sockets or ():
@@ -73,28 +96,27 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call ``stop``."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
 async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, greet: bool) -> int:
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(running(settings, worker=worker))
         generated = await first_administrator(hub.services)
         if settings.metrics_port is not None:
             _serve_metrics(settings, hub)
-        config = uvicorn.Config(
-            hub.application,
-            ws=HubProtocol,
-            http="httptools",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ws_max_size=MAX_FRAME_BYTES,
-            ws_per_message_deflate=False,
-            ws_ping_interval=HEARTBEAT_S,
-            ws_ping_timeout=PONG_DEADLINE_S,
-            timeout_graceful_shutdown=GRACEFUL_S,
-            server_header=False,
-        )
-        server = _Server(config, hub)
+        server = HubServer(hub)
         url = _url(settings)
         stack.enter_context(_runtime_file(settings.data_dir / RUNTIME_FILE, url))
         log.info("the hub is up", url=url, node=hub.services.node)
@@ -168,11 +190,9 @@ def work(settings: Settings) -> int:
 
 async def _work(settings: Settings) -> int:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings, worker=True) as hub:
-        log.info("the worker is up", node=hub.services.node)
-        await stop.wait()
+    with _signals(stop.set):
+        async with running(settings, worker=True) as hub:
+            log.info("the worker is up", node=hub.services.node)
+            await stop.wait()
     log.info("the worker has ended")
     return 0

@@ -1,1 +1,186 @@
-"""Fixtures (see the functions)."""
+"""A real hub: in the test's own event loop, or as a process that can be killed.
+
+Both serve on a free loopback port, with SQLite in a temporary directory, the memory backplane and
+the scripted model server unless the test says otherwise.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from hub.app import Hub, running
+from hub.cli.serving import HubServer
+from hub.settings import read_settings
+from tests.parts.scripted import ScriptedModel
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PASSWORD: Final = "correct horse battery"
+START_S: Final = 30.0
+
+
+@dataclass
+class ServedHub:
+    """A hub that serves: its address, and, in process, its rooms."""
+
+    url: str
+    data_dir: Path
+    hub: Hub
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1) + "/ws"
+
+    async def sign_up(self, email: str, password: str = PASSWORD) -> dict[str, Any]:
+        """Register and sign in; what ``account.login`` answers."""
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            account = {"email": email, "password": password}
+            (await client.post("/v1/auth/register", json=account)).raise_for_status()
+            answer = await client.post("/v1/auth/login", json=account)
+            answer.raise_for_status()
+            session: dict[str, Any] = answer.json()
+            return session
+
+
+ServeHub = Callable[..., AbstractAsyncContextManager[ServedHub]]
+"""``serve_hub(**settings by environment name)``, as an async context manager."""
+
+
+@asynccontextmanager
+async def serving(
+    data_dir: Path, *, worker: bool = True, **environment: str
+) -> AsyncIterator[ServedHub]:
+    """A hub in this event loop, with these settings."""
+    listening = socket.socket()
+    listening.bind((environment.pop("HUB_HOST", "127.0.0.1"), 0))
+    listening.listen(512)
+    listening.setblocking(False)
+    host, port = listening.getsockname()
+    settings = read_settings(
+        HUB_HOST=host, HUB_PORT=port, HUB_DATA_DIR=data_dir, HUB_BCRYPT_COST="4", **environment
+    )
+    async with running(settings, worker=worker) as hub:
+        server = HubServer(hub)
+        # Not serve(): the signals of the test run are pytest's.
+        task = asyncio.create_task(server._serve([listening]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+            if task.done():
+                task.result()
+        try:
+            yield ServedHub(f"http://{host}:{port}", data_dir, hub)
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+def serve_hub(tmp_path: Path, scripted_model: ScriptedModel) -> ServeHub:
+    """Serve hubs with the scripted model; several at once share the data directory."""
+
+    def serve(*, worker: bool = True, **environment: str) -> Any:
+        environment.setdefault("OLLAMA_HOST", scripted_model.host)
+        return serving(tmp_path / ".hub", worker=worker, **environment)
+
+    return serve
+
+
+@pytest.fixture
+async def served_hub(serve_hub: ServeHub) -> AsyncIterator[ServedHub]:
+    """A hub with the defaults."""
+    async with serve_hub() as hub:
+        yield hub
+
+
+@dataclass
+class HubProcess:
+    """``hub serve`` as a process of its own. ``log`` is what it wrote to stderr and stdout."""
+
+    data_dir: Path
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.data_dir / "hub.log").read_text()
+
+    def start(self, *words: str) -> None:
+        """Start it (again), and wait until it is ready."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("HUB_", "JWT_"))}
+        paths = [str(ROOT), str(ROOT / "clients/python")]
+        with (self.data_dir / "hub.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hub", "serve", "--port", str(self.port), *words],
+                env={
+                    **clean,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                    "HUB_DATA_DIR": str(self.data_dir),
+                    "HUB_BCRYPT_COST": "4",
+                    **self.environment,
+                },
+                cwd=self.data_dir,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_S
+        while not self._ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the hub ended while starting:\n{self.log}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the hub was not ready in {START_S} s:\n{self.log}")
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health/ready", timeout=1) as answer:
+                return bool(json.load(answer)["status"] == "ready")
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def hub_process(tmp_path: Path, scripted_model: ScriptedModel) -> Iterator[HubProcess]:
+    """A hub process, not started yet; ended with the test."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = HubProcess(tmp_path / ".hub", port, {"OLLAMA_HOST": scripted_model.host})
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.kill()

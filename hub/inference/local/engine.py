@@ -21,7 +21,6 @@ SLOTS: Final = 4
 
 MAX_WAITING: Final = 64
 MAX_CONTEXT: Final = 8192
-EMBED_CONTEXT: Final = 2048
 
 SMALL_BYTES: Final = 300_000_000
 """Below this size of file a second thread slows generation down: the threads meet after every
@@ -128,7 +127,8 @@ class Engine:
 
     def _embed(self, texts: list[str], truncate: bool) -> tuple[list[list[float]], int]:
         if self._embedder is None:
-            context = min(self.model.context_length, EMBED_CONTEXT)
+            # A text is read in one batch, which takes the memory and the time of all its tokens.
+            context = min(self.model.context_length, 512 if self._small else 2048)
             self._embedder = self._open(context=context, slots=1, embeds=True)
         vectors, tokens = [], 0
         for text in texts:
