@@ -90,8 +90,8 @@ class HubServer(uvicorn.Server):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in sockets or ():
-            listening.close()
+        for server in self.servers:
+            server.close()  # nobody new, while those who are here are sent elsewhere
         self._hub.drain()
         await super().shutdown(sockets)
 
