@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib import request
 from urllib.error import HTTPError
 
+from deployment import child
 from deployment.failure import Failure
 from deployment.lock import Lock, lock_on
 from deployment.progress import Progress
@@ -24,9 +25,16 @@ START_S: Final = 180.0
 """How long a hub may take until it can answer: a first start makes its database and loads a model
 from a cold disk."""
 
-STOP_S: Final = 20.0
+CANCEL_S: Final = 5.0
+"""How long the chat may take to cancel its run."""
+
+STOP_S: Final = 30.0
+"""The hub gives its clients 20 s."""
+
 POLL_S: Final = 0.1
 LOG_LINES: Final = 15
+LOG_BYTES: Final = 1_000_000
+OK: Final = 200
 
 
 def answer(python: Path, data_dir: Path, text: str, port: int | None, progress: Progress) -> None:
@@ -34,10 +42,11 @@ def answer(python: Path, data_dir: Path, text: str, port: int | None, progress: 
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock_on(data_dir) as lock, _hub(python, data_dir, port, lock, progress) as url:
         progress.say("asking")
+        began = progress.elapsed
         status = _ask(python, data_dir, url, text)
         if status:
-            raise Failure(f"no answer (hub chat ended with {status}).\n{log_tail(data_dir)}")
-        progress.say("answered")
+            raise Failure(f"no answer: `hub chat` ended with status {status}.")
+        progress.say(f"answered in {progress.elapsed - began:.1f} s")
 
 
 def running(data_dir: Path) -> str | None:
@@ -46,17 +55,27 @@ def running(data_dir: Path) -> str | None:
         url = str(json.loads((data_dir / "hub.json").read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if _get(f"{url}/health/live") is not None else None
+    return url if _get(f"{url}/health/live")[0] == OK else None
 
 
-def log_tail(data_dir: Path) -> str:
-    """The last lines of the hub's log, with a headline; empty when there is no log."""
-    log = data_dir / "hub.log"
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-    except OSError:
-        return ""
-    return f"The end of {log}:\n" + "\n".join(f"  {line}" for line in lines)
+class Log:
+    """What a hub writes from now on, at the end of ``hub.log`` in its data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path: Final = data_dir / "hub.log"
+        if self._size() > LOG_BYTES:
+            self.path.unlink()
+        self._began = self._size()
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def tail(self) -> str:
+        """Its last lines, with a headline."""
+        with self.path.open("rb") as file:
+            file.seek(self._began)
+            lines = file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([f"The end of {self.path}:", *(f"  {line}" for line in lines)])
 
 
 @contextmanager
@@ -69,21 +88,26 @@ def _hub(
     def leaving() -> None:
         progress.say("another question is using this hub; waiting for it")
 
-    lock.share(starting)
-    url = running(data_dir)
-    if url is None:
-        lock.exclude(starting)
+    while True:
+        lock.share(starting)
         url = running(data_dir)
-    if url is not None:
-        lock.share(starting)
-        progress.say(f"a hub runs at {url}")
-        yield url
-        return
-    hub = _start(python, data_dir, port, progress)
+        if url is not None:
+            progress.say(f"a hub runs at {url}")
+            yield url
+            return
+        lock.exclude(starting)
+        if running(data_dir) is None:
+            break
+    log = Log(data_dir)
+    progress.say(f"starting a hub for this question (log: {log.path})")
+    hub = _start(python, data_dir, port, log)
     try:
-        url = _ready(hub, data_dir, progress)
+        url = _ready(hub, data_dir, log, progress)
         lock.share(starting)
-        yield url
+        try:
+            yield url
+        except Failure as failure:
+            raise Failure(f"{failure}\n{log.tail()}") from failure
     finally:
         try:
             lock.exclude(leaving)
@@ -91,43 +115,38 @@ def _hub(
             _stop(hub, progress)
 
 
-def _start(
-    python: Path, data_dir: Path, port: int | None, progress: Progress
-) -> subprocess.Popen[bytes]:
-    progress.say(f"starting a hub for this question (log: {data_dir / 'hub.log'})")
+def _start(python: Path, data_dir: Path, port: int | None, log: Log) -> subprocess.Popen[bytes]:
     # Any free port serves a hub that nobody else needs to find.
     words = [str(python), "-P", "-m", "hub", "serve", "--host", "127.0.0.1"]
     words += ["--port", str(port or 0)]
-    with (data_dir / "hub.log").open("ab") as log:
+    with log.path.open("ab") as file:
         # A session of its own: the terminal's ctrl-C is for the question, which then stops it.
         return subprocess.Popen(
             words,
             env={**os.environ, "HUB_DATA_DIR": str(data_dir)},
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
 
-def _ready(hub: subprocess.Popen[bytes], data_dir: Path, progress: Progress) -> str:
-    """Waits until the hub can answer. Returns its address."""
+def _ready(hub: subprocess.Popen[bytes], data_dir: Path, log: Log, progress: Progress) -> str:
+    """Waits until the hub can serve and its model is loaded, or cannot be. Returns its address."""
     deadline = time.monotonic() + START_S
-    reason = "it does not listen yet"
+    reason = "it does not listen"
     with progress.during("waiting until it is ready"):
         while time.monotonic() < deadline:
             if hub.poll() is not None:
-                raise Failure(
-                    f"the hub ended with status {hub.returncode} while starting.\n"
-                    f"{log_tail(data_dir)}"
-                )
+                why = f"the hub ended with status {hub.returncode} while starting."
+                raise Failure(f"{why}\n{log.tail()}")
             url = running(data_dir)
             if url is not None:
-                reason = _get(f"{url}/health/ready") or ""
-                if not reason:
+                status, reason = _get(f"{url}/health/ready")
+                if status == OK and '"state":"starting"' not in reason.replace(" ", ""):
                     return url
             time.sleep(POLL_S)
-    raise Failure(f"the hub was not ready in {START_S:.0f} s: {reason}\n{log_tail(data_dir)}")
+    raise Failure(f"the hub was not ready in {START_S:.0f} s: {reason}\n{log.tail()}")
 
 
 def _ask(python: Path, data_dir: Path, url: str, text: str) -> int:
@@ -139,9 +158,9 @@ def _ask(python: Path, data_dir: Path, url: str, text: str) -> int:
             [*hub, "link"], env=environ, stdout=subprocess.PIPE, text=True, check=False
         )
         if link.returncode:
-            raise Failure(f"could not sign in as the administrator.\n{log_tail(data_dir)}")
+            raise Failure("could not sign in as the administrator: `hub link` failed.")
         words = [*hub, "chat", "--url", url, "--code", link.stdout.strip(), "--", text]
-        return subprocess.run(words, env=environ, stdin=subprocess.DEVNULL, check=False).returncode
+        return child.run(words, environ=environ, stdin=subprocess.DEVNULL, grace_s=CANCEL_S)
     # The password goes through a pipe: never into a file or a list of processes.
     reading, writing = os.pipe()
     try:
@@ -149,9 +168,13 @@ def _ask(python: Path, data_dir: Path, url: str, text: str) -> int:
         os.close(writing)
         words = [*hub, "chat", "--url", url, "--email", account["email"]]
         words += ["--password-file", f"/dev/fd/{reading}", "--", text]
-        return subprocess.run(
-            words, env=environ, stdin=subprocess.DEVNULL, pass_fds=[reading], check=False
-        ).returncode
+        return child.run(
+            words,
+            environ=environ,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[reading],
+            grace_s=CANCEL_S,
+        )
     finally:
         os.close(reading)
 
@@ -178,13 +201,13 @@ def _stop(hub: subprocess.Popen[bytes], progress: Progress) -> None:
         hub.wait()
 
 
-def _get(url: str) -> str | None:
-    """None when nothing answers; "" for a 200; else the answer in one line."""
+def _get(url: str) -> tuple[int, str]:
+    """The status and body of an answer; status 0 when there is none."""
     opener = request.build_opener(request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=2) as reply:
-            return "" if reply.status == 200 else f"status {reply.status}"
+            return reply.status, reply.read(LOG_BYTES).decode(errors="replace")
     except HTTPError as error:
-        return f"status {error.code}: {error.read(2000).decode(errors='replace').strip()}"
-    except (OSError, ValueError):
-        return None
+        return error.code, error.read(LOG_BYTES).decode(errors="replace")
+    except (OSError, ValueError) as error:
+        return 0, str(error)

@@ -103,7 +103,7 @@ def serve(environment: Environment, port: int | None) -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns the exit status; every failure is one message on stderr."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     chosen = options(arguments)
     progress = Progress()
     # What a caller names is relative to where the caller stands, the default to the checkout.
@@ -130,5 +130,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+def terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of a signal that asks for the end: what was begun is undone on the way out."""
     raise SystemExit(128 + number)

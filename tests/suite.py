@@ -3,16 +3,16 @@
 import argparse
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
+from deployment import child
 from deployment.environment import LOCAL_MODEL, RUNTIME, TESTS, Environment
 from deployment.failure import Failure
 from deployment.progress import Progress
+from deployment.start import terminated
 from tests import machine
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -38,7 +38,11 @@ class Steps:
         """Runs a program of the environment, by module name and arguments."""
         self._progress.say(name)
         began = self._progress.elapsed
-        status = _run([str(self._environment.python), "-P", "-m", *words], self._variables())
+        status = child.run(
+            [str(self._environment.python), "-P", "-m", *words],
+            environ=self._variables(),
+            grace_s=GRACE_S,
+        )
         self.note(name, self._progress.elapsed - began, passed=status == 0)
 
     def note(self, name: str, seconds: float, *, passed: bool) -> None:
@@ -83,7 +87,7 @@ def prepare(environment: Environment, progress: Progress, steps: Steps, *, check
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0 only when every step passed."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     parser = argparse.ArgumentParser(
         prog="tests/run",
         usage="tests/run [--check] [pytest arguments]",
@@ -115,29 +119,3 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     sys.stdout.write(steps.summary() + "\n")
     return 1 if steps.failed else 0
-
-
-def _run(words: Sequence[str], variables: dict[str, str]) -> int:
-    child = subprocess.Popen(words, env=variables)
-    try:
-        return child.wait()
-    except KeyboardInterrupt:
-        # The terminal told the child too; it is ending its servers.
-        _outlast(child)
-        raise
-    except SystemExit:
-        child.send_signal(signal.SIGINT)
-        _outlast(child)
-        raise
-
-
-def _outlast(child: "subprocess.Popen[bytes]") -> None:
-    try:
-        child.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
