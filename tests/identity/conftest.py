@@ -1,0 +1,40 @@
+"""Accounts on a real database, with cheap hashes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub.identity.accounts import Accounts
+from hub.identity.passwords import Passwords
+from hub.identity.tokens import Tokens
+from hub.settings import Settings, read_settings
+from hub.storage.database import Database
+
+KEY = b"0Zb5kqXwT9vRr3mYJx7LhNn2PpQf8DsG"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return read_settings(
+        HUB_DATA_DIR=str(tmp_path / "data"), HUB_REGISTRATION="open", HUB_BCRYPT_COST=4
+    )
+
+
+@pytest.fixture
+def passwords(settings: Settings) -> Iterator[Passwords]:
+    passwords = Passwords(settings.bcrypt_cost)
+    yield passwords
+    passwords.close()
+
+
+@pytest.fixture
+def tokens(settings: Settings) -> Tokens:
+    return Tokens(KEY, settings.jwt_algorithm, settings.access_token_minutes)
+
+
+@pytest.fixture
+def accounts(
+    database: Database, passwords: Passwords, tokens: Tokens, settings: Settings
+) -> Accounts:
+    return Accounts(database, passwords, tokens, settings)

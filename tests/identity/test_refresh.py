@@ -1,0 +1,194 @@
+"""Refresh tokens: one use, one living child, and an end when a token is in two hands."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlmodel import col, select, update
+
+from hub.faults import Fault
+from hub.identity.accounts import Accounts
+from hub.identity.passwords import Passwords
+from hub.identity.sessions import GRACE, TokenPair, digest
+from hub.identity.tokens import Tokens
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession, Membership, RefreshToken, Tenant, User, now
+
+EMAIL = "ada@hub.example"
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+async def pair(accounts: Accounts) -> TokenPair:
+    await accounts.register(EMAIL, PASSWORD)
+    return await accounts.login(EMAIL, PASSWORD)
+
+
+async def is_refused(accounts: Accounts, token: str) -> bool:
+    with pytest.raises(Fault) as caught:
+        await accounts.refresh(token)
+    return caught.value.reason == "unauthenticated"
+
+
+async def is_revoked(database: Database, session_id: str) -> bool:
+    async with database.read(EVERY_TENANT) as session:
+        row = await session.get(LoginSession, session_id)
+    assert row is not None
+    return row.revoked_at is not None
+
+
+async def living(database: Database) -> list[str]:
+    async with database.read(EVERY_TENANT) as session:
+        statement = select(RefreshToken.token_hash).where(col(RefreshToken.used_at).is_(None))
+        return list((await session.exec(statement)).all())
+
+
+async def use_long_ago(database: Database, token: str) -> None:
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(
+            update(RefreshToken)
+            .where(col(RefreshToken.token_hash) == digest(token))
+            .values(used_at=now() - GRACE - timedelta(seconds=1))
+        )
+
+
+async def test_a_token_gives_the_next_of_the_same_session(
+    accounts: Accounts, tokens: Tokens, pair: TokenPair, database: Database
+) -> None:
+    following = await accounts.refresh(pair.refresh_token)
+    assert following.session_id == pair.session_id
+    assert following.refresh_token != pair.refresh_token
+    assert tokens.read(following.access_token).session_id == pair.session_id
+    last = await accounts.refresh(following.refresh_token)
+    assert await living(database) == [digest(last.refresh_token)]
+
+
+async def test_fifty_at_once_all_get_the_one_living_child(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    pairs = await asyncio.gather(*(accounts.refresh(pair.refresh_token) for _ in range(50)))
+    (child,) = {each.refresh_token for each in pairs}
+    assert await living(database) == [digest(child)]
+    assert not await is_revoked(database, pair.session_id)
+    await accounts.refresh(child)
+
+
+async def test_fifty_at_once_on_two_nodes_all_get_the_one_living_child(
+    accounts: Accounts, pair: TokenPair, database: Database, tokens: Tokens, settings: Settings
+) -> None:
+    elsewhere = Database(database.url.render_as_string(hide_password=False))
+    await elsewhere.start()
+    passwords = Passwords(cost=4)
+    nodes = [accounts, Accounts(elsewhere, passwords, tokens, settings)]
+    pairs = await asyncio.gather(
+        *(nodes[number % 2].refresh(pair.refresh_token) for number in range(50))
+    )
+    await elsewhere.close()
+    passwords.close()
+    (child,) = {each.refresh_token for each in pairs}
+    assert await living(database) == [digest(child)]
+
+
+async def test_an_answer_that_was_lost_is_given_again(accounts: Accounts, pair: TokenPair) -> None:
+    lost = await accounts.refresh(pair.refresh_token)
+    assert (await accounts.refresh(pair.refresh_token)).refresh_token == lost.refresh_token
+
+
+async def test_a_token_used_again_after_the_grace_ends_the_session(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    following = await accounts.refresh(pair.refresh_token)
+    await use_long_ago(database, pair.refresh_token)
+    assert await is_refused(accounts, pair.refresh_token)
+    assert await is_revoked(database, pair.session_id)
+    assert await is_refused(accounts, following.refresh_token)
+
+
+async def test_a_grandparent_used_again_ends_the_session_even_within_the_grace(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    following = await accounts.refresh(pair.refresh_token)
+    last = await accounts.refresh(following.refresh_token)
+    assert await is_refused(accounts, pair.refresh_token)
+    assert await is_revoked(database, pair.session_id)
+    assert await is_refused(accounts, last.refresh_token)
+
+
+async def test_ending_one_session_leaves_the_users_others(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    other = await accounts.login(EMAIL, PASSWORD)
+    await accounts.refresh(pair.refresh_token)
+    await use_long_ago(database, pair.refresh_token)
+    assert await is_refused(accounts, pair.refresh_token)
+    await accounts.refresh(other.refresh_token)
+
+
+async def test_logging_out_ends_the_session(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    await accounts.logout(pair.session_id)
+    await accounts.logout(pair.session_id)
+    await accounts.logout("s_unknown")
+    assert await is_revoked(database, pair.session_id)
+    assert await is_refused(accounts, pair.refresh_token)
+
+
+@pytest.mark.parametrize("what", ["token", "session", "user", "tenant", "membership"])
+async def test_nothing_is_refreshed_once_its_ground_is_gone(
+    accounts: Accounts, pair: TokenPair, database: Database, what: str
+) -> None:
+    async with database.write(EVERY_TENANT) as session:
+        match what:
+            case "token":
+                await session.exec(update(RefreshToken).values(expires_at=now()))
+            case "session":
+                await session.exec(update(LoginSession).values(expires_at=now()))
+            case "user":
+                await session.exec(update(User).values(disabled_at=now()))
+            case "tenant":
+                await session.exec(update(Tenant).values(suspended_at=now()))
+            case "membership":
+                await session.delete((await session.exec(select(Membership))).one())
+    assert await is_refused(accounts, pair.refresh_token)
+
+
+async def test_only_hashes_are_stored(
+    accounts: Accounts, pair: TokenPair, database: Database
+) -> None:
+    following = await accounts.refresh(pair.refresh_token)
+    async with database.read(EVERY_TENANT) as session:
+        rows = (await session.exec(select(RefreshToken))).all()
+    assert {row.token_hash for row in rows} == {
+        digest(pair.refresh_token),
+        digest(following.refresh_token),
+    }
+    assert pair.refresh_token not in repr(rows)
+
+
+@pytest.mark.parametrize("token", ["", "x", "\0", "\ud800", "x" * 100_000])
+async def test_what_is_no_token_is_refused(accounts: Accounts, token: str) -> None:
+    assert await is_refused(accounts, token)
+
+
+async def test_who_must_know_is_told_of_each_end(
+    database: Database, passwords: Passwords, tokens: Tokens, settings: Settings
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def changed(kind: str, id: str) -> None:
+        assert await is_revoked(database, id)  # told only after it is so
+        told.append((kind, id))
+        raise Fault("backend_unavailable")  # the backplane is away: the session has ended anyway
+
+    accounts = Accounts(database, passwords, tokens, settings, changed=changed)
+    await accounts.register(EMAIL, PASSWORD)
+    out = await accounts.login(EMAIL, PASSWORD)
+    await accounts.logout(out.session_id)
+    reused = await accounts.login(EMAIL, PASSWORD)
+    await accounts.refresh(reused.refresh_token)
+    await use_long_ago(database, reused.refresh_token)
+    assert await is_refused(accounts, reused.refresh_token)
+    assert told == [("session", out.session_id), ("session", reused.session_id)]
