@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Appended, LeaseLost
@@ -65,8 +70,9 @@ async def test_a_restarted_redis_has_logs_of_another_epoch(
     assert after.seq == 1
 
 
+@pytest.mark.parametrize("first", ["append", "read"])
 async def test_a_redis_that_restarts_from_an_old_snapshot_has_logs_of_another_epoch(
-    own_redis: RedisProcess, node: RedisBackplane
+    own_redis: RedisProcess, node: RedisBackplane, first: str
 ) -> None:
     # It comes back with the log's beginning only: a seq would be given out twice.
     before = await node.append(CHANNEL, b"kept")
@@ -74,9 +80,11 @@ async def test_a_redis_that_restarts_from_an_old_snapshot_has_logs_of_another_ep
         client.save()
     await node.append(CHANNEL, b"forgotten")
     own_redis.restart()
+    if first == "append":
+        assert (await node.append(CHANNEL, b"new")).seq == 1
     held = await node.read(CHANNEL, 0)
     assert held.epoch != before.epoch
-    assert held.last == 0
+    assert held.last == (1 if first == "append" else 0)
 
 
 async def test_subscribers_are_told_that_they_may_have_missed_something(
@@ -228,11 +236,15 @@ async def test_a_first_of_unknown_outcome_is_a_fault_and_not_a_second(
     async with AnswerEater(own_redis.port) as proxy:
         node = RedisBackplane(f"redis://127.0.0.1:{proxy.port}", node="n_one")
         await node.start()
+        assert await node.acquire("other", 30) is not None  # its script is loaded now
         proxy.swallow()
         await unavailable(node.cache_set("k", b"v", 30, only_new=True))
+        await node.ping()
         proxy.swallow()
         lease = await node.acquire(CHANNEL, 30)  # this one knows that it was first
         assert lease is not None
+        await node.renew(lease, 30)
+        assert proxy.swallowed == 2
         await node.close()
 
 
@@ -255,22 +267,23 @@ async def test_flushed_scripts_are_loaded_again_and_order_is_kept(
     assert [entry.data for entry in held.entries] == [b"%d" % at for at in range(100)]
 
 
+@pytest.mark.parametrize("first", ["append", "read"])
 @pytest.mark.parametrize("part", ["log", "meta"])
 async def test_half_a_log_is_no_log(
-    own_redis: RedisProcess, node: RedisBackplane, part: str
+    own_redis: RedisProcess, node: RedisBackplane, part: str, first: str
 ) -> None:
     before = await node.append(CHANNEL, b"x", key="k")
     with own_redis.client() as client:
         (name,) = client.keys(f"hub:*:{part}:{CHANNEL}")
         client.delete(name)
-    held = await node.read(CHANNEL, 0)
-    assert held.epoch != before.epoch
-    assert (held.first, held.last, held.entries) == (1, 0, ())
-    with own_redis.client() as client:
-        client.delete(*client.keys(f"hub:*:{part}:{CHANNEL}"), b"none")
+    if first == "read":
+        held = await node.read(CHANNEL, 0)
+        assert held.epoch != before.epoch
+        assert (held.first, held.last, held.entries) == (1, 0, ())
     again = await node.append(CHANNEL, b"y", key="k")
     assert (again.seq, again.duplicate) == (1, False)
     assert again.epoch != before.epoch
+    assert [entry.data for entry in (await node.read(CHANNEL, 0)).entries] == [b"y"]
 
 
 async def test_a_full_redis_is_a_fault_and_loses_nothing(
@@ -337,6 +350,79 @@ async def test_a_dead_master_takes_only_its_own_channels_away(
                 break
             await asyncio.sleep(0.05)
     await node.close()
+
+
+# --- guarded ---
+
+
+async def test_a_user_who_may_not_see_the_servers_state_can_still_append(
+    own_redis: RedisProcess,
+) -> None:
+    with own_redis.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "hub", "on", ">s3:cret", "~*", "&*", "+@all", "-info"
+        )
+    node = RedisBackplane(f"redis://hub:s3%3Acret@127.0.0.1:{own_redis.port}/0", node="n_one")
+    await node.start()
+    assert (await node.append(CHANNEL, b"x")).seq == 1
+    await node.close()
+    wrong = RedisBackplane(f"redis://hub:wrong@127.0.0.1:{own_redis.port}/0", node="n_one")
+    with pytest.raises(Fault) as caught:
+        await wrong.start()
+    assert caught.value.reason == "backend_unavailable"
+    assert "wrong" not in caught.value.message
+    await wrong.close()
+
+
+async def test_a_redis_behind_tls_is_used_when_its_certificate_is_good(tmp_path: Path) -> None:
+    _certify(tmp_path)
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", f"{tmp_path}/tls.crt", "--tls-key-file", f"{tmp_path}/tls.key"]
+    options += ["--tls-ca-cert-file", f"{tmp_path}/tls.crt"]
+    server = RedisProcess(tmp_path / "redis", *options)
+    try:
+        server.start()
+        url = f"rediss://localhost:{port}/0"
+        node = RedisBackplane(f"{url}?ssl_ca_certs={tmp_path}/tls.crt", node="n_one")
+        await node.start()
+        sink = Sink()
+        await node.subscribe(CHANNEL, sink)
+        await node.append(CHANNEL, b"secret")
+        await sink.count(1)
+        await node.close()
+        stranger = RedisBackplane(url, node="n_two")
+        await unavailable(stranger.start())
+        await stranger.close()
+    finally:
+        server.stop()
+
+
+def _certify(folder: Path) -> None:
+    """A self-signed certificate of localhost, ``tls.crt`` with ``tls.key``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "tls.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 # --- choosing ---

@@ -20,13 +20,13 @@ SLOTS = 16_384
 class RedisProcess:
     """A redis-server on a free loopback port, with its files in a directory of its own."""
 
-    def __init__(self, folder: Path, *, cluster: bool = False) -> None:
+    def __init__(self, folder: Path, *options: str, cluster: bool = False) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
         self._options += ["--cluster-port", str(free_port())]
-        self._options = self._options if cluster else []
+        self._options = self._options if cluster else list(options)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
