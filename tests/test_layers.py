@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,12 +70,22 @@ IMPURE: Final = frozenset(
 WITH_STARLETTE: Final = ("hub.transports", "hub.app", "hub.inference.local")
 
 # module: why it reads or passes on the environment although hub.settings is the one reader
-WITH_ENVIRONMENT: Final[dict[str, str]] = {"hub.settings": "the one reader"}
+WITH_ENVIRONMENT: Final[dict[str, str]] = {
+    "hub.settings": "the one reader",
+    "hub.inference.supervisor": "gives its child the environment without the hub's secrets",
+    "hub.inference.local.engine": "tells the library's threads how to wait, before it is loaded",
+}
 
 # module: why it imports inside a function
 LATE_IMPORTS: Final[dict[str, str]] = {}
 
+# module: why an import does not just define names
+RUN_BY_OTHERS: Final[dict[str, str]] = {
+    "hub.storage.migrations.env": "Alembic runs it as a script",
+}
+
 LONGEST: Final = 400
+LONGEST_TEST: Final = 600
 FORBIDDEN_NAMES: Final = re.compile(r"^_?(utils?|helpers?|managers?|commons?|bases?|misc)$")
 
 
@@ -201,12 +211,13 @@ def test_the_server_imports_nothing_of_the_client_but_for_the_chat_command(modul
 def test_a_module_is_about_one_noun(module: Module) -> None:
     assert not [part for part in module.name.split(".") if FORBIDDEN_NAMES.match(part)]
     lines = len(module.path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST, f"{module.name} has {lines} lines: it has become two nouns"
+    longest = LONGEST_TEST if module.within("tests") else LONGEST
+    assert lines <= longest, f"{module.name} has {lines} lines: it has become two nouns"
 
 
 def test_every_exception_to_a_rule_is_still_one() -> None:
     names = {module.name for module in [*HUB, *CLIENT]}
-    assert {*WITH_ENVIRONMENT, *LATE_IMPORTS} <= names
+    assert {*WITH_ENVIRONMENT, *LATE_IMPORTS, *RUN_BY_OTHERS} <= names
 
 
 @each([*HUB, *CLIENT])
@@ -216,13 +227,18 @@ def test_every_library_that_is_imported_is_declared(module: Module) -> None:
     optional = project.get("optional-dependencies", {}).get("local-model", [])
     declared = _declared([*project["dependencies"], *optional])
     foreign = {name.split(".")[0] for name in module.imports()} - sys.stdlib_module_names
-    providers = importlib.metadata.packages_distributions()
+    providers = _providers()
     undeclared = {
         name
         for name in foreign - {"hub", "hub_client"}
         if not declared & {_normal(found) for found in providers.get(name, [name])}
     }
     assert undeclared == set()
+
+
+@cache
+def _providers() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _declared(requirements: list[str]) -> set[str]:
@@ -262,7 +278,8 @@ for name in {modules!r}:
 
 def test_modules_are_inert_on_import(tmp_path: Path) -> None:
     # What a library does when it is imported is not ours to judge: they are imported first.
-    ours = [module.name for module in [*HUB, *CLIENT] if not module.name.endswith("__main__")]
+    names = {module.name for module in [*HUB, *CLIENT]}
+    ours = sorted(name for name in names - {*RUN_BY_OTHERS} if not name.endswith("__main__"))
     libraries = {
         name.rpartition(".")[0] or name
         for module in [*HUB, *CLIENT]
