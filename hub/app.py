@@ -8,7 +8,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hub.agents.conversations.transcript import Transcript
@@ -36,6 +36,7 @@ from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
 from hub.transports.rest import Rest, http_exception, json_response, unexpected
 from hub.transports.sse import EventStreams
+from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
 
 
@@ -128,6 +129,7 @@ def _hub(services: Services) -> Hub:
         *rest.routes(),
         *health_routes(services, dispatcher, rest),
         *_documents(),
+        *web_routes(),
     ]
     application = Starlette(
         routes=routes,
@@ -157,12 +159,8 @@ def _documents() -> list[BaseRoute]:
     async def docs(request: Request) -> Response:
         return HTMLResponse(read)
 
-    async def root(request: Request) -> Response:
-        return RedirectResponse("/docs")
-
     return [
         Route("/openapi.json", openapi_json),
         Route("/asyncapi.json", asyncapi_json),
         Route("/docs", docs),
-        Route("/", root),
     ]

@@ -1,0 +1,215 @@
+// The page: sign in, conversations, one conversation's messages as they stream.
+
+import { Fault, Hub, keepSession, keptSession, post } from "./hub.js";
+
+const $ = (id) => document.getElementById(id);
+let hub = null;
+let conversation = null; // the open one
+let run = null; // the run in progress there
+const items = new Map(); // message id -> its list item
+
+function show(signedIn) {
+  $("sign-in").hidden = signedIn;
+  $("workplace").hidden = !signedIn;
+  (signedIn ? $("text") : $("sign-in").elements.email).focus();
+}
+
+function begin(session) {
+  keepSession(session);
+  show(true);
+  hub = new Hub(session, {
+    ready: (params) => {
+      $("notice").textContent = "";
+      $("who").textContent = params.roles.join(", ");
+    },
+    offline: () => ($("notice").textContent = "Connecting…"),
+    signedOut: () => location.reload(),
+  });
+  hub.call("model.list").then(
+    ({ items: [model] }) => {
+      if (model?.stand_in)
+        $("notice").textContent =
+          `${model.name} is a small stand-in and answers poorly. Run Ollama for a real model.`;
+    },
+    (error) => ($("notice").textContent = error.message),
+  );
+  listConversations().then((first) => first && open(first));
+}
+
+$("sign-in").onsubmit = async (event) => {
+  event.preventDefault();
+  const { email, password } = event.target.elements;
+  try {
+    begin(await post("/v1/auth/login", { email: email.value, password: password.value }));
+  } catch (error) {
+    $("sign-in-problem").textContent = error.message;
+  }
+};
+
+$("sign-out").onclick = async () => {
+  await post("/v1/auth/logout", {}, hub.token).catch(() => {});
+  hub.end();
+  keepSession(null);
+  location.reload();
+};
+
+// --- conversations ---
+
+async function listConversations() {
+  const { items: found } = await hub.call("conversation.list", { limit: 50 });
+  $("conversations").replaceChildren(...found.map(conversationItem));
+  return found[0];
+}
+
+function conversationItem(found) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = found.title ?? "Untitled";
+  button.onclick = () => open(found);
+  button.dataset.id = found.id;
+  if (found.id === conversation?.id) button.setAttribute("aria-current", "true");
+  item.append(button);
+  return item;
+}
+
+$("new").onclick = () => {
+  leave();
+  mark(null);
+  $("text").focus();
+};
+
+function leave() {
+  if (conversation) hub.unsubscribe(`conversation:${conversation.id}`).catch(() => {});
+  conversation = null;
+  running(null);
+  items.clear();
+  $("messages").replaceChildren();
+}
+
+function mark(id) {
+  for (const button of $("conversations").querySelectorAll("button")) {
+    button.toggleAttribute("aria-current", false);
+    if (button.dataset.id === id) button.setAttribute("aria-current", "true");
+  }
+}
+
+async function open(chosen) {
+  leave();
+  conversation = chosen;
+  mark(chosen.id);
+  let cursor;
+  do {
+    const page = await hub.call("message.list", { conversation_id: chosen.id, limit: 200, ...(cursor && { cursor }) });
+    if (conversation !== chosen) return;
+    for (const message of page.items) put(message);
+    cursor = page.next_cursor;
+  } while (cursor);
+  await hub.subscribe(`conversation:${chosen.id}`, (event) => conversation === chosen && apply(event));
+}
+
+// --- messages ---
+
+function put({ id, role, content, complete = true }) {
+  let item = items.get(id);
+  if (!item) {
+    item = document.createElement("li");
+    items.set(id, item);
+    $("messages").append(item);
+  }
+  item.className = role;
+  item.classList.toggle("cut", !complete);
+  item.textContent = content;
+  scroll();
+  return item;
+}
+
+function scroll() {
+  const list = $("messages");
+  if (list.scrollHeight - list.scrollTop - list.clientHeight < 200) list.scrollTop = list.scrollHeight;
+}
+
+function running(id) {
+  run = id;
+  $("stop").hidden = id === null;
+  $("messages").setAttribute("aria-busy", String(id !== null));
+}
+
+function apply(event) {
+  switch (event.type) {
+    case "MESSAGES_SNAPSHOT":
+      items.clear();
+      $("messages").replaceChildren();
+      event.messages.forEach(put);
+      break;
+    case "RUN_STARTED":
+      running(event.runId);
+      event.input.messages.forEach(put);
+      break;
+    case "TEXT_MESSAGE_START":
+      put({ id: event.messageId, role: event.role ?? "assistant", content: "" });
+      break;
+    case "TEXT_MESSAGE_CONTENT":
+      items.get(event.messageId)?.append(event.delta);
+      scroll();
+      break;
+    case "RUN_FINISHED":
+      if (event.outcome.type === "cancelled") $("messages").lastElementChild?.classList.add("cut");
+      running(null);
+      break;
+    case "RUN_ERROR": {
+      const item = document.createElement("li");
+      item.className = "failed";
+      item.textContent = event.message;
+      $("messages").append(item);
+      running(null);
+      scroll();
+    }
+  }
+}
+
+$("composer").onsubmit = async (event) => {
+  event.preventDefault();
+  const content = $("text").value.trim();
+  if (!content) return;
+  $("text").value = "";
+  try {
+    if (!conversation) {
+      const made = await hub.call("conversation.create", { title: content.slice(0, 60) });
+      await listConversations();
+      await open(made);
+    }
+    await hub.call("message.send", {
+      conversation_id: conversation.id,
+      client_message_id: crypto.randomUUID(),
+      content,
+    });
+  } catch (error) {
+    $("notice").textContent = error.message;
+    $("text").value = content;
+  }
+};
+
+$("text").onkeydown = (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+};
+
+$("stop").onclick = () =>
+  run && hub.call("run.cancel", { run_id: run }).catch((error) => ($("notice").textContent = error.message));
+
+// --- the beginning ---
+
+const code = new URLSearchParams(location.hash.slice(1)).get("code");
+if (code) {
+  history.replaceState(null, "", location.pathname); // the code does not stay in the history
+  try {
+    begin(await post("/v1/auth/link", { code }));
+  } catch (error) {
+    $("sign-in-problem").textContent = error instanceof Fault ? `${error.message} Sign in instead.` : String(error);
+    show(false);
+  }
+} else if (keptSession()) begin(keptSession());
+else show(false);

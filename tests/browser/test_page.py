@@ -1,0 +1,79 @@
+"""The web client in a real browser, on a real hub."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+
+
+@pytest.fixture
+async def browser_page() -> AsyncIterator[Page]:
+    """A page of Debian's Chromium (the browser's own sandbox needs an ordinary user)."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing: apt-get install chromium")
+        pytest.skip("Chromium is missing: apt-get install chromium")
+    words = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    if os.geteuid() == 0:
+        words.append("--no-sandbox")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=words)
+        page = await browser.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        yield page
+        await browser.close()
+        assert problems == []
+
+
+async def test_a_login_link_signs_in_and_an_answer_streams(
+    served_hub: ServedHub, browser_page: Page
+) -> None:
+    accounts = served_hub.hub.services.accounts
+    await accounts.ensure_administrator()
+    code = await accounts.login_code_for()
+    await browser_page.goto(f"{served_hub.url}/#code={code}")
+    await browser_page.fill("#text", "one two three")
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.locator("#messages li.user")).to_have_text("one two three")
+    await expect(browser_page.locator("#messages li.assistant")).to_contain_text("three")
+    assert "code=" not in browser_page.url
+
+    await browser_page.reload()  # the session outlives a reload, and the conversation is there
+    await expect(browser_page.locator("#messages li.assistant")).to_contain_text("three")
+
+
+async def test_a_wrong_password_is_told_and_the_right_one_signs_in(
+    served_hub: ServedHub, browser_page: Page
+) -> None:
+    await served_hub.sign_up("ada@hub.example")
+    await browser_page.goto(served_hub.url)
+    await browser_page.fill("input[name=email]", "ada@hub.example")
+    await browser_page.fill("input[name=password]", "a wrong password")
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.get_by_role("alert")).not_to_be_empty()
+    await browser_page.fill("input[name=password]", PASSWORD)
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.get_by_role("button", name="New conversation")).to_be_visible()
+
+
+async def test_stop_ends_the_answer_and_keeps_what_was_said(
+    serve_hub: ServeHub, browser_page: Page
+) -> None:
+    async with serve_hub(HUB_DEFAULT_MODEL="slow") as hub:
+        accounts = hub.hub.services.accounts
+        await accounts.ensure_administrator()
+        code = await accounts.login_code_for()
+        await browser_page.goto(f"{hub.url}/#code={code}")
+        await browser_page.fill("#text", "go on")
+        await browser_page.keyboard.press("Enter")
+        answer = browser_page.locator("#messages li.assistant")
+        await expect(answer).not_to_be_empty()
+        await browser_page.get_by_role("button", name="Stop").click()
+        await expect(browser_page.get_by_role("button", name="Stop")).to_be_hidden()
+        await expect(answer).not_to_be_empty()
