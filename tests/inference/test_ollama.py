@@ -16,9 +16,9 @@ from hub.inference.interface import (
     ChatPart,
     ChatRequest,
     ReasoningDelta,
-    TextDelta,
 )
 from hub.inference.ollama import OllamaClient
+from tests.inference.conftest import ask, collect, text
 from tests.parts.scripted import ScriptedModel, scripted_server
 from tests.parts.scripts import DIRECTIVE, Script
 
@@ -30,14 +30,6 @@ async def client(scripted_model: ScriptedModel) -> AsyncIterator[OllamaClient]:
     await client.close()
 
 
-def ask(model: str, prompt: str = "hello", **options: object) -> ChatRequest:
-    return ChatRequest(model, (ChatMessage("user", prompt),), dict(options))
-
-
-async def collect(client: OllamaClient, request: ChatRequest) -> list[ChatPart]:
-    return [part async for part in client.chat(request)]
-
-
 async def until_fault(client: OllamaClient, request: ChatRequest) -> tuple[list[ChatPart], Fault]:
     parts: list[ChatPart] = []
     try:
@@ -46,10 +38,6 @@ async def until_fault(client: OllamaClient, request: ChatRequest) -> tuple[list[
     except Fault as fault:
         return parts, fault
     raise AssertionError(f"no fault after {parts}")
-
-
-def text(parts: list[ChatPart]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, TextDelta))
 
 
 async def test_an_answer_is_its_words_and_then_one_end(client: OllamaClient) -> None:

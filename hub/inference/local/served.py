@@ -49,6 +49,7 @@ class Served:
             "temperature": usual.temperature,
             "top_p": usual.top_p,
             "top_k": usual.top_k,
+            "min_p": usual.min_p,
             "repeat_penalty": usual.repeat_penalty,
         }
         facts = {key: fact for key, fact in model.facts.items() if not key.startswith("tokenizer.")}

@@ -93,20 +93,27 @@ class PromptTooLong(BadCall):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a model is sampled when the request does not say. ``num_predict``: -1 is no bound."""
+    """How a model is sampled when the request does not say. ``num_predict``: -1 is no bound.
+
+    ``dry`` is the strength of a penalty on repeated phrases
+    (https://github.com/oobabooga/text-generation-webui/pull/5677); 0 is none.
+    """
 
     temperature: float
     top_p: float
     top_k: int
+    min_p: float
     repeat_penalty: float
+    dry: float
     num_predict: int
 
 
-STAND_IN_SAMPLING: Final = Sampling(0.2, 0.9, 40, 1.15, 512)
-"""For 135 million parameters: warmer, and it wanders; without the penalty it repeats itself;
-without a bound it does not always find an end."""
+STAND_IN_SAMPLING: Final = Sampling(0.2, 0.8, 40, 0.1, 1.0, 0.8, 512)
+"""For 135 million parameters: warmer, and it wanders; unpunished, it repeats its phrases; with a
+penalty on single tokens it avoids the words of the question, and changes the subject or the
+language; unbounded, it does not always find an end."""
 
-USUAL_SAMPLING: Final = Sampling(0.7, 0.9, 40, 1.1, -1)
+USUAL_SAMPLING: Final = Sampling(0.7, 0.9, 40, 0.0, 1.1, 0.0, -1)
 
 
 def sampling(options: Options, usual: Sampling) -> dict[str, Any]:
@@ -120,7 +127,11 @@ def sampling(options: Options, usual: Sampling) -> dict[str, Any]:
         "temperature": usual.temperature,
         "top_p": usual.top_p,
         "top_k": usual.top_k,
+        "min_p": usual.min_p,
         "repeat_penalty": usual.repeat_penalty,
+        "dry_multiplier": usual.dry,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 512,
         **given,
         "max_tokens": predict if predict > 0 else -1,
     }
