@@ -84,6 +84,21 @@ class Connection(aiosqlite.Connection):
         self._begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         self._writes = writes
         self._pending = False
+        self._stopped: asyncio.Future[Any] | None = None
+
+    async def _connect(self) -> Self:
+        try:
+            await super()._connect()
+        except BaseException:
+            # It has told its thread to end; the loop must not close before the thread did.
+            if self._stopped is not None:
+                await self._stopped
+            raise
+        return self
+
+    def stop(self) -> "asyncio.Future[Any] | None":
+        self._stopped = super().stop()
+        return self._stopped
 
     def begin(self) -> None:
         """Begin a transaction with the next statement."""
