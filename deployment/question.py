@@ -143,10 +143,20 @@ def _ready(hub: subprocess.Popen[bytes], data_dir: Path, log: Log, progress: Pro
             url = running(data_dir)
             if url is not None:
                 status, reason = _get(f"{url}/health/ready")
-                if status == OK and '"state":"starting"' not in reason.replace(" ", ""):
+                model = _model(reason)
+                if status == OK and model.get("state") != "starting":
+                    if model.get("state") != "ready":
+                        progress.say(f"no model yet: {model.get('detail', reason)}")
                     return url
             time.sleep(POLL_S)
     raise Failure(f"the hub was not ready in {START_S:.0f} s: {reason}\n{log.tail()}")
+
+
+def _model(readiness: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(readiness)["model"])
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _ask(python: Path, data_dir: Path, url: str, text: str) -> int:

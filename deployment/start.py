@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
-from urllib import request
 
-from deployment import question
-from deployment.environment import LOCAL_MODEL, RUNTIME, Environment, ask
+from deployment import model, question
+from deployment.environment import RUNTIME, Environment, ask
 from deployment.failure import Failure
 from deployment.progress import Progress
 
@@ -61,17 +60,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def ollama_answers(url: str) -> bool:
-    """Whether an Ollama server answers at ``url`` within a second."""
-    try:
-        # No proxy: the server is on this machine or in this network.
-        opener = request.build_opener(request.ProxyHandler({}))
-        with opener.open(f"{url}/api/version", timeout=1) as reply:
-            return bool(reply.status == 200)
-    except (OSError, ValueError):
-        return False
-
-
 def prepare(environment: Environment, progress: Progress) -> Path:
     """Makes the environment ready for the hub. Returns the data directory, absolute.
 
@@ -79,16 +67,16 @@ def prepare(environment: Environment, progress: Progress) -> Path:
     """
     environment.prepare(RUNTIME)
     settings = ask(environment.python, SETTINGS, cwd=environment.root)
-    if not environment.has(LOCAL_MODEL):
-        if ollama_answers(settings["ollama"]):
+    if not model.is_here(environment):
+        if model.ollama_answers(settings["ollama"]):
             progress.say(f"Ollama answers at {settings['ollama']}")
         else:
             try:
-                environment.prepare(LOCAL_MODEL)
+                model.prepare(environment, progress)
             except Failure as failure:
                 progress.say(
-                    f"{failure}\nNo Ollama answers at {settings['ollama']}, and the stand-in "
-                    "model could not be installed: the hub has no model until one is there."
+                    f"{failure}\nNo Ollama answers at {settings['ollama']} either: the hub starts, "
+                    "and has no model until one is there."
                 )
     return environment.root / str(settings["data_dir"])
 

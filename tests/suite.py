@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deployment import child
-from deployment.environment import LOCAL_MODEL, RUNTIME, TESTS, Environment
+from deployment import child, model
+from deployment.environment import RUNTIME, TESTS, Environment
 from deployment.failure import Failure
 from deployment.progress import Progress
 from deployment.start import terminated
@@ -74,7 +74,7 @@ def prepare(environment: Environment, progress: Progress, steps: Steps, *, check
         return
     absent: list[str] = []
     try:
-        environment.prepare(LOCAL_MODEL)
+        model.prepare(environment, progress)
     except Failure as failure:
         progress.say(f"{failure}\nThe tests of the stand-in model are skipped.")
         absent.append("the stand-in model")

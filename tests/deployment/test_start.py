@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployment.start import ollama_answers, options
+from deployment.model import ollama_answers
+from deployment.start import options
 
 
 @pytest.fixture
