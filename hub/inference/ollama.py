@@ -60,6 +60,7 @@ class OllamaClient:
         """Answers being streamed now."""
         self.trouble: str | None = None
         """Why the server could not be reached when it was last asked; None if it could."""
+        self._closed = False
         self._first_token_s = first_token_s
         self._next_token_s = next_token_s
         self._shown: dict[str, ModelInfo | None] = {}
@@ -80,6 +81,7 @@ class OllamaClient:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
         """Stream an answer; see ``ModelClient.chat``."""
+        self._refuse_when_closed()
         self.active += 1
         try:
             async with contextlib.aclosing(self._parts(request)) as parts:
@@ -145,6 +147,7 @@ class OllamaClient:
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """The server's chat models, in its order. Raises Fault("model_unavailable")."""
+        self._refuse_when_closed()
         try:
             async with asyncio.timeout(CATALOGUE_S):
                 listed = (await self._api.list()).models
@@ -194,7 +197,12 @@ class OllamaClient:
 
     async def close(self) -> None:
         """Close connections; answers that stream now break off. Idempotent."""
+        self._closed = True
         await self._api.close()  # type: ignore[no-untyped-call]
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise Fault("model_unavailable", "The hub is closing its model server. Retry later.")
 
     def _slow(self, seconds: float, model: str) -> Fault:
         return Fault(

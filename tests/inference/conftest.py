@@ -1,10 +1,11 @@
 """What the tests of models share: the requests they ask, and the embedded model, if installed."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,6 +24,13 @@ async def collect(client: OllamaClient, request: ChatRequest) -> list[ChatPart]:
 
 def text(parts: list[ChatPart]) -> str:
     return "".join(part.text for part in parts if isinstance(part, TextDelta))
+
+
+async def until(true: Callable[[], bool], within: float = 10.0) -> None:
+    """Wait for what other threads or processes bring about. Raises TimeoutError."""
+    async with asyncio.timeout(within):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -247,3 +247,16 @@ async def test_a_model_is_described_once_while_it_stays_the_same() -> None:
         assert await client.models() == first
         assert model.shown == shown
         await client.close()
+
+
+async def test_closing_the_client_breaks_off_what_streams(scripted_model: ScriptedModel) -> None:
+    client = OllamaClient(scripted_model.host, first_token_s=5, next_token_s=5)
+    answer = client.chat(ask("slow", "closed under me"))
+    await anext(answer)
+    await client.close()
+    with pytest.raises(Fault) as failure:
+        async for _ in answer:
+            pass
+    assert failure.value.reason == "model_unavailable"
+    seen = await (await scripted_model.asked("closed under me")).end(within=1)
+    assert seen.disconnected

@@ -37,6 +37,10 @@ class ScriptedModel:
         self.requests: list[Recorded] = []
         self.shown = 0
         """How often a model was described."""
+        self.listed = 0
+        """How often the catalogue was asked for."""
+        self.refusing = False
+        """Whether all that is asked is answered with HTTP 503."""
         self._changed = threading.Condition()
 
     @property
@@ -89,6 +93,8 @@ class ScriptedModel:
     ) -> bool:
         """Whether the connection can be used again."""
         name = str(body.get("model", ""))
+        if self.refusing:
+            return _whole(writer, 503, {"error": "scripted refusal"})
         if path in ("/api/show", "/api/chat") and name not in self.models:
             self.record(path, body).finish(disconnected=False)
             return _whole(writer, 404, {"error": f"model '{name}' not found"})
@@ -102,6 +108,7 @@ class ScriptedModel:
                 self.shown += 1
                 _whole(writer, 200, _shown(self.models[name]))
             case "/api/tags":
+                self.listed += 1
                 _whole(writer, 200, {"models": [_tag(name) for name in self.models]})
             case "/api/version":
                 _whole(writer, 200, {"version": "0.0.0-scripted"})
