@@ -4,13 +4,14 @@
 sqlmodel ``AsyncSession`` that sees that tenant only (``hub.storage.scope``). ``write`` is one
 transaction: it commits at the end of the block and rolls back when the block raises.
 
-SQLite (WAL) has one writing connection, on which writers take turns, and a few reading ones.
+SQLite (WAL) has one writing connection, on which writers take turns in the order they came, and a
+few reading ones. Who waits longer than 5 s for a connection is told that the database is busy.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +81,6 @@ class Database:
                 pool_timeout=CONNECT_S,
                 connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
             )
-        self._turn: asyncio.Lock | None = asyncio.Lock() if self.embedded else None
 
     async def start(self) -> None:
         """Make the directory of an embedded database, and connect.
@@ -131,11 +131,7 @@ class Database:
     @asynccontextmanager
     async def write(self, scope: Scope) -> AsyncIterator[AsyncSession]:
         """One transaction that reads and writes rows of the scope."""
-        async with (
-            _faults(),
-            self._turn or nullcontext(),
-            _session(self._writer, scope, writes=True) as session,
-        ):
+        async with _faults(), _session(self._writer, scope, writes=True) as session:
             yield session
             await session.commit()
 

@@ -109,6 +109,38 @@ async def test_writers_that_read_first_lose_no_update(database: Database, ours: 
         assert (await session.exec(select(Conversation.turns))).one() == 50
 
 
+async def test_a_crowd_of_writers_all_get_their_turn_in_order(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    await database.start()
+    ours = await build(database, "ours")
+
+    async def write(turn: int) -> int:
+        async with database.write(ours.tenant) as session:
+            await session.exec(update(Conversation).values(turns=Conversation.turns + 1))
+            count = (await session.exec(select(Conversation.turns))).one()
+        assert count is not None
+        return turn - count
+
+    assert set(await asyncio.gather(*(write(number) for number in range(500)))) == {-1}
+    await database.close()
+
+
+async def test_a_writer_that_never_ends_does_not_hang_the_others(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    await database.start()
+
+    async def write(name: str) -> None:
+        async with database.write(EVERY_TENANT) as session:
+            session.add(Tenant(id=new_id("t"), name=name))
+            await session.flush()
+            if name == "outer":
+                await write("inner")  # waits for the connection that it holds itself
+
+    await expect_away(write("outer"), within_s=7)
+    await write("alone")
+    await database.close()
+
+
 async def test_writers_of_two_processes_lose_no_update(database_url: str) -> None:
     nodes = [Database(database_url), Database(database_url)]
     for node in nodes:
