@@ -191,8 +191,9 @@ class Connection:
     def _feed(self, effect: Subscribed | Delivered | Ended) -> None:
         match effect:
             case Subscribed(channel, position):
+                asked = self._asked.pop(channel, None)
                 for mailbox in list(self._mailboxes.get(channel, ())):
-                    self._join(mailbox, position)
+                    self._join(mailbox, position, asked)
             case Delivered(event):
                 for mailbox in list(self._mailboxes.get(event.channel, ())):
                     mailbox.push(event)
@@ -201,8 +202,8 @@ class Connection:
                 for mailbox in self._mailboxes.pop(channel, ()):
                     mailbox.end(error)
 
-    def _join(self, mailbox: Mailbox, live: Position) -> None:
-        restart = mailbox.join(live, self._asked.get(mailbox.channel))
+    def _join(self, mailbox: Mailbox, live: Position, asked: Since = None) -> None:
+        restart = mailbox.join(live, asked)
         if restart is not None:
             self.restart(mailbox.channel, restart)
 

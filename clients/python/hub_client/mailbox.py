@@ -48,7 +48,7 @@ class Mailbox:
         return self._tail is not None
 
     def join(self, live: Position, asked: Since) -> Position | None:
-        """The channel is live at ``live``, having been subscribed since ``asked``.
+        """The channel is live at ``live``. If it was subscribed just now, ``asked`` is since where.
 
         Answers a position from which the channel has to be subscribed anew for this subscriber to
         learn what it missed (its log is gone), or None.
