@@ -8,7 +8,8 @@ join again.
 """
 
 import asyncio
-from typing import Final, Protocol
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
 
 from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
@@ -111,6 +112,7 @@ class Fanout:
         self._metrics = metrics
         self._channels: dict[str, _Channel] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._live = metrics.events_delivered.labels("live")
         self._replayed = metrics.events_delivered.labels("replay")
 
@@ -144,17 +146,22 @@ class Fanout:
 
     async def close(self) -> None:
         """Stop the tasks. Readers are left to their connections."""
-        tasks = list(self._closing.values())
-        tasks += [c.filling for c in self._channels.values() if c.filling is not None]
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- a channel's life on this node ---
 
     async def _opened(self, channel: _Channel) -> None:
         if channel.opening is None:
-            channel.opening = asyncio.create_task(self._open(channel))
+            channel.opening = self._spawn(self._open(channel))
         opening = channel.opening
         try:
             # Shielded: the opening belongs to all who join, not to the first of them.
@@ -180,7 +187,7 @@ class Fanout:
         del self._channels[channel.name]
         if channel.filling is not None:
             channel.filling.cancel()
-        task = asyncio.create_task(self._unsubscribe(channel, self._closing.get(channel.name)))
+        task = self._spawn(self._unsubscribe(channel, self._closing.get(channel.name)))
         self._closing[channel.name] = task
 
     async def _unsubscribe(self, channel: _Channel, before: asyncio.Task[None] | None) -> None:
@@ -215,13 +222,13 @@ class Fanout:
     def _deliver(self, channel: _Channel, delivery: Delivery) -> None:
         channel.at = delivery.position
         readers = channel.readers
-        for reader in list(readers) if len(readers) > 1 else readers:
+        for reader in tuple(readers):  # one whose outbox overflows leaves at once
             reader.deliver(delivery)
         self._live.inc(len(readers))
 
     def _fill(self, channel: _Channel) -> None:
         if channel.filling is None:
-            channel.filling = asyncio.create_task(self._fill_gap(channel))
+            channel.filling = self._spawn(self._fill_gap(channel))
 
     async def _fill_gap(self, channel: _Channel) -> None:
         """Read on from the live position until the log has no more, delivering to all readers."""
@@ -235,12 +242,13 @@ class Fanout:
                     continue
                 if resume(at, page) is None:
                     self._lost(channel, page)
-                    break
-                for entry in page.entries:
-                    self._metrics.gap_fills.inc()
-                    self._deliver(
-                        channel, Delivery(channel.name, page.epoch, entry.seq, entry.data)
-                    )
+                else:
+                    for entry in page.entries:
+                        self._metrics.gap_fills.inc()
+                        self._deliver(
+                            channel, Delivery(channel.name, page.epoch, entry.seq, entry.data)
+                        )
+                # Also after a loss: what was heard during the read comes after what it found.
                 if channel.at.seq >= page.last and not channel.behind:
                     break
         finally:

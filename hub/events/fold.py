@@ -43,8 +43,6 @@ class Progress:
     ended: set[str] = field(default_factory=set)
 
     def begin(self, run_id: str | None) -> None:
-        if self.run_id is not None and run_id is None:
-            self.ended.add(self.run_id)
         self.run_id = run_id
         self.messages, self.reasoning, self.steps = {}, {}, []
 
@@ -62,6 +60,10 @@ def _apply(progress: Progress, event: dict[str, Any]) -> None:
     if kind == "RUN_STARTED":
         progress.begin(event["runId"])
     elif kind in _TERMINAL:
+        # RUN_ERROR has no field for its run; where the log was trimmed, only the event knows it.
+        ended = event.get("runId") or event.get("metadata", {}).get("runId") or progress.run_id
+        if ended is not None:
+            progress.ended.add(ended)
         progress.begin(None)
     elif kind == "TEXT_MESSAGE_START":
         identifier = event["messageId"]

@@ -43,7 +43,13 @@ class FlushScheduler:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for outbox in dirty:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception as error:
+                # A transport that fails must not cost its neighbours their frames.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "A connection could not be written to", "exception": error}
+                )
 
 
 class Outbox:

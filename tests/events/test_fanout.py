@@ -1,0 +1,407 @@
+"""Fan-out on a node: joining, replaying, filling gaps, losing the log, leaving."""
+
+import asyncio
+import random
+from typing import cast
+
+import pytest
+
+from hub.backplane.interface import Backplane, Position
+from hub.backplane.limits import LogLimits
+from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.events.delivery import Delivery
+from hub.events.fanout import PAGE, Fanout
+from hub.events.position import Since
+from hub.faults import Fault
+from hub.telemetry.metrics import Metrics
+from tests.events.conftest import House
+from tests.events.readers import CHANNEL, DEADLINE_S, Follower, Held
+
+SMALL = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
+
+
+async def settle(turns: int = 20) -> None:
+    """Let everything that can go on in this loop go on."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+# --- joining ---
+
+
+async def test_from_now_on_begins_with_the_next_event(house: House) -> None:
+    await house.append(3)
+    reader = await Follower().follow(house.fanout, None)
+    assert reader.join is not None
+    assert reader.join.recovered
+    await house.append(2)
+    await reader.reaches(5)
+    assert reader.seqs == [4, 5]
+
+
+async def test_from_the_start_replays_all_then_is_live(house: House) -> None:
+    await house.append(PAGE + 3)  # more than a page
+    reader = await Follower().follow(house.fanout, "start")
+    assert reader.seqs == list(range(1, PAGE + 4))
+    await house.append()
+    await reader.reaches(PAGE + 4)
+
+
+async def test_a_position_is_continued_after_it(house: House) -> None:
+    await house.append(6)
+    epoch = (await house.here.read(CHANNEL, 0)).epoch
+    reader = await Follower().follow(house.fanout, Position(epoch, 4))
+    await house.append()
+    await reader.reaches(7)
+    assert reader.seqs == [5, 6, 7]
+
+
+@pytest.mark.parametrize("forged", ["future", "epoch"])
+async def test_a_forged_position_is_not_recovered_and_begins_now(house: House, forged: str) -> None:
+    await house.append(2)
+    epoch = (await house.here.read(CHANNEL, 0)).epoch
+    since = Position(epoch, 3) if forged == "future" else Position("e_forged", 1)
+    reader = Follower()
+    join = await reader.begin(house.fanout, since)
+    assert (join.recovered, join.position) == (False, Position(epoch, 2))
+    await join.follow()
+    await house.append()
+    await reader.reaches(3)
+    assert reader.seqs == [3]
+
+
+@pytest.mark.parametrize("limits", [SMALL])
+@pytest.mark.parametrize("since", ["start", "position"])
+async def test_a_trimmed_position_is_not_recovered(house: House, since: str) -> None:
+    await house.append(200)  # far more than is kept
+    page = await house.here.read(CHANNEL, 0)
+    assert page.first > 2
+    start: Since = "start" if since == "start" else Position(page.epoch, page.first - 2)
+    join = await Follower().begin(house.fanout, start)
+    assert (join.recovered, join.position.seq) == (False, 200)
+    join.close()
+    held = await Follower().follow(house.fanout, Position(page.epoch, page.first - 1))
+    assert held.seqs == list(range(page.first, 201))
+
+
+async def test_readers_that_join_while_others_publish_miss_and_repeat_nothing(
+    house: House,
+) -> None:
+    chance = random.Random(7)
+    readers: list[Follower] = []
+    total = 300
+    epoch = (await house.here.read(CHANNEL, 0)).epoch
+
+    async def publish() -> None:
+        for _ in range(total):
+            await house.append()
+            if chance.random() < 0.3:
+                await settle(chance.randrange(4))
+
+    async def join(number: int) -> None:
+        while True:
+            last = (await house.here.read(CHANNEL, 0, 0)).last
+            if last >= number * total // 30:
+                break
+            await asyncio.sleep(0)
+        since: Since = (None, "start", Position(epoch, chance.randint(0, last)))[number % 3]
+        reader = await Follower().follow(house.fanout, since)
+        if number % 7 == 6:
+            reader.leave(house.fanout)
+        else:
+            readers.append(reader)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(publish(), *(join(number) for number in range(28)))
+        for reader in readers:
+            await reader.reaches(total)
+    for reader in readers:
+        assert reader.join is not None
+        first = reader.join.position.seq + 1
+        assert reader.seqs == list(range(first, total + 1))
+
+
+async def test_an_event_that_the_log_has_and_pub_sub_has_not_brought_yet_is_not_missed(
+    house: House,
+) -> None:
+    early = await Follower().follow(house.fanout, None)
+    house.here.hold = True
+    await house.append(3)
+    # It stands at 3 while the node's live position is 0; nothing tells the node of 1 to 3 but it.
+    late = await Follower().follow(house.fanout, None)
+    await early.reaches(3)
+    house.here.hold = False
+    house.here.release()  # the late messages are old news
+    await house.append()
+    await late.reaches(4)
+    await early.reaches(4)
+    assert (early.seqs, late.seqs) == ([1, 2, 3, 4], [4])
+
+
+async def test_a_join_that_cannot_reach_the_backplane_fails_and_leaves_nothing() -> None:
+    class Away(MemoryBackplane):
+        away = True
+
+        async def read(self, *args: object, **_: object) -> object:  # type: ignore[override]
+            if self.away:
+                raise Fault("backend_unavailable")
+            return await super().read(*args)  # type: ignore[arg-type]
+
+    shared = MemoryShared()
+    backplane = Away(shared)
+    fanout = Fanout(cast(Backplane, backplane), Metrics())
+    for _ in range(2):
+        with pytest.raises(Fault, match="backend_unavailable"):
+            await fanout.join(CHANNEL, Follower(), None)
+    await settle()
+    assert shared.sinks == {}
+    backplane.away = False
+    reader = await Follower().follow(fanout, None)
+    await backplane.append(CHANNEL, b"{}")
+    assert reader.seqs == [1]
+    await fanout.close()
+
+
+# --- live ---
+
+
+async def test_an_event_is_encoded_once_for_all_its_readers(house: House) -> None:
+    readers = [await Follower().follow(house.fanout, None) for _ in range(5)]
+    await house.append()
+    for reader in readers:
+        await reader.reaches(1)
+    assert len({id(reader.seen[0].frame) for reader in readers}) == 1
+    assert len({id(reader.seen[0].payload) for reader in readers}) == 1
+
+
+def test_a_delivery_is_the_notification_of_the_protocol() -> None:
+    delivery = Delivery(CHANNEL, "e1", 7, b'{"type":"CUSTOM"}')
+    assert delivery.payload == (
+        b'{"jsonrpc":"2.0","method":"event","params":{"channel":"conversation:c_1","epoch":"e1",'
+        b'"seq":7,"event":{"type":"CUSTOM"}}}'
+    )
+    assert delivery.frame.endswith(delivery.payload)
+
+
+async def test_a_message_that_pub_sub_dropped_is_filled_from_the_log(house: House) -> None:
+    readers = [await Follower().follow(house.fanout, None) for _ in range(3)]
+    house.here.dropping = lambda seq: seq in {2, 3, 5}
+    await house.append(6)
+    for reader in readers:
+        await reader.reaches(6)
+        assert reader.seqs == [1, 2, 3, 4, 5, 6]
+
+
+async def test_the_last_message_that_was_dropped_is_found_when_the_subscription_is_repaired(
+    house: House,
+) -> None:
+    reader = await Follower().follow(house.fanout, None)
+    house.here.dropping = lambda seq: True
+    await house.append(2)
+    house.here.repair()
+    await reader.reaches(2)
+
+
+async def test_what_arrives_while_a_gap_is_being_filled_is_delivered_after_it(
+    house: House,
+) -> None:
+    reader = await Follower().follow(house.fanout, None)
+    house.here.dropping = lambda seq: seq == 1
+    house.here.pause_reads()
+    await house.append(2)
+    await house.here.answered.wait()  # the log was read up to 2
+    await house.append(3)
+    await settle()
+    assert reader.seqs == []
+    house.here.resume_reads()
+    await reader.reaches(5)
+
+
+async def test_the_log_is_read_again_until_the_backplane_is_back() -> None:
+    class Flaky(MemoryBackplane):
+        failures = 0
+
+        async def read(self, channel: str, after: int, limit: int = 1_000):  # type: ignore[no-untyped-def]
+            if self.failures:
+                self.failures -= 1
+                raise Fault("backend_unavailable")
+            return await super().read(channel, after, limit)
+
+    backplane = Flaky()
+    held = Held(cast(Backplane, backplane))
+    fanout = Fanout(cast(Backplane, held), Metrics())
+    reader = await Follower().follow(fanout, None)
+    backplane.failures = 1
+    held.dropping = lambda seq: seq == 1
+    for _ in range(2):
+        await backplane.append(CHANNEL, b"{}")
+    await reader.reaches(2)
+    assert backplane.failures == 0
+    await fanout.close()
+
+
+# --- the log is lost ---
+
+
+async def test_a_lost_log_ends_the_subscriptions_and_a_new_join_begins_the_next_log(
+    house: House,
+) -> None:
+    readers = [await Follower().follow(house.fanout, None) for _ in range(2)]
+    await house.append(3)
+    for reader in readers:
+        await reader.reaches(3)
+    house.lose()
+    await house.append()
+    for reader in readers:
+        await reader.until(lambda reader=reader: reader.reason is not None)  # type: ignore[misc]
+        assert (reader.reason, reader.seqs, reader.faults) == ("resume_gap", [1, 2, 3], [])
+    again = Follower()
+    assert readers[0].at is not None
+    join = await again.begin(house.fanout, readers[0].at)
+    assert not join.recovered
+    assert join.position.epoch != readers[0].at.epoch
+    await join.follow()
+    await house.append()
+    await again.reaches(2)
+
+
+async def test_an_event_that_arrives_while_the_loss_is_being_found_reaches_who_joins_then(
+    house: House,
+) -> None:
+    await house.append(3)
+    first = await Follower().follow(house.fanout, None)
+    house.lose()
+    house.here.pause_reads()
+    await house.append()  # of another log: the node looks at the log …
+    await house.here.answered.wait()
+    join_task = asyncio.create_task(Follower().begin(house.fanout, None))
+    await settle()
+    await house.append()  # … and hears of this while it looks
+    await settle()
+    house.here.resume_reads()
+    join = await join_task
+    await first.until(lambda: first.reason is not None)
+    reader = cast(Follower, join._reader)
+    async with asyncio.timeout(DEADLINE_S):
+        await join.follow()
+    # Whatever position it was given, nothing after it is missing.
+    last = (await house.here.read(CHANNEL, 0, 0)).last
+    await reader.until(lambda: reader.at is not None and reader.at.seq >= last)
+    assert reader.faults == []
+
+
+@pytest.mark.parametrize("limits", [SMALL])
+async def test_a_reader_that_is_trimmed_past_is_told_so(house: House) -> None:
+    reader = await Follower().follow(house.fanout, None)
+    house.here.dropping = lambda seq: seq < 200
+    await house.append(200)
+    await reader.until(lambda: reader.reason is not None)
+    assert (reader.reason, reader.seqs) == ("resume_gap", [])
+
+
+@pytest.mark.parametrize("limits", [SMALL])
+async def test_a_replay_that_is_trimmed_past_ends_and_is_never_partial(house: House) -> None:
+    await house.append(5)
+    reader = Follower()
+    join = await reader.begin(house.fanout, "start")
+    assert join.recovered
+    reader.stall()
+    following = asyncio.create_task(join.follow())
+    await settle()
+    await house.append(200)
+    reader.read_on()
+    await following
+    assert (reader.reason, reader.seqs, reader.faults) == ("resume_gap", [], [])
+
+
+# --- leaving ---
+
+
+async def test_an_abandoned_replay_delivers_nothing_more(house: House) -> None:
+    await house.append(3)
+    reader = Follower()
+    join = await reader.begin(house.fanout, "start")
+    house.here.pause_reads()
+    following = asyncio.create_task(join.follow())
+    await house.here.answered.wait()
+    reader.leave(house.fanout)
+    house.here.resume_reads()
+    await following
+    await house.append()
+    await settle()
+    assert (reader.seqs, reader.faults) == ([], [])
+
+
+async def test_who_leaves_gets_nothing_more_and_the_others_do(house: House) -> None:
+    stays, leaves = [await Follower().follow(house.fanout, None) for _ in range(2)]
+    await house.append()
+    await stays.reaches(1)
+    await leaves.reaches(1)
+    leaves.leave(house.fanout)
+    await house.append()
+    await stays.reaches(2)
+    assert (leaves.seqs, leaves.faults) == ([1], [])
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", ["live", "fill"])
+async def test_a_reader_may_leave_while_it_is_being_delivered_to(
+    house: House, others: int, way: str
+) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    leaver = Follower()
+    leaver.on_deliver = lambda: leaver.leave(house.fanout)  # as an outbox that overflows does
+    await leaver.follow(house.fanout, None)
+    stay = [await Follower().follow(house.fanout, None) for _ in range(others)]
+    if way == "fill":
+        house.here.dropping = lambda seq: seq == 1
+    await house.append(3)
+    await leaver.until(lambda: leaver.gone)
+    again = await Follower().follow(house.fanout, "start")
+    await again.reaches(3)
+    for reader in stay:
+        await reader.reaches(3)
+    assert (leaver.seqs, leaver.faults, reported) == ([1], [], [])
+
+
+async def test_a_channel_that_nobody_reads_is_not_listened_to(house: House) -> None:
+    for _ in range(3):
+        reader = await Follower().follow(house.fanout, None)
+        reader.leave(house.fanout)
+        reader.leave(house.fanout)  # twice is fine
+    async with asyncio.timeout(DEADLINE_S):
+        while house.fanout._closing:
+            await asyncio.wait(list(house.fanout._closing.values()))
+    assert (house.fanout._channels, house.here._sinks) == ({}, {})
+    reader = await Follower().follow(house.fanout, None)
+    await house.append()
+    await reader.reaches(1)
+
+
+async def test_a_join_that_is_cancelled_leaves_the_others_joined(house: House) -> None:
+    house.here.pause_reads()
+    first = asyncio.create_task(house.fanout.join(CHANNEL, Follower(), None))
+    await settle(2)
+    second = Follower()
+    other = asyncio.create_task(second.begin(house.fanout, None))
+    await house.here.answered.wait()
+    first.cancel()
+    await asyncio.wait({first})
+    house.here.resume_reads()
+    await (await other).follow()
+    await house.append()
+    await second.reaches(1)
+
+
+async def test_close_leaves_no_task_behind(house: House) -> None:
+    before = asyncio.all_tasks()
+    house.here.pause_reads()
+    opening = asyncio.create_task(house.fanout.join(CHANNEL, Follower(), None))
+    await house.here.answered.wait()
+    opening.cancel()
+    await asyncio.wait({opening})
+    await house.fanout.close()
+    await settle()
+    left = {task for task in asyncio.all_tasks() - before if "fanout" in repr(task.get_coro())}
+    assert left == set()
