@@ -1,0 +1,55 @@
+"""``tests/bench/run [name …] [--json FILE] [--quick]``: measure, and print the figures."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.bench.child import ChildFailed
+from tests.bench.fanout import fanout
+from tests.bench.first_token import first_token
+from tests.bench.report import Table, heading, machine, say, write_json
+
+BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
+    "fanout": fanout,
+    "first-token": first_token,
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tests/bench/run",
+        description="Measures the hub beside a floor or a peer in the same run, and prints ratios. "
+        "Nothing here passes or fails; tests/bench/README.md says how to read it.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)} (default: all)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--quick", action="store_true", help="short runs, rough figures")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}")
+    facts = machine()
+    print(heading(facts), flush=True)
+    tables: list[Table] = []
+    try:
+        for name in chosen.names or BENCHMARKS:
+            for table in BENCHMARKS[name](quick=chosen.quick):
+                tables.append(table)
+                print(table.text(), flush=True)
+    except ChildFailed as failure:
+        say(str(failure))
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    if chosen.json is not None:
+        write_json(chosen.json, facts, tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""Crowd: a child with many WebSocket clients that read and discard."""
+
+import asyncio
+import time
+from typing import Any
+
+import uvloop
+
+from tests.bench.child import obey
+from tests.bench.socket import Socket, open_sockets
+
+
+class Crowd:
+    """Groups of sockets, by name."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, list[Socket]] = {}
+
+    async def connect(self, group: str, greetings: list[str], **where: Any) -> None:
+        """Open ``count`` sockets, and let each send its greetings (``{n}`` is its number)."""
+        sockets = self._groups[group] = await open_sockets(**where)
+        for number, socket in enumerate(sockets):
+            for greeting in greetings:
+                socket.send(greeting.replace("{n}", str(number)))
+
+    async def send(self, group: str, texts: list[str]) -> None:
+        """The n-th socket sends the n-th text."""
+        for socket, text in zip(self._groups[group], texts, strict=True):
+            socket.send(text)
+
+    async def reset(self, group: str) -> None:
+        for socket in self._groups[group]:
+            socket.messages = 0
+
+    async def wait(self, group: str, messages: int, within: float) -> list[int]:
+        """Wait until each has so many messages; the fewest, the most, and how many are closed."""
+        sockets = self._groups[group]
+        deadline = time.monotonic() + within
+        while min(socket.messages for socket in sockets) < messages:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.005)
+        counts = [socket.messages for socket in sockets]
+        return [min(counts), max(counts), sum(socket.closed for socket in sockets)]
+
+    async def close(self, group: str) -> None:
+        for socket in self._groups.pop(group):
+            socket.close()
+
+
+async def main() -> None:
+    crowd = Crowd()
+    await obey(
+        {},
+        {
+            "connect": crowd.connect,
+            "send": crowd.send,
+            "reset": crowd.reset,
+            "wait": crowd.wait,
+            "close": crowd.close,
+        },
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,224 @@
+"""First token: from ``message.send`` to the first text at the client, without the model's delay."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.child import Child
+from tests.bench.report import Table, say
+from tests.parts.postgres import PostgresCluster
+from tests.parts.redis import RedisProcess
+
+FIRST_MS: Final = 50.0
+RATE: Final = 30.0
+TOKENS: Final = 60
+FEW: Final = 8
+"""Tokens of an answer when one client asks alone: more answers in the time, the same path."""
+
+EMBEDDED: Final = "SQLite, memory"
+
+
+@dataclass
+class Load:
+    """How many clients ask at once, how long their answers are, and for how many seconds."""
+
+    runs: int
+    tokens: int
+    seconds: float
+
+    @property
+    def answer_s(self) -> float:
+        return (FIRST_MS + self.tokens * 1000 / RATE) / 1000
+
+    @property
+    def content(self) -> str:
+        tokens = [f" token{number}" for number in range(self.tokens)]
+        script = {"tokens": tokens, "first_ms": FIRST_MS, "delay_ms": 1000 / RATE}
+        return f"#script {json.dumps(script)}" if self.tokens != TOKENS else "Why is the sky blue?"
+
+
+@dataclass
+class Outcome:
+    """Seconds of each exchange (acknowledged, first token, end), and CPU shares by process."""
+
+    samples: list[list[float]]
+    cpu: dict[str, float]
+    seconds: float
+    sampled: dict[str, Any] = field(default_factory=dict)
+
+
+def first_token(*, quick: bool) -> list[Table]:
+    """Measure the embedded defaults, then PostgreSQL with Redis where they are installed."""
+    loads = (
+        [Load(1, FEW, 4), Load(20, TOKENS, 5)]
+        if quick
+        else [Load(1, FEW, 20), Load(100, TOKENS, 24)]
+    )
+    table = Table(
+        "first-token",
+        "ms from message.send to the first text at the client, less the model's 50 ms",
+        ("", "runs", "p50", "p99", "ack p50", "ack p99", "runs/s", "tokens/s", "hub", "client",
+         "model"),
+    )  # fmt: skip
+    stages = Table("first-token stages", "where the hub's CPU goes under the largest load", ())
+    with ExitStack() as stack:
+        model = stack.enter_context(_model())
+        talkers = stack.enter_context(Child("tests.bench.talkers"))
+        for load in loads:
+            say(f"first-token: {load.runs} at once, straight to the model, for {load.seconds} s")
+            table.rows.append(_row("the model alone", load, _direct(model, talkers, load)))
+    backs: dict[str, Any] = {EMBEDDED: _embedded}
+    if shutil.which("redis-server") and _postgres_programs() and not quick:
+        backs["PostgreSQL, Redis"] = _outgrown
+    for name, environment in backs.items():
+        for load in loads:
+            say(f"first-token: {load.runs} at once, {name}, for {load.seconds} s")
+            with environment() as environ:
+                outcome = _through_the_hub(environ, load)
+            table.rows.append(_row(name, load, outcome))
+            if load is loads[-1]:
+                _add_stages(stages, name, outcome)
+    table.notes = [
+        f"{TOKENS} tokens an answer ({FEW} for one client alone) at {RATE:.0f}/s; each client asks "
+        "again 0 to 100 ms",
+        "after an answer's end. runs/s and tokens/s are what was answered; hub, client and model",
+        "are the CPU each used, of one core. 'the model alone' is the same clients on raw",
+        "connections to the same model server: the floor that the other rows contain.",
+        "Aim: p50 at most 10 ms, p99 at most 50 ms at 100 runs.",
+    ]
+    return [table, stages]
+
+
+def _row(name: str, load: Load, outcome: Outcome) -> list[Any]:
+    first = [(sample[1] * 1000 - FIRST_MS) for sample in outcome.samples]
+    acknowledged = [sample[0] * 1000 for sample in outcome.samples]
+    through_hub = "hub" in outcome.cpu
+    rate = len(outcome.samples) / outcome.seconds
+    return [
+        name,
+        load.runs,
+        percentile(first, 50),
+        percentile(first, 99),
+        percentile(acknowledged, 50) if through_hub else None,
+        percentile(acknowledged, 99) if through_hub else None,
+        rate,
+        rate * load.tokens,
+        *(
+            f"{outcome.cpu[part]:.0%}" if part in outcome.cpu else "-"
+            for part in ("hub", "client", "model")
+        ),
+    ]
+
+
+def _add_stages(table: Table, name: str, outcome: Outcome) -> None:
+    sampled = outcome.sampled
+    stages = sampled["stages"]
+    if not table.columns:
+        table.columns = ("", *stages)
+    table.rows.append([name, *(f"{stages.get(stage, 0.0):.0%}" for stage in table.columns[1:])])
+    threads = {name: s for name, s in sampled["threads_s"].items() if s > 0.01}
+    shares = ", ".join(f"{name} {s / sampled['cpu_s']:.0%}" for name, s in threads.items())
+    table.notes.append(f"{name}: CPU by thread: {shares}")
+
+
+def percentile(values: list[float], of: int) -> float:
+    """The value that ``of`` percent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * of // 100)]
+
+
+@contextmanager
+def _model() -> Iterator[Child]:
+    with Child("tests.bench.servers.model", str(TOKENS), str(1000 / RATE), str(FIRST_MS)) as model:
+        yield model
+
+
+def _direct(model: Child, talkers: Child, load: Load) -> Outcome:
+    with _measured(client=talkers, model=model) as outcome:
+        outcome.samples = talkers.ask(
+            "direct",
+            port=model.ready["port"],
+            model=model.ready["model"],
+            content=load.content,
+            clients=load.runs,
+            seconds=load.seconds,
+            stagger=load.answer_s,
+        )
+    return outcome
+
+
+def _through_the_hub(environ: Mapping[str, str], load: Load) -> Outcome:
+    with ExitStack() as stack:
+        model = stack.enter_context(_model())
+        host = f"http://127.0.0.1:{model.ready['port']}"
+        settings = {"OLLAMA_HOST": host, "HUB_LOG_LEVEL": "error", **environ}
+        hub = stack.enter_context(Child("tests.bench.servers.hub", environ=settings))
+        talkers = stack.enter_context(Child("tests.bench.talkers"))
+        owners = hub.ask("sign_in", users=load.runs)
+        conversations = hub.ask("converse", owners=owners, model=model.ready["model"])
+        tokens = [owner["token"] for owner in owners]
+        talkers.ask(
+            "connect",
+            port=hub.ready["port"],
+            tokens=tokens,
+            conversations=conversations,
+            content=load.content,
+        )
+        talkers.ask("talk", seconds=0.5, stagger=0.5)
+        with _measured(hub=hub, client=talkers, model=model) as outcome:
+            outcome.samples = talkers.ask("talk", seconds=load.seconds, stagger=load.answer_s)
+        # Apart, so that what samples is not measured.
+        talkers.tell("talk", seconds=load.seconds / 4, stagger=load.answer_s)
+        outcome.sampled = hub.ask("sample", seconds=load.seconds / 4)
+        talkers.answer()
+        return outcome
+
+
+@contextmanager
+def _measured(**children: Child) -> Iterator[Outcome]:
+    """The CPU that each child uses in the block, of one core."""
+    outcome = Outcome([], {}, 0.0)
+    before = {name: child.cpu() for name, child in children.items()}
+    began = time.monotonic()
+    yield outcome
+    outcome.seconds = time.monotonic() - began
+    outcome.cpu = {
+        name: (child.cpu() - before[name]) / outcome.seconds for name, child in children.items()
+    }
+
+
+@contextmanager
+def _embedded() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="hub-bench-") as folder:
+        yield {"HUB_DATA_DIR": folder}
+
+
+def _postgres_programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@contextmanager
+def _outgrown() -> Iterator[dict[str, str]]:
+    programs = _postgres_programs()
+    assert programs is not None
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
+        server = RedisProcess(Path(folder) / "redis")
+        stack.callback(server.stop)
+        server.start()
+        cluster = PostgresCluster(programs)
+        stack.callback(cluster.remove)
+        cluster.start()
+        stack.callback(cluster.stop)
+        yield {
+            "HUB_DATA_DIR": folder,
+            "HUB_REDIS_URL": server.url,
+            "HUB_DATABASE_URL": f"postgresql+asyncpg://hub@127.0.0.1:{cluster.port}/postgres",
+        }

@@ -1,0 +1,88 @@
+"""The hub itself: the application and the server of ``hub serve``, with a publisher beside it.
+
+Reads the settings from the environment as the hub does.
+"""
+
+import asyncio
+import gc
+from typing import Any
+
+import uvloop
+
+from hub.app import running
+from hub.cli.serving import HubServer
+from hub.ids import new_id
+from hub.settings import read_settings
+from hub.storage.tables import Conversation
+from tests.bench.child import obey
+from tests.bench.servers.listening import loopback, serving
+from tests.bench.servers.pace import EVENT, paced
+from tests.bench.servers.sampler import Sampler
+
+PASSWORD = "correct horse battery"
+
+
+async def main() -> None:
+    listening, port = loopback()
+    settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST="4")
+    async with running(settings) as hub:
+        services = hub.services
+        sampler = Sampler()
+        event = EVENT.encode()
+
+        async def sign_in(users: int) -> list[dict[str, str]]:
+            """Make users; the token, the tenant and the id of each."""
+            found = []
+            for number in range(users):
+                email = f"user{number}@hub.example"
+                user, tenant = await services.accounts.register(email, PASSWORD)
+                pair = await services.accounts.login(email, PASSWORD)
+                found.append({"token": pair.access_token, "tenant": tenant.id, "user": user.id})
+            return found
+
+        async def converse(owners: list[dict[str, str]], model: str | None = None) -> list[str]:
+            """Make a conversation for each of the owners; their ids."""
+            ids = []
+            for owner in owners:
+                async with services.database.write(owner["tenant"]) as session:
+                    conversation = Conversation(
+                        id=new_id("c"),
+                        tenant_id=owner["tenant"],
+                        owner_id=owner["user"],
+                        model=model,
+                    )
+                    session.add(conversation)
+                ids.append(conversation.id)
+            return ids
+
+        async def publish(count: int, rate: float, channel: str, burst: int = 1) -> None:
+            async def emit() -> None:
+                if burst == 1:
+                    await services.backplane.append(channel, event)
+                else:
+                    appends = (services.backplane.append(channel, event) for _ in range(burst))
+                    await asyncio.gather(*appends)
+
+            await paced(count // burst, rate / burst, emit)
+
+        async def sample(seconds: float) -> dict[str, Any]:
+            return await sampler.run(seconds)
+
+        async def collect() -> int:
+            return gc.collect()
+
+        async with serving(HubServer(hub), listening):
+            await obey(
+                {"port": port},
+                {
+                    "sign_in": sign_in,
+                    "converse": converse,
+                    "publish": publish,
+                    "sample": sample,
+                    "collect": collect,
+                },
+            )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,24 @@
+"""Pace: events at a steady rate, the same way in every server that is compared."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+DELTA: Final = " and so the light that is scattered most is the one with the shortest waves"
+EVENT: Final = (
+    '{"type":"TEXT_MESSAGE_CONTENT","messageId":"m_01JD8Q6ZK5T0W3X9Y2V7B4N1CA",'
+    f'"delta":"{DELTA}"' + "}"
+)
+"""An event of a run as it is appended: some 150 bytes."""
+
+CHANNEL: Final = "conversation:c_01JD8Q6ZK5T0W3X9Y2V7B4N1CB"
+EPOCH: Final = "e0123456789abcdef"
+
+
+async def paced(count: int, rate: float, emit: Callable[[], Awaitable[None]]) -> None:
+    """Await ``emit`` ``count`` times, ``rate`` times a second."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for number in range(1, count + 1):
+        await emit()
+        await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
