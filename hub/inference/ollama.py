@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -24,6 +23,7 @@ from hub.inference.interface import (
     TextDelta,
 )
 from hub.inference.local.extra import STAND_IN_KEY
+from hub.inference.plain_http import PlainHttp
 
 USUAL_CONTEXT: Final = 8192
 """Tokens of context asked for when the model does not say. More costs the server memory."""
@@ -65,13 +65,8 @@ class OllamaClient:
         self._next_token_s = next_token_s
         self._shown: dict[str, ModelInfo | None] = {}
         self._contexts: dict[str, int] = {}
-        # Not httpx's limit of 100 connections, which would queue the 101st run unseen; and no
-        # proxy of the environment between the hub and its own machine.
         self._api = ollama.AsyncClient(
-            host=host,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=not _is_loopback(host),
+            host=host, timeout=httpx.Timeout(None, connect=CONNECT_S), **_way_to(host)
         )
 
     @property
@@ -248,15 +243,15 @@ def _context_length(facts: Mapping[str, Any], parameters: str | None) -> int:
     return min(trained, USUAL_CONTEXT) if isinstance(trained, int) else USUAL_CONTEXT
 
 
+def _way_to(host: str) -> dict[str, Any]:
+    """How httpx gets there."""
+    if urlsplit(host).scheme == "http":
+        return {"transport": PlainHttp(), "trust_env": False}
+    # Not httpx's limit of 100 connections, which would queue the 101st run unseen.
+    return {"limits": httpx.Limits(max_connections=None, max_keepalive_connections=32)}
+
+
 def _bare(host: str) -> str:
     """The URL without credentials."""
     parts = urlsplit(host)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _is_loopback(host: str) -> bool:
-    name = urlsplit(host).hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
