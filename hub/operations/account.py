@@ -44,7 +44,7 @@ class Registered(Result):
 class Login(Params):
     email: str = Field(max_length=320)
     password: SecretStr = Field(max_length=1_024)
-    tenant: str | None = Field(
+    tenant: Text | None = Field(
         None, max_length=200, description="Id or name, for a member of several."
     )
 

@@ -11,7 +11,7 @@ from hub.events.recovery import resume
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
-from hub.operations.shapes import MAX_LIMIT
+from hub.operations.shapes import MAX_LIMIT, fit
 
 CHANNEL_PATTERN = r"^[a-z]+(:[A-Za-z0-9_]+)?$"
 
@@ -60,7 +60,9 @@ class PastEvent(Result):
 
 
 class Past(Result):
-    """Events of the log: ``first`` and ``last`` tell what it holds."""
+    """Events of the log, fewer than asked for when they are long: ``first`` and ``last`` tell
+    what it holds.
+    """
 
     epoch: str
     first: int
@@ -140,9 +142,10 @@ async def history(call: Call, params: History) -> Past:
     page = await call.services.backplane.read(params.channel, params.after, params.limit)
     if params.after and resume(Position(page.epoch, params.after), page) is None:
         raise Fault("resume_gap")
+    entries = page.entries[: fit(page.entries, lambda entry: len(entry.data))]
     return Past(
         epoch=page.epoch,
         first=page.first,
         last=page.last,
-        items=[PastEvent(seq=entry.seq, event=orjson.loads(entry.data)) for entry in page.entries],
+        items=[PastEvent(seq=entry.seq, event=orjson.loads(entry.data)) for entry in entries],
     )

@@ -9,7 +9,7 @@ from hub.faults import Fault
 from hub.ids import new_id
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, operation
-from hub.operations.shapes import Conversation, Id, Listing, Page, Text
+from hub.operations.shapes import Conversation, Id, Listing, PageById, Text
 from hub.storage import tables
 
 _GUARDS = ("conversation", "conversation_id")
@@ -62,7 +62,7 @@ async def create(call: Call, params: Create) -> Conversation:
     http=Http("GET", "/v1/conversations"),
     faults=("permission_denied",),
 )
-async def listing(call: Call, params: Page) -> Listing[Conversation]:
+async def listing(call: Call, params: PageById) -> Listing[Conversation]:
     """List your own conversations, the newest first."""
     statement = (
         select(tables.Conversation)
@@ -74,9 +74,7 @@ async def listing(call: Call, params: Page) -> Listing[Conversation]:
         statement = statement.where(col(tables.Conversation.id) < params.cursor)
     async with call.services.database.read(call.actor.tenant_id) as session:
         rows = (await session.exec(statement)).all()
-    items = [Conversation.of(row) for row in rows[: params.limit]]
-    more = len(rows) > params.limit
-    return Listing(items=items, next_cursor=items[-1].id if more else None)
+    return Listing.page([Conversation.of(row) for row in rows], params.limit, lambda item: item.id)
 
 
 @operation(
@@ -149,5 +147,5 @@ async def delete(call: Call, params: Named) -> Done:
                 delete_rows(table).where(col(table.conversation_id) == conversation_id)
             )
         await session.delete(row)
-    call.services.resources.forget("conversation", conversation_id, tenant_id)
+    call.services.resources.forget(conversation_id, tenant_id)
     return Done()

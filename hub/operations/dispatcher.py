@@ -114,7 +114,7 @@ async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
             resource = None
         else:
             resource = await call.services.resources.find(
-                kind, getattr(params, parameter), call.actor.tenant_id
+                kind, getattr(params, parameter), call.actor
             )
     verdict = decide(call.actor, operation.permission, resource)
     if not verdict.allowed:

@@ -6,7 +6,6 @@ from pydantic import Field
 from sqlalchemy import tuple_
 from sqlmodel import col, select
 
-from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, Message, Page, Text
@@ -44,6 +43,12 @@ class Sent(Result):
 
 class OfConversation(Page):
     conversation_id: Id
+    cursor: str | None = Field(
+        None,
+        max_length=19,
+        pattern=r"^[0-9]{1,9}-[0-9]{1,9}$",
+        description="`next_cursor` of the page before; none: the first page.",
+    )
 
 
 @operation(
@@ -93,17 +98,12 @@ async def listing(call: Call, params: OfConversation) -> Listing[Message]:
         statement = statement.where(place > _place(params.cursor))
     async with call.services.database.read(call.actor.tenant_id) as session:
         rows = (await session.exec(statement)).all()
-    last = rows[params.limit - 1] if len(rows) > params.limit else None
-    return Listing(
-        items=[Message.of(row) for row in rows[: params.limit]],
-        next_cursor=f"{last.turn}-{last.step}" if last else None,
+    places = {row.id: f"{row.turn}-{row.step}" for row in rows}
+    return Listing.page(
+        [Message.of(row) for row in rows], params.limit, lambda item: places[item.id]
     )
 
 
 def _place(cursor: str) -> tuple[int, int]:
-    turn, _, step = cursor.partition("-")
-    if not (turn.isascii() and turn.isdigit() and step.isascii() and step.isdigit()):
-        raise Fault("invalid_params", "cursor: not one that a list gave")
-    if len(turn) > 9 or len(step) > 9:
-        raise Fault("invalid_params", "cursor: not one that a list gave")
+    turn, step = cursor.split("-")
     return int(turn), int(step)

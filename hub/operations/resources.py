@@ -1,21 +1,30 @@
 """Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
 
-Owners do not change, so what was found is remembered; that it still exists is for the handler's own
-transaction to see.
+Owners do not change, so what was found is remembered for a while. What is deleted is forgotten at
+once on this node; on others a handler's own transaction sees that it is gone, and a channel, which
+has no such transaction, is looked for again within ``REMEMBERED_S``.
 """
 
+import time
 from collections import OrderedDict
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlmodel import col, select
 
 from hub.faults import Fault
 from hub.ids import is_id
+from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
 from hub.storage.tables import Conversation, Run
 
 REMEMBERED: Final = 20_000
+REMEMBERED_S: Final = 5.0
+
+
+class _Found(NamedTuple):
+    resource: Resource
+    until: float  # of time.monotonic()
 
 
 class Resources:
@@ -23,26 +32,33 @@ class Resources:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: OrderedDict[tuple[str, str, str], Resource] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], _Found] = OrderedDict()
 
-    async def find(self, kind: str, identifier: str, tenant_id: str) -> Resource:
-        """The resource. Raises Fault not_found: also for one of another tenant."""
-        key = (kind, identifier, tenant_id)
+    async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
+        """The resource, as this actor may come to it.
+
+        Raises Fault not_found: also for one of another tenant, and another user's own channel.
+        """
+        if kind == "channel" and identifier.startswith("user:"):
+            return _own_channel(identifier, actor)
+        key = (kind, identifier, actor.tenant_id)
         known = self._known.get(key)
-        if known is not None:
+        if known is not None and known.until > time.monotonic():
             self._known.move_to_end(key)
-            return known
-        found = await self._look_up(kind, identifier, tenant_id)
+            return known.resource
+        self._known.pop(key, None)
+        found = await self._look_up(kind, identifier, actor.tenant_id)
         if found is None:
             raise Fault("not_found")
-        self._known[key] = found
+        self._known[key] = _Found(found, time.monotonic() + REMEMBERED_S)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return found
 
-    def forget(self, kind: str, identifier: str, tenant_id: str) -> None:
-        """It was deleted."""
-        self._known.pop((kind, identifier, tenant_id), None)
+    def forget(self, conversation_id: str, tenant_id: str) -> None:
+        """The conversation was deleted, and its channel with it."""
+        self._known.pop(("conversation", conversation_id, tenant_id), None)
+        self._known.pop(("channel", f"conversation:{conversation_id}", tenant_id), None)
 
     async def _look_up(self, kind: str, identifier: str, tenant_id: str) -> Resource | None:
         if kind == "channel":
@@ -67,12 +83,16 @@ class Resources:
         return Resource("conversation", identifier, tenant_id, owner_id)
 
     async def _channel(self, name: str, tenant_id: str) -> Resource | None:
-        """A channel is its subject's: a conversation's, or a user's own."""
+        """A conversation's channel is its owner's."""
         kind, _, identifier = name.partition(":")
         if kind == "conversation" and is_id(identifier, "c"):
             subject = await self._conversation(identifier, tenant_id)
             return subject and Resource("channel", name, tenant_id, subject.owner_id)
-        if kind == "user" and is_id(identifier, "u"):
-            # Whether that user exists is not told: someone else's channel is not found either way.
-            return Resource("channel", name, tenant_id, identifier)
         return None
+
+
+def _own_channel(name: str, actor: Actor) -> Resource:
+    """What is addressed to a user is for that user alone, whatever permissions others hold."""
+    if name != f"user:{actor.user_id}":
+        raise Fault("not_found")
+    return Resource("channel", name, actor.tenant_id, actor.user_id)

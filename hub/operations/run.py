@@ -6,7 +6,7 @@ from sqlmodel import col, select
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Http, Params, operation
-from hub.operations.shapes import Id, Listing, Page, Run
+from hub.operations.shapes import Id, Listing, PageById, Run
 from hub.storage import tables
 
 _FAULTS = ("not_found", "permission_denied")
@@ -16,7 +16,7 @@ class Named(Params):
     run_id: Id
 
 
-class OfConversation(Page):
+class OfConversation(PageById):
     conversation_id: Id = Field(description="The conversation whose runs to list.")
 
 
@@ -63,9 +63,7 @@ async def listing(call: Call, params: OfConversation) -> Listing[Run]:
         statement = statement.where(col(tables.Run.id) < params.cursor)
     async with call.services.database.read(call.actor.tenant_id) as session:
         rows = (await session.exec(statement)).all()
-    items = [Run.of(row) for row in rows[: params.limit]]
-    more = len(rows) > params.limit
-    return Listing(items=items, next_cursor=items[-1].id if more else None)
+    return Listing.page([Run.of(row) for row in rows], params.limit, lambda item: item.id)
 
 
 @operation(

@@ -1,7 +1,8 @@
 """The objects of the wire, as results carry them. Instants are RFC 3339 in UTC."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -16,9 +17,13 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text without the null character, which PostgreSQL cannot hold."""
 
 T = TypeVar("T", bound=Result)
+Item = TypeVar("Item")
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+
+PAGE_BYTES: Final = 512 * 1024
+"""A page ends before it is longer than this: half of what an outbox and a client's frame hold."""
 
 
 class Page(Params):
@@ -32,11 +37,36 @@ class Page(Params):
     )
 
 
+class PageById(Page):
+    """Which part of a list that is in the order of its ids."""
+
+    cursor: Id | None = Field(
+        None, description="`next_cursor` of the page before; none: the first page."
+    )
+
+
 class Listing(Result, Generic[T]):
-    """A page of a list."""
+    """A page of a list. It may have fewer items than ``limit`` when they are long."""
 
     items: list[T]
     next_cursor: str | None = Field(None, description="The next page's; absent on the last one.")
+
+    @classmethod
+    def page(cls, found: Sequence[T], limit: int, cursor: Callable[[T], str]) -> "Listing[T]":
+        """Of what was found, one more than ``limit`` if there are more, as much as fits."""
+        fitting = fit(found[:limit], lambda item: len(item.encode()))
+        items = list(found[:fitting])
+        return cls(items=items, next_cursor=cursor(items[-1]) if len(found) > fitting else None)
+
+
+def fit(items: Sequence[Item], size: Callable[[Item], int]) -> int:
+    """How many of the first items fit into ``PAGE_BYTES``; at least one, if there is one."""
+    total = 0
+    for number, item in enumerate(items):
+        total += size(item)
+        if total > PAGE_BYTES and number:
+            return number
+    return len(items)
 
 
 class Conversation(Result):

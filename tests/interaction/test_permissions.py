@@ -1,0 +1,189 @@
+"""Who may ask what, through every transport; what is not yours is as if it were not there."""
+
+from typing import Any, Final
+
+import pytest
+
+from hub.ids import new_id
+from hub.operations.operation import PUBLIC, AnyOperation
+from hub.operations.table import OPERATIONS
+from tests.interaction.conftest import Person, World
+from tests.interaction.drivers import Refused
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
+    "channel.subscribe": {},
+    "channel.history": {},
+    "conversation.get": {},
+    "conversation.update": {"title": "mine now"},
+    "conversation.delete": {},
+    "message.send": {"client_message_id": "1", "content": "Hello"},
+    "message.list": {},
+    "run.get": {},
+    "run.list": {},
+    "run.cancel": {},
+}
+"""What a guarded operation needs besides the id of what it acts on."""
+
+UNGUARDED: Final[dict[str, str]] = {
+    "channel.unsubscribe": "ends a subscription of one's own; without one it does nothing",
+}
+"""Operations that take an id and guard nothing, and why."""
+
+GUARDED: Final = [operation for operation in OPERATIONS.values() if operation.guards is not None]
+
+
+async def test_every_operation_that_takes_an_id_is_guarded_or_says_why_not() -> None:
+    for operation in OPERATIONS.values():
+        names = set(operation.params.model_fields) - {"client_message_id"}
+        takes_id = any(name == "channel" or name.endswith("_id") for name in names)
+        assert takes_id == (operation.guards is not None or operation.name in UNGUARDED), (
+            f"{operation.name}: an operation that takes an id needs guards=(kind, parameter)"
+        )
+
+
+async def test_the_matrix_below_knows_every_guarded_operation() -> None:
+    """An operation that is added has to say here how it is called."""
+    assert set(ALSO_NEEDED) == {operation.name for operation in GUARDED}
+
+
+def params_of(operation: AnyOperation, identifier: str) -> dict[str, Any]:
+    assert operation.guards is not None
+    return {operation.guards[1]: identifier, **ALSO_NEEDED[operation.name]}
+
+
+async def _things(person: Person) -> dict[str, list[str]]:
+    """What somebody has, by kind."""
+    conversation = await person.conversation()
+    sent = await person.ask(
+        "message.send",
+        {"conversation_id": conversation, "client_message_id": "1", "content": "Private."},
+    )
+    user = (await person.ask("session.info"))["user_id"]
+    return {
+        "conversation": [conversation],
+        "run": [sent["run_id"]],
+        "channel": [f"conversation:{conversation}", f"user:{user}"],
+    }
+
+
+def _missing() -> dict[str, list[str]]:
+    return {
+        "conversation": [new_id("c"), new_id("r")],
+        "run": [new_id("r"), new_id("c")],
+        "channel": [
+            f"conversation:{new_id('c')}",
+            f"user:{new_id('u')}",
+            f"run:{new_id('r')}",
+            "audit",
+            "conversation:nonsense",
+        ],
+    }
+
+
+async def _refusals(
+    asker: Person, world: World, things: dict[str, list[str]]
+) -> dict[str, set[bytes]]:
+    seen: dict[str, set[bytes]] = {}
+    for operation in GUARDED:
+        if not world.transport.offers(operation):
+            continue
+        assert operation.guards is not None
+        for identifier in things[operation.guards[0]]:
+            with pytest.raises(Refused) as refusal:
+                await asker.ask(operation.name, params_of(operation, identifier))
+            assert refusal.value.reason == "not_found", (operation.name, identifier)
+            seen.setdefault(operation.name, set()).add(refusal.value.bytes)
+    return seen
+
+
+async def test_another_tenants_things_answer_as_what_is_not_there(world: World) -> None:
+    """The owner of a tenant has every permission there is, and it ends at the tenant."""
+    ada, eve = await world.owner(), await world.owner()
+    foreign = await _refusals(eve, world, await _things(ada))
+    missing = await _refusals(eve, world, _missing())
+    assert foreign == missing
+    assert all(len(answers) == 1 for answers in foreign.values())
+
+
+async def test_a_colleagues_things_answer_a_member_as_what_is_not_there(world: World) -> None:
+    ada = await world.owner()
+    bob = await world.colleague(ada, "member")
+    foreign = await _refusals(bob, world, await _things(ada))
+    missing = await _refusals(bob, world, _missing())
+    assert foreign == missing
+
+
+async def test_another_users_own_channel_is_closed_to_the_owner_of_the_tenant(
+    world: World,
+) -> None:
+    ada = await world.owner()
+    bob = await world.colleague(ada, "member")
+    his = (await bob.ask("session.info"))["user_id"]
+    with pytest.raises(Refused) as refusal:
+        await ada.ask("channel.history", {"channel": f"user:{his}"})
+    assert refusal.value.reason == "not_found"
+    assert (await bob.ask("channel.history", {"channel": f"user:{his}"}))["items"] == []
+
+
+async def test_an_administrator_reads_what_a_colleague_has(world: World) -> None:
+    ada = await world.owner()
+    bob = await world.colleague(ada, "member")
+    conversation = await bob.conversation(title="Bob's")
+    found = await ada.ask("conversation.get", {"conversation_id": conversation})
+    assert found["title"] == "Bob's"
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_without_credentials_nothing_is_answered(world: World, name: str) -> None:
+    operation = OPERATIONS[name]
+    if not world.transport.offers(operation):
+        pytest.skip(f"not offered over {world.name}")
+    if world.name == "rest" and operation.permission == PUBLIC:
+        pytest.skip("it needs no credentials")
+    if name == "session.authenticate":
+        pytest.skip("it is what shows credentials")
+    stranger = await world.nobody()
+    http = operation.http
+    params = {part: new_id("c") for part in (http.path_parameters if http else ())}
+    with pytest.raises(Refused) as refusal:
+        await stranger.ask(name, params)
+    assert (refusal.value.reason, refusal.value.code) == ("unauthenticated", 4010)
+
+
+async def test_a_viewer_may_not_send_and_learns_nothing_by_trying(world: World) -> None:
+    ada = await world.owner()
+    viewer = await world.colleague(ada, "viewer")
+    answers = set()
+    for conversation in (await ada.conversation(), new_id("c")):
+        with pytest.raises(Refused) as refusal:
+            await viewer.ask(
+                "message.send",
+                {"conversation_id": conversation, "client_message_id": "1", "content": "Hello"},
+            )
+        assert (refusal.value.reason, refusal.value.code) == ("permission_denied", 4030)
+        answers.add(refusal.value.bytes)
+    assert len(answers) == 1
+    with pytest.raises(Refused, match="permission_denied"):
+        await viewer.ask("conversation.create", {})
+
+
+async def test_who_you_are_is_told_as_it_is_now(world: World) -> None:
+    ada = await world.owner()
+    told = await ada.ask("session.info")
+    assert told["roles"] == ["owner"]
+    assert "conversation:create" in told["permissions"]
+    viewer = await world.colleague(ada, "viewer")
+    less = await viewer.ask("session.info")
+    assert less["tenant_id"] == told["tenant_id"]
+    assert set(less["permissions"]) < set(told["permissions"])
+
+
+async def test_a_session_that_was_ended_is_not_let_through(world: World) -> None:
+    ada = await world.owner()
+    await world.hub.hub.services.accounts.logout(ada.session["session_id"])
+    with pytest.raises((Refused, ConnectionError)) as refusal:
+        await ada.ask("conversation.list")
+    if isinstance(refusal.value, Refused):
+        assert refusal.value.reason == "unauthenticated"
