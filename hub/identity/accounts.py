@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
@@ -12,20 +11,20 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.identity import invitations
 from hub.identity.passwords import Passwords
-from hub.identity.sessions import LoginSessions, TokenPair, digest
+from hub.identity.sessions import LoginSessions, TokenPair
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Invitation, Membership, Role, Tenant, User, now
+from hub.storage.tables import Membership, Role, Tenant, User
 
 ADMINISTRATOR: Final = "admin@hub.example"
 """The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""
 DEFAULT_TENANT: Final = "default"
 LINK_MINUTES: Final = 10
-INVITATION_LIFE: Final = timedelta(days=7)
 
 
 class Accounts:
@@ -70,7 +69,7 @@ class Accounts:
         if invitation is not None:
             # Before the costly hash; the transaction below decides.
             async with self._database.read(EVERY_TENANT) as session:
-                await self._check_invitation(session, invitation, address)
+                await invitations.check(session, invitation, address)
         user = User(
             id=new_id("u"),
             email=address,
@@ -84,7 +83,7 @@ class Accounts:
                     role = "owner"
                     session.add(tenant)
                 else:
-                    tenant, role = await self._accept(session, invitation, address)
+                    tenant, role = await invitations.accept(session, invitation, address)
                 await _join(session, user, tenant, role)
         except IntegrityError:
             raise Fault("conflict", "This address has an account. Sign in instead.") from None
@@ -150,20 +149,11 @@ class Accounts:
 
         Valid for seven days. Raises Fault("invalid_params") for a role the tenant does not have.
         """
-        code = secrets.token_urlsafe(32)
         async with self._database.write(EVERY_TENANT) as session:
             await _check_role(session, tenant_id, role)
-            session.add(
-                Invitation(
-                    code_hash=digest(code),
-                    tenant_id=tenant_id,
-                    role_id=role,
-                    email=_address(email) if email is not None else None,
-                    invited_by=invited_by,
-                    expires_at=now() + INVITATION_LIFE,
-                )
+            return invitations.make(
+                session, tenant_id, role, invited_by, _address(email) if email is not None else None
             )
-        return code
 
     async def create_user(
         self, email: str, password: str, tenant: str, role: str, name: str | None = None
@@ -237,35 +227,6 @@ class Accounts:
         ):
             raise Fault("not_found", f"There is no active account {email}.")
         return user.id, tenant_id
-
-    async def _check_invitation(self, session: AsyncSession, code: str, address: str) -> None:
-        invitation = await session.get(Invitation, digest(code))
-        if (
-            invitation is None
-            or invitation.used_at is not None
-            or invitation.expires_at <= now()
-            or invitation.email not in (None, address)
-        ):
-            raise Fault("permission_denied", "The invitation is not valid, or not any more.")
-
-    async def _accept(self, session: AsyncSession, code: str, address: str) -> tuple[Tenant, str]:
-        moment = now()
-        used = await session.exec(
-            update(Invitation)
-            .where(
-                col(Invitation.code_hash) == digest(code),
-                col(Invitation.used_at).is_(None),
-                col(Invitation.expires_at) > moment,
-                or_(col(Invitation.email).is_(None), col(Invitation.email) == address),
-            )
-            .values(used_at=moment)
-            .returning(col(Invitation.tenant_id), col(Invitation.role_id))
-        )
-        row = used.one_or_none()
-        tenant = await session.get(Tenant, row[0]) if row else None
-        if row is None or tenant is None or tenant.suspended_at is not None:
-            raise Fault("permission_denied", "The invitation is not valid, or not any more.")
-        return tenant, row[1]
 
 
 async def _join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> None:

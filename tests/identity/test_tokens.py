@@ -82,10 +82,10 @@ def test_no_claim_may_be_of_another_type(name: str, value: Any) -> None:
         {"aud": [AUDIENCE]},
         {"aud": [AUDIENCE, "someone-else"]},
         {"iss": "someone-else"},
-        {"exp": str(int(time.time()) + 600)},
+        {"exp": str(1 << 40)},
         {"exp": float("inf")},
-        {"nbf": int(time.time()) + 120},
-        {"iat": int(time.time()) + 120},
+        {"nbf": 1 << 40},
+        {"iat": 1 << 40},
     ],
 )
 def test_claims_that_are_not_ours_are_refused(changes: dict[str, Any]) -> None:
