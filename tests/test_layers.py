@@ -85,7 +85,7 @@ RUN_BY_OTHERS: Final[dict[str, str]] = {
 }
 
 LONGEST: Final = 400
-LONGEST_TEST: Final = 600
+LONGEST_TEST: Final = 700
 FORBIDDEN_NAMES: Final = re.compile(r"^_?(utils?|helpers?|managers?|commons?|bases?|misc)$")
 
 
