@@ -276,6 +276,9 @@ class Fanout:
                 reader.ended(channel.name, "resume_gap")
                 return
             for entry in page.entries:
+                await reader.room()  # for each: a page of long events is more than an outbox holds
+                if join.abandoned:
+                    return
                 delivery = Delivery(channel.name, page.epoch, entry.seq, entry.data)
                 reader.deliver(delivery)
                 at = delivery.position

@@ -11,11 +11,13 @@ from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.events.delivery import Delivery
 from hub.events.fanout import PAGE, Fanout
+from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.faults import Fault
 from hub.telemetry.metrics import Metrics
 from tests.events.conftest import House
 from tests.events.readers import CHANNEL, DEADLINE_S, Follower, Held
+from tests.events.test_outbox import Pipe
 
 SMALL = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
 
@@ -160,6 +162,32 @@ async def test_a_join_that_cannot_reach_the_backplane_fails_and_leaves_nothing()
     await backplane.append(CHANNEL, b"{}")
     assert reader.seqs == [1]
     await fanout.close()
+
+
+async def test_a_replay_of_long_events_never_overflows_an_outbox_that_is_being_emptied(
+    house: House,
+) -> None:
+    long = b'{"type":"CUSTOM","value":"' + b"x" * 60_000 + b'"}'
+    for _ in range(40):  # twice what an outbox holds, in one page
+        await house.publisher.append(CHANNEL, long)
+    pipe = Pipe()
+    overflows: list[bool] = []
+    outbox = Outbox(pipe, FlushScheduler(), lambda: overflows.append(True))
+    reader = Follower()
+    reader.on_deliver = lambda: outbox.put(reader.seen[-1].frame)
+    reader.room = outbox.room  # type: ignore[method-assign]
+    await reader.follow(house.fanout, "start")
+    await settle()
+    assert (reader.seqs, overflows) == (list(range(1, 41)), [])
+    assert b"".join(pipe.written) == b"".join(delivery.frame for delivery in reader.seen)
+
+
+async def test_a_reader_may_leave_in_the_middle_of_a_replay(house: House) -> None:
+    await house.append(3)
+    reader = Follower()
+    reader.on_deliver = lambda: reader.leave(house.fanout)
+    await reader.follow(house.fanout, "start")
+    assert (reader.seqs, reader.faults) == ([1], [])
 
 
 # --- live ---

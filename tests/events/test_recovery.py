@@ -20,7 +20,7 @@ def logs(draw: st.DrawFn) -> LogSlice:
 
 
 POSITIONS = st.builds(Position, EPOCHS, st.integers(0, 25))
-SINCES: st.SearchStrategy[Since] = st.one_of(st.none(), st.just("start"), POSITIONS)  # type: ignore[arg-type]
+SINCES: st.SearchStrategy[Since] = st.one_of(st.none(), st.just("start"), POSITIONS)
 
 
 @given(SINCES, logs())
