@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.bench.append import append
 from tests.bench.child import ChildFailed
 from tests.bench.fanout import fanout
 from tests.bench.first_token import first_token
+from tests.bench.idle import idle
 from tests.bench.report import Table, heading, machine, say, write_json
 
 BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "fanout": fanout,
     "first-token": first_token,
+    "idle": idle,
+    "append": append,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import uvloop
 
 from tests.bench.child import obey
-from tests.bench.socket import Socket, open_sockets
+from tests.bench.socket import AT_ONCE, Socket, open_sockets
 
 
 class Crowd:
@@ -23,10 +23,17 @@ class Crowd:
             for greeting in greetings:
                 socket.send(greeting.replace("{n}", str(number)))
 
-    async def send(self, group: str, texts: list[str]) -> None:
-        """The n-th socket sends the n-th text."""
-        for socket, text in zip(self._groups[group], texts, strict=True):
-            socket.send(text)
+    async def request(self, group: str, texts: list[str]) -> None:
+        """The n-th socket sends the n-th text; some at a time, each of which gets a message."""
+        pairs = list(zip(self._groups[group], texts, strict=True))
+        for at in range(0, len(pairs), AT_ONCE):
+            batch = pairs[at : at + AT_ONCE]
+            before = [socket.messages for socket, _ in batch]
+            for socket, text in batch:
+                socket.send(text)
+            waiting = list(zip(batch, before, strict=True))
+            while any(pair[0].messages == was for pair, was in waiting):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
 
     async def reset(self, group: str) -> None:
         for socket in self._groups[group]:
@@ -54,7 +61,7 @@ async def main() -> None:
         {},
         {
             "connect": crowd.connect,
-            "send": crowd.send,
+            "request": crowd.request,
             "reset": crowd.reset,
             "wait": crowd.wait,
             "close": crowd.close,
