@@ -62,6 +62,9 @@ class Event:
     @property
     def run_id(self) -> str | None:
         """The run that a ``RUN_*`` event names; message events name none."""
+        metadata = self.data.get("metadata")  # where RUN_ERROR has it, which AG-UI gives no field
+        if "runId" not in self.data and isinstance(metadata, Mapping):
+            return metadata.get("runId")
         return self.data.get("runId")
 
     @property

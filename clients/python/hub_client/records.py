@@ -24,13 +24,13 @@ class Usage:
 
     @classmethod
     def parse_all(cls, items: Any) -> "tuple[Usage, ...]":
-        """Of a list of the wire; empty when there is none."""
+        """Of a run's usage, or of a terminal event's, whose counts AG-UI names in camel case."""
         return tuple(
             cls(
                 str(item.get("provider", "")),
                 str(item.get("model", "")),
-                int(item.get("input_tokens") or 0),
-                int(item.get("output_tokens") or 0),
+                int(item.get("input_tokens") or item.get("inputTokens") or 0),
+                int(item.get("output_tokens") or item.get("outputTokens") or 0),
             )
             for item in (items if isinstance(items, Sequence) else ())
             if isinstance(item, Mapping)

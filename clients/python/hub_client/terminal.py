@@ -128,12 +128,12 @@ class Interrupts:
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals are the main thread's
         try:
             loop.add_signal_handler(signal.SIGINT, self._hit.set)
         except NotImplementedError:  # Windows
-            signal.signal(
-                signal.SIGINT, lambda *_: loop.call_soon_threadsafe(self._hit.set) and None
-            )
+            signal.signal(signal.SIGINT, lambda *_: _hit_from_signal(loop, self._hit))
         return self
 
     def __exit__(
@@ -142,6 +142,8 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
         with contextlib.suppress(NotImplementedError):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         if callable(self._before) or isinstance(self._before, int):
@@ -175,6 +177,10 @@ def kept_modes(lines: Lines) -> Iterator[None]:
     finally:
         if modes is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, modes)
+
+
+def _hit_from_signal(loop: asyncio.AbstractEventLoop, hit: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(hit.set)
 
 
 def _resolve(future: "asyncio.Future[str | None]", line: str | None) -> None:

@@ -342,11 +342,12 @@ class Conversations(ScriptedHub):
         self.store(message, run, "assistant", text)
         usage = [{"provider": "p", "model": "tiny", "input_tokens": 3, "output_tokens": 2}]
         self.runs[run] |= {"status": "succeeded", "usage": usage}
+        said = [{"provider": "p", "model": "tiny", "inputTokens": 3, "outputTokens": 2}]
         end = {"type": "RUN_FINISHED", "threadId": "c_1", "runId": run}
         await self.emit(
             self.channel,
             {"type": "TEXT_MESSAGE_END", "messageId": message},
-            end | {"outcome": {"type": "success"}, "usage": usage},
+            end | {"outcome": {"type": "success"}, "usage": said},
         )
 
     async def answer(self, run: str) -> None:

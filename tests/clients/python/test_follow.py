@@ -123,6 +123,15 @@ def test_a_run_cancelled_before_it_began_ends_all_the_same() -> None:
     assert (follower.finished, follower.outcome) == (True, "cancelled")
 
 
+def test_a_run_that_fails_before_it_began_ends_and_its_neighbours_error_is_not_its_own() -> None:
+    follower = RunFollower("r_2", "m_2")
+    error = {"type": "RUN_ERROR", "message": "No.", "code": "timeout"}
+    assert follower.feed(made(1, **error, metadata={"runId": "r_1"})) == []
+    end = made(2, **error, metadata={"runId": "r_2"})
+    assert follower.feed(end) == [end]
+    assert follower.finished
+
+
 def test_a_failed_run_holds_its_typed_error() -> None:
     follower = RunFollower("r_1", "m_1")
     follower.feed(made(1, type="RUN_STARTED", runId="r_1"))

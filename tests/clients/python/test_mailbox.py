@@ -99,7 +99,8 @@ def test_history_and_live_events_meet_without_gap_or_repeat(
     got: list[Event] = []
     to_come = [event for event in entries if event.seq > joined_at]
     while mailbox.catch_up is not None:
-        if to_come and data.draw(st.integers(0, 1)):
+        one_comes = data.draw(st.booleans())
+        if to_come and one_comes:
             mailbox.push(to_come.pop(0))
         after = mailbox.catch_up.after.seq
         page = [event for event in entries if event.seq > after]
