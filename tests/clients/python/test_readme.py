@@ -1,0 +1,46 @@
+"""The README's examples run as they stand."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import hub_client
+from hub_client import connect, faults
+
+from tests.parts.hub import ServedHub
+
+README = Path(hub_client.__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+EMAIL, PASSWORD = "you@example.org", "correct horse battery"
+
+
+async def run(block: str, **names: Any) -> None:
+    body = textwrap.indent(block, "    ")
+    scope = dict(names)
+    exec(f"async def example():\n{body}\n    return None", scope)
+    await scope["example"]()
+
+
+async def test_the_first_steps_answer(served_hub: ServedHub, capsys: Any) -> None:
+    first, register, *_ = BLOCKS
+    await run(register.replace("http://127.0.0.1:8000", served_hub.url))
+    program = first.replace("http://127.0.0.1:8000", served_hub.url)
+    await run(program.replace("asyncio.run(main())", "await main()"))
+    assert "Why is the sky blue?" in capsys.readouterr().out
+
+
+async def test_the_other_examples_run(served_hub: ServedHub) -> None:
+    await hub_client.register(served_hub.url, email=EMAIL, password=PASSWORD)
+    async with connect(served_hub.url, email=EMAIL, password=PASSWORD) as hub:
+        conversation = await hub.conversations.create(model="echo")
+        for block in BLOCKS[2:]:
+            endless = "subscribe(since" in block
+            body = block + "        break\n" if endless else block
+            await run(body, hub=hub, conversation=conversation)
+
+
+def test_the_tree_of_errors_names_only_what_there_is() -> None:
+    tree = README.read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    for name in re.findall(r"\b[A-Z]\w+(?:[A-Z]\w+)+", tree):
+        assert hasattr(faults, name) or hasattr(__builtins__, name) or name == "TimeoutError"
