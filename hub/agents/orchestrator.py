@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Final, Literal
 
 import orjson
-from sqlalchemy import and_, func, or_, update
+from sqlalchemy import and_, or_, update
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.agents import rows
+from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, TERMINAL, RunEvent, RunStatus, advance
 from hub.backplane.interface import Backplane, LeaseLost
 from hub.faults import Fault
@@ -27,10 +28,6 @@ RUN_QUEUE: Final = "runs"
 RUN_CONTROL: Final = "runs"
 MAX_WAITING: Final = 20
 """Runs that may wait in one conversation; the next ``message.send`` is answered busy."""
-
-HISTORY_TURNS: Final = 200
-GENERATION_STEPS: Final = 1_000
-"""Steps of a turn: a generation ``g`` is step ``1000 g + 1``; what steers it follows."""
 
 OnBusy = Literal["queue", "reject", "interrupt", "steer"]
 
@@ -53,16 +50,6 @@ class Assignment:
     history: tuple[Message, ...] = ()
     usage: tuple[Usage, ...] = ()
     announce_only: bool = False
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a generation produced, to be kept."""
-
-    message_id: str
-    text: str
-    complete: bool
-    generation: int
 
 
 def queue_item(tenant_id: str, conversation_id: str) -> str:
@@ -95,23 +82,25 @@ class Orchestrator:
         """
         cancelled: list[Run] = []
         async with self._database.write(actor.tenant_id) as session:
-            turn = await _next_turn(session, conversation_id)
-            known = await _known(session, conversation_id, client_message_id)
+            turn = await rows.next_turn(session, conversation_id)
+            known = await rows.known(session, conversation_id, client_message_id)
             if known is not None:
-                await session.rollback()
-                if known.content != content:
+                sent = Sent(known.id, known.run_id or "")
+                same = known.content == content
+                await session.rollback()  # of the turn that was taken; it makes rows unreadable
+                if not same:
                     raise Fault(
                         "conflict",
                         "This client_message_id was used for another message; use a new one.",
                     )
-                return Sent(known.id, known.run_id or "")
-            active = await _active(session, conversation_id)
+                return sent
+            active = await rows.active(session, conversation_id)
             if active and on_busy == "reject":
                 raise Fault("conversation_busy", "A run is active in this conversation.")
             if len(active) >= MAX_WAITING:
                 raise Fault("conversation_busy", f"{MAX_WAITING} runs wait in it already.")
             if on_busy == "interrupt":
-                cancelled = await _cancel(session, active)
+                cancelled = await rows.cancel(session, active)
             running = next((run for run in active if run.status == RunStatus.RUNNING), None)
             message = Message(
                 id=new_id("m"),
@@ -126,7 +115,7 @@ class Orchestrator:
             )
             if on_busy == "steer" and running is not None and not running.cancel_requested:
                 message.turn = running.turn
-                message.step = await _steering_step(session, running)
+                message.step = await rows.steering_step(session, running)
                 message.run_id = running.id
                 session.add(message)
                 return Sent(message.id, running.id)
@@ -153,10 +142,10 @@ class Orchestrator:
         Raises Fault not_found.
         """
         async with self._database.write(tenant_id) as session:
-            run = await session.get(Run, run_id)
+            run = await session.get(Run, run_id, with_for_update=True)
             if run is None:
                 raise Fault("not_found")
-            changed = await _cancel(session, [run])
+            changed = await rows.cancel(session, [run])
         if changed:
             await self._tell_cancelled(run)
         return run
@@ -202,6 +191,7 @@ class Orchestrator:
                     )
                     .order_by(col(Run.turn))
                     .limit(1)
+                    .with_for_update()
                 )
             ).first()
             conversation = await session.get(Conversation, conversation_id)
@@ -217,14 +207,14 @@ class Orchestrator:
             run.attempt += 1
             run.started_at = run.started_at or now()
             session.add(run)
-            history = await _history(session, run)
+            history = await rows.history(session, run)
         return Assignment(run, conversation, history)
 
     async def steering(self, run: Run, generation: int) -> tuple[Message, ...]:
         """The messages that were sent to steer this generation of the run, oldest first."""
         low = generation * GENERATION_STEPS + 1
         async with self._database.read(run.tenant_id) as session:
-            rows = await session.exec(
+            found = await session.exec(
                 select(Message)
                 .where(
                     col(Message.conversation_id) == run.conversation_id,
@@ -235,15 +225,15 @@ class Orchestrator:
                 )
                 .order_by(col(Message.step))
             )
-            return tuple(rows.all())
+            return tuple(found.all())
 
     async def keep(self, run: Run, output: Output) -> None:
         """Keep a generation's message while the run goes on. Raises LeaseLost if it is not ours."""
         async with self._database.write(run.tenant_id) as session:
-            current = await session.get(Run, run.id)
+            current = await session.get(Run, run.id, with_for_update=True)
             if current is None or current.status != run.status or current.attempt != run.attempt:
                 raise LeaseLost(run.id)
-            session.add(_message_of(run, output))
+            session.add(rows.message_of(run, output))
 
     async def finish(
         self,
@@ -262,7 +252,8 @@ class Orchestrator:
         """
         async with self._database.write(run.tenant_id) as session:
             if event is RunEvent.FINISHED and output is not None:
-                last = await _last_step(session, run)
+                await rows.hold(session, run.conversation_id)
+                last = await rows.last_step(session, run)
                 if last > output.generation * GENERATION_STEPS + 1:
                     return False
             ended = await session.exec(
@@ -283,7 +274,7 @@ class Orchestrator:
             if ended.rowcount != 1:
                 raise LeaseLost(run.id)
             if output is not None:
-                session.add(_message_of(run, output))
+                session.add(rows.message_of(run, output))
             if usage is not None:
                 session.add(usage)
         return True
@@ -299,11 +290,13 @@ class Orchestrator:
         async with self._database.write(EVERY_TENANT) as session:
             await session.exec(update(Run).where(col(Run.id).in_(run_ids)).values(announced=True))
 
-    async def unattended(self, limit: int = 500) -> list[tuple[str, str]]:
-        """Conversations (tenant, conversation) with a run that may need a worker."""
+    async def unattended(self, after: str = "", limit: int = 500) -> list[tuple[str, str]]:
+        """Conversations (tenant, conversation) with a run that may need a worker: up to ``limit``
+        of them, in the order of their ids, after the conversation ``after``.
+        """
         settled = now() - timedelta(seconds=3)
         async with self._database.read(EVERY_TENANT) as session:
-            rows = await session.exec(
+            found = await session.exec(
                 select(Run.tenant_id, Run.conversation_id)
                 .where(
                     or_(
@@ -315,109 +308,9 @@ class Orchestrator:
                         ),
                     )
                 )
+                .where(col(Run.conversation_id) > after)
                 .distinct()
+                .order_by(col(Run.conversation_id))
                 .limit(limit)
             )
-            return [(tenant_id, conversation_id) for tenant_id, conversation_id in rows.all()]
-
-
-async def _next_turn(session: AsyncSession, conversation_id: str) -> int:
-    # The update also locks the row, so that messages of one conversation are accepted in turn.
-    turn = (
-        await session.exec(
-            update(Conversation)
-            .where(col(Conversation.id) == conversation_id)
-            .values(turns=col(Conversation.turns) + 1, updated_at=now())
-            .returning(col(Conversation.turns))
-        )
-    ).scalar_one_or_none()
-    if turn is None:
-        raise Fault("not_found")
-    return int(turn)
-
-
-async def _known(
-    session: AsyncSession, conversation_id: str, client_message_id: str
-) -> Message | None:
-    statement = select(Message).where(
-        col(Message.conversation_id) == conversation_id,
-        col(Message.client_message_id) == client_message_id,
-    )
-    return (await session.exec(statement)).first()
-
-
-async def _active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
-    statement = (
-        select(Run)
-        .where(col(Run.conversation_id) == conversation_id, col(Run.status).in_(ACTIVE))
-        .order_by(col(Run.turn))
-    )
-    return (await session.exec(statement)).all()
-
-
-async def _last_step(session: AsyncSession, run: Run) -> int:
-    statement = select(func.max(Message.step)).where(
-        col(Message.conversation_id) == run.conversation_id, col(Message.turn) == run.turn
-    )
-    return int((await session.exec(statement)).one() or 0)
-
-
-async def _steering_step(session: AsyncSession, run: Run) -> int:
-    """The next step after what the turn has: a generation that is not kept yet comes first."""
-    generations = (
-        await session.exec(
-            select(func.count())
-            .select_from(Message)
-            .where(
-                col(Message.conversation_id) == run.conversation_id,
-                col(Message.turn) == run.turn,
-                col(Message.role) == "assistant",
-            )
-        )
-    ).one()
-    under_way = generations * GENERATION_STEPS + 1
-    return max(under_way, await _last_step(session, run)) + 1
-
-
-async def _cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:
-    """Cancel queued runs, and ask for the running one's end; those that were not ended yet."""
-    changed = []
-    for run in runs:
-        if run.status == RunStatus.QUEUED:
-            run.status = advance(run.status, RunEvent.CANCELLED)
-            run.finished_at = now()
-        elif run.status == RunStatus.RUNNING:
-            run.cancel_requested = True
-        else:
-            continue
-        session.add(run)
-        changed.append(run)
-    return changed
-
-
-async def _history(session: AsyncSession, run: Run) -> tuple[Message, ...]:
-    """The messages before the run's answer, oldest first; the run's own partial ones are not."""
-    rows = await session.exec(
-        select(Message)
-        .where(
-            col(Message.conversation_id) == run.conversation_id,
-            col(Message.turn) <= run.turn,
-            col(Message.turn) > run.turn - HISTORY_TURNS,
-        )
-        .order_by(col(Message.turn), col(Message.step))
-    )
-    return tuple(rows.all())
-
-
-def _message_of(run: Run, output: Output) -> Message:
-    return Message(
-        id=output.message_id,
-        tenant_id=run.tenant_id,
-        conversation_id=run.conversation_id,
-        turn=run.turn,
-        step=output.generation * GENERATION_STEPS + 1,
-        role="assistant",
-        content=output.text,
-        run_id=run.id,
-        complete=output.complete,
-    )
+            return [(tenant_id, conversation_id) for tenant_id, conversation_id in found.all()]

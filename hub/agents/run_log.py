@@ -21,6 +21,8 @@ PATIENCE_S: Final = 60.0
 RETRY_S: Final = 0.25
 QUEUED_BYTES: Final = 1024 * 1024
 """Text that may wait for the backplane; beyond it the model is read no further."""
+DELTA_BYTES: Final = 32 * 1024
+"""Text that is joined into one event; a longer one could not be delivered whole."""
 RESTATE_EVERY: Final = 4_000
 """Entries after which the run's state is said again, so that a trimmed log can still be read."""
 
@@ -30,6 +32,7 @@ class _Delta:
     message_id: str
     reasoning: bool
     parts: list[str]
+    size: int
 
     def encode(self) -> bytes:
         encode = reasoning_content if self.reasoning else text_content
@@ -79,11 +82,17 @@ class RunLog:
         """Say more of a message. Queued; joined with what still waits of the same message."""
         self._raise_failure()
         last = self._queue[-1] if self._queue else None
-        if isinstance(last, _Delta) and last.message_id == message_id:
+        size = len(delta.encode())
+        if (
+            isinstance(last, _Delta)
+            and last.message_id == message_id
+            and last.size + size <= DELTA_BYTES
+        ):
             last.parts.append(delta)
+            last.size += size
         else:
-            self._queue.append(_Delta(message_id, reasoning, [delta]))
-        self._queued_bytes += len(delta)
+            self._queue.append(_Delta(message_id, reasoning, [delta], size))
+        self._queued_bytes += size
         self._rouse()
 
     def say(self, *events: bytes, key: str | None = None) -> None:
@@ -101,6 +110,12 @@ class RunLog:
         """Return when all that was said is in the log. Raises what went wrong."""
         await self._idle.wait()
         self._raise_failure()
+
+    def stand(self, at: Position) -> None:
+        """Say where the log is before the first event, if it was read: an append whose outcome is
+        unknown is looked up after there.
+        """
+        self._at = at
 
     def restated(self) -> None:
         """The state was said again: count anew."""
@@ -125,7 +140,7 @@ class RunLog:
                 while self._queue:
                     item = self._queue.popleft()
                     if isinstance(item, _Delta):
-                        self._queued_bytes -= sum(map(len, item.parts))
+                        self._queued_bytes -= item.size
                         data, key = item.encode(), None
                     else:
                         data, key = item.data, item.key

@@ -11,16 +11,16 @@ stops it early, and what then happens:
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
 from hub.agents.conversations.context import fit, reserve, window
 from hub.agents.conversations.transcript import Transcript, as_event_message
-from hub.agents.orchestrator import Assignment, Orchestrator, Output
+from hub.agents.generation import GENERATION_STEPS, Generation
+from hub.agents.orchestrator import Assignment, Orchestrator
 from hub.agents.run_log import RunLog
 from hub.agents.run_state import RunEvent, RunStatus
-from hub.backplane.interface import Backplane, Lease, LeaseLost
+from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
 from hub.events import vocabulary as say
 from hub.events.fold import fold
 from hub.faults import Fault
@@ -35,24 +35,6 @@ MAX_ATTEMPTS: Final = 5
 """A run whose worker was lost as often as this is ended as failed: it may be what kills them."""
 
 _OUTCOMES: Final = {RunStatus.SUCCEEDED: "success", RunStatus.CANCELLED: "cancelled"}
-
-
-@dataclass
-class _Generation:
-    """One answer of the model, as it comes."""
-
-    number: int
-    message_id: str = field(default_factory=lambda: new_id("m"))
-    reasoning_id: str = field(default_factory=lambda: new_id("m"))
-    parts: list[str] = field(default_factory=list)
-    started: bool = False
-    thinking: bool = False
-    done: ChatDone | None = None
-
-    def output(self, *, complete: bool) -> Output | None:
-        if not self.started:
-            return None
-        return Output(self.message_id, "".join(self.parts), complete, self.number)
 
 
 class Runner:
@@ -113,7 +95,8 @@ class Runner:
         async with self._log:
             self._log.on_failure = self._stop_reading
             try:
-                await self._begin()
+                if not await self._begin():
+                    return True
                 if self._assignment.announce_only:
                     await self._announce(
                         RunStatus(self._run.status), self._run.error_code, self._run.error_message
@@ -127,12 +110,15 @@ class Runner:
 
     # --- beginning ---
 
-    async def _begin(self) -> None:
-        """Say that the run begins, or, when another worker began it, go on from what is there."""
+    async def _begin(self) -> bool:
+        """Say that the run begins, or, when another worker began it, go on from what is there.
+
+        False if its terminal event is there, and nothing is left to be said.
+        """
         run = self._run
         if run.attempt <= 1 and not self._assignment.announce_only:
             self._say_started()
-            return
+            return True
         progress = fold([])
         after = 0
         while True:
@@ -141,10 +127,14 @@ class Runner:
             if not page.entries or page.entries[-1].seq >= page.last:
                 break
             after = page.entries[-1].seq
+        self._log.stand(Position(page.epoch, page.last))
+        if run.id in progress.ended:
+            return False
         if progress.run_id != run.id:
-            if run.id not in progress.ended:
-                self._say_started()
-            return
+            self._say_started()
+            if any(row.run_id == run.id and row.role == "assistant" for row in self._history):
+                await self._restate(None)
+            return True
         for message in progress.reasoning.values():
             if not message.closed:
                 self._log.say(*say.reasoning_end(message.id))
@@ -155,31 +145,37 @@ class Runner:
             self._log.say(say.step_finished(step))
         # The partial answer of the lost worker is void: the snapshot is without it.
         await self._restate(None)
+        return True
+
+    @property
+    def _history(self) -> tuple[Message, ...]:
+        return self._assignment.history
 
     def _say_started(self) -> None:
         run = self._run
         asked = [
             as_event_message(message)
-            for message in self._assignment.history
+            for message in self._history
             if message.turn == run.turn and message.role == "user"
         ]
-        self._log.say(say.run_started(run.conversation_id, run.id, asked))
+        # The key tells a first append of unknown outcome from a repetition.
+        started = say.run_started(run.conversation_id, run.id, asked)
+        self._log.say(started, key=f"{run.id}:start:{run.attempt}")
 
-    async def _restate(self, generation: _Generation | None) -> None:
-        """Say all messages again, and which of them is open, so that a reader can begin here."""
-        rows = await self._transcript.durable(self._run.tenant_id, self._run.conversation_id)
-        messages = [as_event_message(row) for row in rows]
-        facts: dict[str, object] = {"runId": self._run.id}
+    async def _restate(self, generation: Generation | None) -> None:
+        """Say all messages again, which of them this run has said and which of these is open, so
+        that a reader can begin here.
+        """
+        run = self._run
+        rows = await self._transcript.durable(run.tenant_id, run.conversation_id)
+        mine = [row for row in rows if row.run_id == run.id]
+        kept = sum(row.role == "assistant" for row in mine)
+        said = [row.id for row in mine if 0 < row.step <= kept * GENERATION_STEPS]
+        facts: dict[str, object] = {"runId": run.id, "said": said}
         if generation is not None and generation.started:
-            messages.append(
-                {
-                    "id": generation.message_id,
-                    "role": "assistant",
-                    "content": "".join(generation.parts),
-                }
-            )
+            rows = sorted([*rows, self._spoken(generation)], key=lambda row: (row.turn, row.step))
             facts["open"] = [generation.message_id]
-        event = say.messages_snapshot(messages)
+        event = say.messages_snapshot([as_event_message(row) for row in rows])
         event["metadata"] = facts
         self._log.say(say.encode(event))
         self._log.restated()
@@ -187,10 +183,10 @@ class Runner:
     # --- answering ---
 
     async def _answer(self) -> None:
-        history = list(self._assignment.history)
+        history = list(self._history)
         number = sum(1 for row in history if row.turn == self._run.turn and row.role == "assistant")
         while True:
-            generation = _Generation(number)
+            generation = Generation(number)
             fault = await self._generate(generation, history)
             if self._lease_lost:
                 raise LeaseLost(self._run.id)
@@ -207,7 +203,7 @@ class Runner:
             history = await self._steer(generation, history)
             number += 1
 
-    async def _generate(self, generation: _Generation, history: list[Message]) -> Fault | None:
+    async def _generate(self, generation: Generation, history: list[Message]) -> Fault | None:
         """Read the model until it is done, fails, or is stopped; the fault if it failed."""
         if self._cancelled:
             return None
@@ -236,7 +232,7 @@ class Runner:
             # Only the log's own failure stops the reading otherwise; this raises it.
             self._log.say()
 
-    async def _read_model(self, generation: _Generation, history: list[Message]) -> None:
+    async def _read_model(self, generation: Generation, history: list[Message]) -> None:
         wanted = self._run.model or self._assignment.conversation.model
         model = self._model = await self._catalogue.resolve(wanted)
         tokens = window(model.context_length)
@@ -273,19 +269,19 @@ class Runner:
                 if self._log.crowded:
                     await self._log.settled()
 
-    def _think(self, generation: _Generation, delta: str) -> None:
+    def _think(self, generation: Generation, delta: str) -> None:
         if not generation.thinking:
             generation.thinking = True
             self._log.say(*say.reasoning_start(generation.reasoning_id))
         self._log.text(generation.reasoning_id, delta, reasoning=True)
 
-    def _stop_thinking(self, generation: _Generation) -> None:
+    def _stop_thinking(self, generation: Generation) -> None:
         if generation.thinking:
             generation.thinking = False
             self._log.say(*say.reasoning_end(generation.reasoning_id))
             generation.reasoning_id = new_id("m")
 
-    def _speak(self, generation: _Generation, delta: str) -> None:
+    def _speak(self, generation: Generation, delta: str) -> None:
         if not generation.started:
             self._stop_thinking(generation)
             generation.started = True
@@ -293,14 +289,14 @@ class Runner:
         generation.parts.append(delta)
         self._log.text(generation.message_id, delta)
 
-    def _close_messages(self, generation: _Generation) -> None:
+    def _close_messages(self, generation: Generation) -> None:
         self._stop_thinking(generation)
         if generation.started:
             self._log.say(say.text_end(generation.message_id))
 
     # --- ending ---
 
-    async def _end(self, event: RunEvent, generation: _Generation, fault: Fault | None) -> bool:
+    async def _end(self, event: RunEvent, generation: Generation, fault: Fault | None) -> bool:
         done = generation.done
         if done is not None:
             self._input_tokens += done.input_tokens
@@ -328,27 +324,31 @@ class Runner:
             tokens.labels(self._model.name, "output").inc(self._output_tokens)
         return True
 
-    async def _steer(self, generation: _Generation, history: list[Message]) -> list[Message]:
+    async def _steer(self, generation: Generation, history: list[Message]) -> list[Message]:
         """Keep the answer, say what it is to be steered by, and give the longer history."""
         output = generation.output(complete=True)
         run = self._run
         if output is not None:
             await self._orchestrator.keep(run, output)
         steering = await self._orchestrator.steering(run, generation.number)
-        spoken = Message(
-            id=generation.message_id,
-            tenant_id=run.tenant_id,
-            conversation_id=run.conversation_id,
-            turn=run.turn,
-            step=0,
-            role="assistant",
-            content="".join(generation.parts),
-        )
         for message in steering:
             self._log.say(say.text_start(message.id, "user"))
             self._log.text(message.id, message.content)
             self._log.say(say.text_end(message.id))
-        return [*history, spoken, *steering]
+        return [*history, self._spoken(generation), *steering]
+
+    def _spoken(self, generation: Generation) -> Message:
+        """What a generation has said so far, as the message that it is going to be."""
+        run = self._run
+        return Message(
+            id=generation.message_id,
+            tenant_id=run.tenant_id,
+            conversation_id=run.conversation_id,
+            turn=run.turn,
+            step=generation.step,
+            role="assistant",
+            content=generation.text,
+        )
 
     def _usage_row(self) -> Usage | None:
         if self._model is None or not (self._input_tokens or self._output_tokens):

@@ -120,10 +120,13 @@ class Worker:
             self._free.release()
 
     async def _sweep(self) -> None:
-        for tenant_id, conversation_id in await self._orchestrator.unattended():
-            item = queue_item(tenant_id, conversation_id)
-            if item not in self._driving:
-                await self._backplane.enqueue(RUN_QUEUE, item)
+        after = ""
+        while found := await self._orchestrator.unattended(after):
+            for tenant_id, conversation_id in found:
+                item = queue_item(tenant_id, conversation_id)
+                if item not in self._driving:
+                    await self._backplane.enqueue(RUN_QUEUE, item)
+                after = conversation_id
         await asyncio.sleep(SWEEP_S)
 
     async def _note_announced(self) -> None:
@@ -131,13 +134,11 @@ class Worker:
         await self._write_announced()
 
     async def _write_announced(self) -> None:
-        run_ids, self._announced = self._announced, []
+        run_ids = tuple(self._announced)
         if run_ids:
-            try:
-                await self._orchestrator.announced(run_ids)
-            except BaseException:
-                self._announced += run_ids
-                raise
+            await self._orchestrator.announced(run_ids)
+            # Not before it is written: until then only this list says that they need no worker.
+            del self._announced[: len(run_ids)]
 
     # --- one conversation ---
 
@@ -193,14 +194,14 @@ class Worker:
         renewed = loop.time()
         while True:
             await asyncio.sleep(RENEW_S)
-            runner = self._runners.get(conversation_id)
             try:
                 await self._backplane.renew(lease, LEASE_S)
                 renewed = loop.time()
-                if runner is not None:
+                if (runner := self._runners.get(conversation_id)) is not None:
                     await runner.look_for_cancel()
             except LeaseLost:
-                if runner is not None:
+                # Whichever run is driven now: it may have begun while we asked.
+                if (runner := self._runners.get(conversation_id)) is not None:
                     runner.lose_lease()
                 return
             except Fault:

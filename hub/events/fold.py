@@ -95,16 +95,20 @@ def _extend(messages: dict[str, OpenMessage], event: dict[str, Any]) -> None:
 
 
 def _restate(progress: Progress, event: dict[str, Any]) -> None:
-    """A snapshot in the log says again all there is; ``metadata`` names the run in progress and
-    the message that it has open, so that the log can be understood from here on alone.
+    """A snapshot in the log says again all there is; ``metadata`` names the run in progress, the
+    messages that it has said and the one that it has open, so that the log can be understood from
+    here on alone.
     """
     facts = event.get("metadata", {})
     if "runId" not in facts:
         return
     progress.run_id = facts["runId"]
     progress.messages = {}
+    still_open = facts.get("open", ())
     for message in event["messages"]:
-        if message["id"] in facts.get("open", []):
-            progress.messages[message["id"]] = OpenMessage(
-                message["id"], message["role"], [message["content"]]
+        identifier = message["id"]
+        closed = identifier not in still_open
+        if not closed or identifier in facts.get("said", ()):
+            progress.messages[identifier] = OpenMessage(
+                identifier, message["role"], [message["content"]], closed
             )

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
 from sqlmodel import col, select
 
 from hub.backplane.interface import Backplane, Position
-from hub.events.fold import Progress, fold
+from hub.events.fold import OpenMessage, Progress, fold
 from hub.events.vocabulary import Message, messages_snapshot
 from hub.faults import Fault
 from hub.storage import tables
@@ -38,6 +39,28 @@ def as_event_message(row: tables.Message) -> Message:
     return message
 
 
+def tell(
+    rows: Sequence[tables.Message], run_id: str | None, spoken: Sequence[OpenMessage]
+) -> list[Message]:
+    """The durable messages, and in their place among them those of the run in progress, ``run_id``,
+    as ``spoken`` has them: messages that wait for a run of their own come after it.
+
+    What the run has said already is in the database only in part until it has ended.
+    """
+    said = [{"id": message.id, "role": message.role, "content": message.text} for message in spoken]
+    known = {message.id for message in spoken}
+    messages: list[Message] = []
+    for row in rows:
+        if row.run_id != run_id or run_id is None:
+            messages.append(as_event_message(row))
+        elif row.role == "user" and row.id not in known:
+            messages.append(as_event_message(row))
+            if row.step == 0:  # the question; what steers the run comes after what was said
+                messages += said
+                said = []
+    return [*messages, *said]
+
+
 class Transcript:
     """Reads conversations whole: from the database and, for the run in progress, from the log."""
 
@@ -59,7 +82,7 @@ class Transcript:
         size = 0
         kept: list[tables.Message] = []
         for row in rows:
-            size += len(row.content)
+            size += len(orjson.dumps(row.content))  # as it goes over the wire
             if size > SNAPSHOT_BYTES and kept:
                 break
             kept.append(row)
@@ -81,7 +104,7 @@ class Transcript:
             if not moved and not any(
                 mark in entry.data for entry in tail.entries for mark in _DECISIVE
             ):
-                return Snapshot(at, messages_snapshot(_merge(rows, progress)))
+                return Snapshot(at, messages_snapshot(_told(rows, progress)))
         raise Fault("backend_unavailable", "The conversation changes too fast; try again.")
 
     async def _fold_log(self, channel: str) -> tuple[Progress, Position]:
@@ -102,21 +125,5 @@ class Transcript:
                 progress, after = Progress(), page.first - 1
 
 
-def _merge(rows: Sequence[tables.Message], progress: Progress) -> list[Message]:
-    """The durable messages, with those of the run in progress as the log has them.
-
-    What the run in progress has said already is in the database only once it has ended, which the
-    log does not know yet: so the log's word counts for it.
-    """
-    messages = [
-        as_event_message(row)
-        for row in rows
-        if row.role == "user" or progress.run_id is None or row.run_id != progress.run_id
-    ]
-    known = {message["id"] for message in messages}
-    messages += [
-        {"id": message.id, "role": message.role, "content": message.text}
-        for message in progress.messages.values()
-        if message.id not in known
-    ]
-    return messages
+def _told(rows: Sequence[tables.Message], progress: Progress) -> list[Message]:
+    return tell(rows, progress.run_id, tuple(progress.messages.values()))

@@ -1,0 +1,49 @@
+"""One answer of the model in a run: as it comes, and as it is kept.
+
+A run has one generation, and another for each time that it was steered.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from hub.ids import new_id
+from hub.inference.interface import ChatDone
+
+GENERATION_STEPS: Final = 1_000
+"""Steps of a turn: a generation ``g`` is step ``1000 g + 1``; what steers it follows."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a generation produced, to be kept."""
+
+    message_id: str
+    text: str
+    complete: bool
+    generation: int
+
+
+@dataclass
+class Generation:
+    """One answer of the model, as it comes."""
+
+    number: int
+    message_id: str = field(default_factory=lambda: new_id("m"))
+    reasoning_id: str = field(default_factory=lambda: new_id("m"))
+    parts: list[str] = field(default_factory=list)
+    started: bool = False
+    thinking: bool = False
+    done: ChatDone | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def step(self) -> int:
+        return self.number * GENERATION_STEPS + 1
+
+    def output(self, *, complete: bool) -> Output | None:
+        if not self.started:
+            return None
+        return Output(self.message_id, self.text, complete, self.number)

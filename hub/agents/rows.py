@@ -1,0 +1,128 @@
+"""Statements about the rows of runs and messages, each inside the transaction of its caller.
+
+Rows whose state a transaction goes on to change are locked (SQLite has one writer at a time
+anyway, and knows no locks of rows); a conversation's row is locked before its runs'.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import func, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.agents.generation import GENERATION_STEPS, Output
+from hub.agents.run_state import ACTIVE, RunEvent, RunStatus, advance
+from hub.faults import Fault
+from hub.storage.tables import Conversation, Message, Run, now
+
+HISTORY_TURNS: Final = 200
+
+
+async def next_turn(session: AsyncSession, conversation_id: str) -> int:
+    # The update also locks the row, so that messages of one conversation are accepted in turn.
+    turn = (
+        await session.exec(
+            update(Conversation)
+            .where(col(Conversation.id) == conversation_id)
+            .values(turns=col(Conversation.turns) + 1, updated_at=now())
+            .returning(col(Conversation.turns))
+        )
+    ).scalar_one_or_none()
+    if turn is None:
+        raise Fault("not_found")
+    return int(turn)
+
+
+async def hold(session: AsyncSession, conversation_id: str) -> None:
+    """Accept no message into the conversation until the end of this transaction."""
+    statement = select(Conversation.id).where(col(Conversation.id) == conversation_id)
+    await session.exec(statement.with_for_update(key_share=True))
+
+
+async def known(
+    session: AsyncSession, conversation_id: str, client_message_id: str
+) -> Message | None:
+    statement = select(Message).where(
+        col(Message.conversation_id) == conversation_id,
+        col(Message.client_message_id) == client_message_id,
+    )
+    return (await session.exec(statement)).first()
+
+
+async def active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
+    statement = (
+        select(Run)
+        .where(col(Run.conversation_id) == conversation_id, col(Run.status).in_(ACTIVE))
+        .order_by(col(Run.turn))
+        .with_for_update()
+    )
+    return (await session.exec(statement)).all()
+
+
+async def last_step(session: AsyncSession, run: Run) -> int:
+    statement = select(func.max(Message.step)).where(
+        col(Message.conversation_id) == run.conversation_id, col(Message.turn) == run.turn
+    )
+    return int((await session.exec(statement)).one() or 0)
+
+
+async def steering_step(session: AsyncSession, run: Run) -> int:
+    """The next step after what the turn has: a generation that is not kept yet comes first."""
+    generations = (
+        await session.exec(
+            select(func.count())
+            .select_from(Message)
+            .where(
+                col(Message.conversation_id) == run.conversation_id,
+                col(Message.turn) == run.turn,
+                col(Message.role) == "assistant",
+            )
+        )
+    ).one()
+    under_way = generations * GENERATION_STEPS + 1
+    return max(under_way, await last_step(session, run)) + 1
+
+
+async def cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:
+    """Cancel queued runs, and ask for the running one's end; those that were not ended yet."""
+    changed = []
+    for run in runs:
+        if run.status == RunStatus.QUEUED:
+            run.status = advance(run.status, RunEvent.CANCELLED)
+            run.finished_at = now()
+        elif run.status == RunStatus.RUNNING:
+            run.cancel_requested = True
+        else:
+            continue
+        session.add(run)
+        changed.append(run)
+    return changed
+
+
+async def history(session: AsyncSession, run: Run) -> tuple[Message, ...]:
+    """The messages before the run's answer, oldest first; the run's own partial ones are not."""
+    rows = await session.exec(
+        select(Message)
+        .where(
+            col(Message.conversation_id) == run.conversation_id,
+            col(Message.turn) <= run.turn,
+            col(Message.turn) > run.turn - HISTORY_TURNS,
+        )
+        .order_by(col(Message.turn), col(Message.step))
+    )
+    return tuple(rows.all())
+
+
+def message_of(run: Run, output: Output) -> Message:
+    return Message(
+        id=output.message_id,
+        tenant_id=run.tenant_id,
+        conversation_id=run.conversation_id,
+        turn=run.turn,
+        step=output.generation * GENERATION_STEPS + 1,
+        role="assistant",
+        content=output.text,
+        run_id=run.id,
+        complete=output.complete,
+    )
