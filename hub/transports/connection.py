@@ -34,6 +34,7 @@ from hub.protocol.limits import (
 from hub.protocol.meta import pop_meta
 from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
+from hub.rbac.actor import Actor
 from hub.telemetry.traces import trace_id_of, traced
 
 MAX_IN_FLIGHT: Final = 64
@@ -42,10 +43,16 @@ MAX_IN_FLIGHT: Final = 64
 MAX_SUBSCRIPTIONS: Final = 200
 """Channels that one connection may follow."""
 
+RECHECK_S: Final = 5.0
+"""How often an open connection's standing is looked at, should the word of a change be lost."""
+
 
 class ConnectionWriter(Writer, Protocol):
     def close(self, code: int, reason: str) -> None:
         """Send a close frame behind what was written."""
+
+    async def settled(self) -> None:
+        """Return when what was written, and a close frame, are with the server."""
 
 
 class SocketConnection:
@@ -74,7 +81,10 @@ class SocketConnection:
         self._last_of: dict[str, asyncio.Task[None]] = {}
         self._subscriptions: dict[str, Join] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
+        self._recheck_timer: asyncio.TimerHandle | None = None
+        self._standing: Actor | None = None
         self._later(AUTHENTICATE_DEADLINE_S, lambda: self.on(Event.AUTH_DEADLINE))
 
     # --- the session's state ---
@@ -110,7 +120,11 @@ class SocketConnection:
             self.on(Event.DRAIN_OVER)
 
     def close(self) -> None:
-        """Let go of everything. The socket is closed, or being closed. Idempotent."""
+        """Let go of everything. The socket is closed, or being closed. Idempotent.
+
+        Writes that have begun are finished (``settled``): between its commit and the telling of
+        other nodes, none may be lost. A logout closes its own connection in the middle.
+        """
         if self.open:
             self._state.on(Event.PEER_CLOSED)
         self._outbox.close()
@@ -118,8 +132,13 @@ class SocketConnection:
         for channel in list(self._subscriptions):
             self.unsubscribe(channel)
         for task in (*self._in_flight.values(), *self._background):
-            if task is not asyncio.current_task():
+            if task is not asyncio.current_task() and task not in self._writes:
                 task.cancel()
+
+    async def settled(self) -> None:
+        """Return when nothing of the connection is under way any more."""
+        if self._writes:
+            await asyncio.wait(self._writes)
 
     def _later(self, delay_s: float, step: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -129,6 +148,8 @@ class SocketConnection:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        if self._recheck_timer is not None:
+            self._recheck_timer.cancel()
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -150,7 +171,9 @@ class SocketConnection:
         if not self.open:
             raise Fault("unauthenticated")
         self.claims = claims
+        self._standing = actor
         self._cancel_timers()
+        self._look_later()
         left = claims.expires_at - time.time()
         self._later(left - EXPIRING_NOTICE_S, self._expiring)
         self._later(left, self._expired)
@@ -173,9 +196,12 @@ class SocketConnection:
         return ready
 
     def refused(self, fault: Fault) -> None:
-        """The credentials that were shown first were not accepted: close."""
-        events = {"token_expired": Event.TOKEN_EXPIRED, "unauthenticated": Event.AUTH_FAILED}
-        self.on(events.get(fault.reason, Event.FAILED))
+        """An authentication failed: close, unless it can be tried again with other parameters."""
+        if fault.reason == "unauthenticated":
+            self.on(Event.AUTH_FAILED)
+        elif self._state.state is State.OPENING and fault.reason != "invalid_params":
+            expired = fault.reason == "token_expired"
+            self.on(Event.TOKEN_EXPIRED if expired else Event.FAILED)
 
     def _expiring(self) -> None:
         if self.claims is not None:
@@ -200,6 +226,23 @@ class SocketConnection:
         if kind not in ours or ours[kind] == identifier:
             self._spawn(self.recheck())
 
+    def _look_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._recheck_timer = loop.call_later(RECHECK_S, lambda: self._spawn(self._look()))
+
+    async def _look(self) -> None:
+        """Look whether the standing is what it was when the subscriptions were last checked."""
+        assert self.claims is not None
+        try:
+            same = await self._services.authority.actor(self.claims) == self._standing
+        except Fault as fault:
+            # What cannot be known now is asked again; meanwhile every request is refused.
+            same = fault.reason == "backend_unavailable"
+        if not same:
+            await self.recheck()
+        if self.open:
+            self._look_later()
+
     async def recheck(self) -> None:
         """Permissions may have changed: end what is not allowed any more."""
         if self.claims is None or not self.open:
@@ -215,14 +258,19 @@ class SocketConnection:
                 for channel in list(self._subscriptions):
                     self._end(channel, fault.reason)
             return
-        subscribe = self._dispatcher.find("channel.subscribe")
+        self._standing = actor
         for channel in list(self._subscriptions):
-            call = self._call(None)
-            call.actor = actor
-            try:
-                await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
-            except Fault as fault:
-                self._end(channel, fault.reason)
+            await self._check(channel, actor)
+
+    async def _check(self, channel: str, actor: Actor) -> None:
+        """End the subscription if the actor may not have it."""
+        subscribe = self._dispatcher.find("channel.subscribe")
+        call = self._call(None)
+        call.actor = actor
+        try:
+            await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
+        except Fault as fault:
+            self._end(channel, fault.reason)
 
     # --- what comes in ---
 
@@ -266,6 +314,9 @@ class SocketConnection:
             before = self._last_of.get(key)
         task = asyncio.create_task(self._answer(request, operation, trace_id, before))
         self._in_flight[request.id] = task
+        if operation.kind == "write":
+            self._writes.add(task)
+            task.add_done_callback(self._writes.discard)
         if key is not None:
             self._last_of[key] = task
         task.add_done_callback(lambda task: self._answered(request.id, key, task))
@@ -290,7 +341,7 @@ class SocketConnection:
                 result = await self._dispatcher.dispatch(operation, request.params, call)
             except Fault as fault:
                 self.send(encode_error(request.id, fault.body(trace_id)))
-                if operation.name == "session.authenticate" and self.claims is None:
+                if operation.name == "session.authenticate":
                     self.refused(fault)
                 return
             self.send(encode_reply(request.id, msgspec.Raw(result.encode())))
@@ -340,6 +391,11 @@ class SocketConnection:
             join.close()
             return
         try:
+            # What was allowed when it was asked for may have been taken away before it was noted.
+            assert self.claims is not None
+            await self._check(channel, await self._services.authority.actor(self.claims))
+            if self._subscriptions.get(channel) is not join:
+                return
             await join.follow()
         except Fault as fault:
             if self._subscriptions.get(channel) is join:

@@ -125,6 +125,8 @@ class SocketEndpoint:
                 connection.received(text)
         finally:
             self.connections.remove(connection)
+            await connection.settled()
+            await writer.settled()
 
     async def _authenticate(self, connection: SocketConnection, token: str) -> bool:
         try:

@@ -46,8 +46,8 @@ class Wire:
     def close(self, code: int, reason: str) -> None:
         """Send a close frame now, behind what was written, and cut the peer off if it lingers."""
         protocol = self._protocol
-        if protocol.close_sent or protocol.disconnected:
-            return
+        if protocol.close_sent or protocol.disconnected or protocol.transport.is_closing():
+            return  # the peer has closed, or the connection failed
         protocol.conn.send_close(code, reason)
         protocol.transport.write(b"".join(protocol.conn.data_to_send()))
         protocol.close_sent = True
@@ -56,6 +56,9 @@ class Wire:
         # The timer stands for "we closed": the base class ends the connection when the peer's
         # close frame comes, and leaves it alone until then.
         protocol.close_timer = protocol.loop.call_later(ABORT_S, protocol.transport.abort)
+
+    async def settled(self) -> None:
+        """All of it is with the transport already."""
 
 
 class HubProtocol(WebSocketsSansIOProtocol):
@@ -149,3 +152,13 @@ class AsgiWriter:
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except (OSError, RuntimeError):
             return  # closed by the peer meanwhile
+
+    async def settled(self) -> None:
+        """Return when the server has taken all, or does not for too long."""
+        try:
+            async with asyncio.timeout(ABORT_S):
+                while self._task is not None and not self._task.done():
+                    await asyncio.wait({self._task})
+        except TimeoutError:
+            if self._task is not None:
+                self._task.cancel()
