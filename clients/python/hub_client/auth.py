@@ -95,6 +95,7 @@ class LoginAuth:
             if not renew and self._access is not None and due is not None and due > 0:
                 return self._access
             renewal = self._renewal = asyncio.create_task(self._renew(), name="hub-refresh")
+            renewal.add_done_callback(_seen)
         await asyncio.shield(renewal)
         assert self._access is not None
         return self._access
@@ -152,6 +153,12 @@ async def register(
     given = {key: value for key, value in body.items() if value is not None}
     async with http_client(parse_address(url)) as client:
         return await post(client, "/v1/auth/register", given)
+
+
+def _seen(renewal: asyncio.Task[None]) -> None:
+    """Its failure is for who waits for it; that may be nobody any more."""
+    if not renewal.cancelled():
+        renewal.exception()
 
 
 def http_client(address: Address) -> httpx.AsyncClient:

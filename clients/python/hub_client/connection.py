@@ -38,6 +38,7 @@ from hub_client.faults import (
     Fault,
     HubError,
 )
+from hub_client.keeper import TokenKeeper
 from hub_client.mailbox import Mailbox
 from hub_client.retry import TOKEN_EXPIRED, Backoff
 from hub_client.session import Session, State
@@ -71,7 +72,7 @@ class Connection:
         self._outbox: deque[str] = deque()
         self._writable = asyncio.Event()
         self._flushed = asyncio.Event()
-        self._expiring = asyncio.Event()
+        self._keeper = TokenKeeper(auth, self._swap)
         self._renew = False
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready_at: float | None = None
@@ -214,7 +215,7 @@ class Connection:
             if not self._opened.done():
                 self._opened.set_result(None)
         elif method == "session.expiring":
-            self._expiring.set()
+            self._keeper.expiring.set()
         elif method == "error":
             log.warning("the hub refused a frame: %s", params.get("message"))
         self._sink(method, params)
@@ -227,6 +228,16 @@ class Connection:
             self._opened.set_exception(error)
             self._opened.exception()  # whoever waits sees it; nobody has to
         self.closed.set()
+
+    # --- the token ---
+
+    async def _keep_fresh(self) -> None:
+        await asyncio.wait([self._opened])
+        await self._keeper.run()
+
+    async def _swap(self, token: str) -> None:
+        if self._session.state is State.READY:
+            await self.call("session.refresh", {"token": token})
 
     # --- the socket ---
 
@@ -316,34 +327,6 @@ class Connection:
                 self._flushed.set()
                 self._writable.clear()
                 await self._writable.wait()
-
-    # --- the token ---
-
-    async def _keep_fresh(self) -> None:
-        failures = Backoff()
-        await asyncio.wait([self._opened])
-        while self._auth.renewable:
-            due = self._auth.refresh_in
-            # At most a minute at a time: a machine that slept has to look at the clock again.
-            wait = None if due is None else min(max(due, 0.0), 60.0)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._expiring.wait()
-            due = self._auth.refresh_in
-            if not self._expiring.is_set() and (due is None or due > 0):
-                continue
-            self._expiring.clear()
-            try:
-                token = await self._auth.access(renew=True)
-                if self._session.state is State.READY:
-                    await self.call("session.refresh", {"token": token})
-                failures.failures = 0
-            except HubError as error:
-                if isinstance(error, Fault) and not error.retryable:
-                    log.warning("the access token cannot be renewed: %s", error)
-                    return
-                self._expiring.set()
-                await asyncio.sleep(1.0 + failures.failed())
 
 
 def _passing(error: HubError) -> bool:

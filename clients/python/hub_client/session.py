@@ -151,7 +151,7 @@ class Session:
     def want(self, name: str, since: Since) -> list[Effect]:
         """Subscribe; answers with ``Subscribed`` when it is there. Once per channel."""
         if self.state is State.CLOSED:
-            raise self._error
+            raise self._error.with_traceback(None)  # or it would grow with every call
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name, since)
@@ -193,7 +193,7 @@ class Session:
         self, method: str, params: Mapping[str, Any], channel: Channel | None = None
     ) -> tuple[int, list[Effect]]:
         if self.state is State.CLOSED:
-            raise self._error
+            raise self._error.with_traceback(None)  # or it would grow with every call
         request = Request(self._last_id + 1, method, params)
         text = encode(request)
         self._last_id += 1
