@@ -13,10 +13,14 @@ from typing import Any, Final
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from hub.protocol.codec import close_reason
 from hub.protocol.rfc6455 import payloads
+from hub.transports.inbox import Gate, Inbox
 
 ABORT_S: Final = 10.0
 """A peer that does not take our close frame in this time is cut off."""
+
+NO_PONG: Final = 4012
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -66,6 +70,18 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
     wire: Wire | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.queue = Inbox()  # type: ignore[assignment]
+        self.writable = Gate()  # type: ignore[assignment]
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.accept":
+            # The scope says it all; the handshake's two heads would be 4 KiB for as long as it is
+            # open, and the token in memory.
+            del self.request, self.response
+
     def handle_connect(self, event: Any) -> None:
         self.wire = Wire(self)
         super().handle_connect(event)
@@ -101,7 +117,7 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self.pong_timer = None
         self.pending_ping_payload = None
         if self.wire is not None:
-            self.wire.close(4012, "no_pong")
+            self.wire.close(NO_PONG, close_reason(NO_PONG))
         if self.close_timer is not None:
             # It does not even answer pings: do not wait long for its close frame.
             self.close_timer.cancel()

@@ -1,0 +1,261 @@
+"""How a WebSocket ends, and that nothing is left of it; on our server and on a plain one."""
+
+import asyncio
+import gc
+import json
+import socket as sockets
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from hub.cli import serving as cli_serving
+from hub.transports import connection, wire
+from hub.transports.connection import SocketConnection
+from tests.interaction.drivers import Socket, eventually, open_socket
+from tests.parts.hub import ServedHub, ServeHub
+from tests.transports.raw import CLOSE, PING, raw_peer
+from tests.transports.tokens import lasting
+
+WORDS = "x" * 60_000
+
+
+@asynccontextmanager
+async def stalling(hub: ServedHub, token: str) -> AsyncIterator[ClientConnection]:
+    """A client that reads only what it is told to."""
+    small = sockets.socket()
+    small.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
+    small.setblocking(False)
+    host, port = hub.url.removeprefix("http://").split(":")
+    await asyncio.get_running_loop().sock_connect(small, (host, int(port)))
+    async with connect(
+        hub.ws_url,
+        sock=small,
+        additional_headers={"Authorization": f"Bearer {token}"},
+        subprotocols=[Subprotocol("agenthub.v1")],
+        compression=None,
+        ping_interval=None,
+        max_queue=1,
+        max_size=None,
+        close_timeout=0.1,
+    ) as websocket:
+        yield websocket
+
+
+async def _ask(websocket: ClientConnection, method: str, **params: object) -> None:
+    frame = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
+    await websocket.send(json.dumps(frame))
+    while json.loads(await websocket.recv()).get("id") != method:
+        pass
+
+
+async def _read_all(websocket: ClientConnection) -> None:
+    while True:
+        await websocket.recv()
+
+
+async def _flood(hub: ServedHub, channel: str, events: int) -> None:
+    event = json.dumps({"type": "CUSTOM", "name": "flood", "value": WORDS}).encode()
+    for _ in range(events):
+        await hub.hub.services.backplane.append(channel, event)
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+async def test_a_reader_that_stops_is_closed_with_4008_and_its_memory_is_free(
+    served_hub: ServedHub, neighbours: int
+) -> None:
+    session = await served_hub.sign_up("ada@hub.example")
+    token = session["access_token"]
+    async with open_socket(served_hub.ws_url, token) as neighbour:
+        conversation = (await neighbour.ask("conversation.create"))["id"]
+        channel = f"conversation:{conversation}"
+        if neighbours:
+            await neighbour.ask("channel.subscribe", {"channel": channel})
+        async with stalling(served_hub, token) as stalled:
+            await _ask(stalled, "channel.subscribe", channel=channel)
+            slow = next(
+                one
+                for one in served_hub.hub.socket.connections._all
+                if one.id != _connection_id(neighbour)
+            )
+            sent = 0
+            while slow.open:
+                await _flood(served_hub, channel, 5)
+                sent += 5
+                assert sent < 2_000, "the slow reader was never closed"
+                if neighbours:
+                    assert [(await neighbour.event())["seq"] for _ in range(5)] == [
+                        *range(sent - 4, sent + 1)
+                    ]
+            assert slow._outbox.size == 0
+            assert slow._subscriptions == {}
+            await _flood(served_hub, channel, 5)
+            if neighbours:
+                assert (await neighbour.event())["seq"] == sent + 1
+            with pytest.raises(ConnectionClosed) as closed:
+                await _read_all(stalled)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4008
+            assert json.loads(closed.value.rcvd.reason)["reason"] == "too_slow"
+        await neighbour.ask("session.ping")
+
+
+def _connection_id(socket: Socket) -> str:
+    """The connection's id, of the session.ready that has come."""
+    return str(socket.left("session.ready")[0]["connection_id"])
+
+
+async def test_a_reader_that_never_reads_again_is_cut_off(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "ABORT_S", 0.2)
+    session = await served_hub.sign_up("ada@hub.example")
+    token = session["access_token"]
+    connections = served_hub.hub.socket.connections
+    async with open_socket(served_hub.ws_url, token) as socket:
+        conversation = (await socket.ask("conversation.create"))["id"]
+    channel = f"conversation:{conversation}"
+    async with stalling(served_hub, token) as stalled:
+        await _ask(stalled, "channel.subscribe", channel=channel)
+        (slow,) = connections._all
+        transport = slow._writer._protocol.transport  # type: ignore[attr-defined]
+        while slow.open:
+            await _flood(served_hub, channel, 10)
+
+        async def gone() -> bool:
+            return transport.is_closing() and not len(connections)
+
+        await eventually(gone)
+        assert transport.get_write_buffer_size() == 0
+
+
+async def test_who_does_not_answer_a_ping_is_closed_with_4012(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_serving, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(cli_serving, "PONG_DEADLINE_S", 0.2)
+    async with serve_hub() as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        async with raw_peer(hub.ws_url, token) as peer, open_socket(hub.ws_url, token) as polite:
+            await peer.until(PING)
+            payload = await peer.until(CLOSE)
+            assert int.from_bytes(payload[:2], "big") == 4012
+            assert json.loads(payload[2:])["reason"] == "no_pong"
+            await peer.end()
+            await polite.ask("session.ping")
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "revoked", "expired", "binary", "in flight"])
+async def test_nothing_is_left_of_a_connection(
+    served_hub: ServedHub, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "EXPIRED_GRACE_S", 0.1)
+    session = await served_hub.sign_up("ada@hub.example")
+    token = session["access_token"]
+    connections = served_hub.hub.socket.connections
+    async with open_socket(served_hub.ws_url, token) as socket:
+        channel = f"conversation:{(await socket.ask('conversation.create'))['id']}"
+    await eventually(_truth(lambda: not len(connections)))
+    before = len(asyncio.all_tasks())
+    left: weakref.ref[SocketConnection]
+    async with open_socket(
+        served_hub.ws_url, lasting(served_hub, token, -20 if how == "expired" else 600)
+    ) as socket:
+        await socket.notice("session.ready")
+        left = weakref.ref(next(iter(connections._all)))
+        if how != "expired":
+            await socket.ask("channel.subscribe", {"channel": channel})
+        if how == "abort":
+            socket.websocket.transport.abort()
+        elif how == "revoked":
+            await served_hub.hub.services.accounts.logout(session["session_id"])
+        elif how == "binary":
+            await socket.send(b"")
+        elif how == "in flight":
+            for _ in range(20):
+                await socket.begin("conversation.create")
+                await socket.begin("channel.history", {"channel": channel})
+        if how not in ("close", "in flight"):
+            await socket.closed()
+    await eventually(_truth(lambda: not len(connections)))
+    await eventually(_truth(lambda: len(asyncio.all_tasks()) <= before))
+    gc.collect()
+    assert left() is None, gc.get_referrers(left())
+    assert served_hub.hub.services.fanout._channels == {}
+
+
+def _truth(check: Callable[[], object]) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return bool(check())
+
+    return ask
+
+
+async def test_a_node_that_goes_away_says_so_and_closes_with_4001(serve_hub: ServeHub) -> None:
+    async with serve_hub() as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        async with open_socket(hub.ws_url, token) as one, open_socket(hub.ws_url) as opening:
+            await one.notice("session.ready")
+            hub.hub.drain()
+            assert "retry_after_ms" in await one.notice("session.draining")
+            for socket in (one, opening):
+                code, reason = await socket.closed()
+                assert (code, json.loads(reason)["reason"]) == (4001, "draining")
+
+
+@asynccontextmanager
+async def plain_server(hub: ServedHub) -> AsyncIterator[str]:
+    """The hub's application on a stock server: the address of its socket."""
+    listening = sockets.socket()
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        hub.hub.application, ws="websockets-sansio", lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([listening]))
+    await eventually(_truth(lambda: server.started))
+    try:
+        yield f"ws://127.0.0.1:{listening.getsockname()[1]}/ws"
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def test_on_a_plain_server_answers_stream_and_closes_keep_their_codes(
+    served_hub: ServedHub,
+) -> None:
+    session = await served_hub.sign_up("ada@hub.example")
+    token = session["access_token"]
+    async with plain_server(served_hub) as url:
+        async with open_socket(url, token) as socket:
+            await socket.notice("session.ready")
+            conversation = (await socket.ask("conversation.create", {"model": "count"}))["id"]
+            await socket.ask("channel.subscribe", {"channel": f"conversation:{conversation}"})
+            await socket.ask(
+                "message.send",
+                {"conversation_id": conversation, "client_message_id": "1", "content": "to 300"},
+            )
+            at, said = 0, ""
+            while True:
+                event = await socket.event()
+                assert event["seq"] - event.get("span", 1) == at
+                at = event["seq"]
+                said += event["event"].get("delta", "")
+                if event["event"]["type"] == "RUN_FINISHED":
+                    break
+            assert said.split() == [str(number) for number in range(1, 301)]
+            await socket.send(b"binary")
+            assert (await socket.closed())[0] == 1003
+        async with open_socket(url, "nonsense") as socket:
+            assert (await socket.closed())[0] == 4500
+        async with open_socket(url, token) as socket:
+            await socket.notice("session.ready")
+            await served_hub.hub.services.accounts.logout(session["session_id"])
+            await socket.notice("session.revoked")
+            assert (await socket.closed())[0] == 4503
+        await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
