@@ -5,6 +5,7 @@ browser's ``Last-Event-ID`` resumes it.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -13,6 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from hub.backplane.interface import Position
 from hub.events.delivery import Delivery
@@ -29,6 +31,9 @@ PATH: Final = "/v1/channels/{channel}/events"
 RECHECK_S: Final = 5.0
 """A stream's permissions are checked again at least this often."""
 
+_MEDIA_TYPE: Final = "text/event-stream"
+_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
 
 class _StreamReader:
     """A channel's reader whose events wait for an HTTP response."""
@@ -39,6 +44,7 @@ class _StreamReader:
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self.end: str | None = None
+        self.doubtful = False
 
     def deliver(self, delivery: Delivery) -> None:
         self.put(
@@ -48,6 +54,7 @@ class _StreamReader:
     def put(self, chunk: bytes) -> None:
         if self._size > OUTBOX_BYTES:
             self.end = self.end or "too_slow"
+            self._waiting.clear()
         else:
             self._waiting.append(chunk)
             self._size += len(chunk)
@@ -63,9 +70,14 @@ class _StreamReader:
         self._changed.set()
         self._drained.set()
 
+    def doubt(self) -> None:
+        """Somebody's permissions have changed: let the stream check its own."""
+        self.doubtful = True
+        self._changed.set()
+
     async def next(self, timeout_s: float) -> bytes | None:
         """All that waits, or None if nothing came in time."""
-        if not self._waiting and self.end is None:
+        if not self._waiting and self.end is None and not self.doubtful:
             self._changed.clear()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -79,6 +91,20 @@ class _StreamReader:
         return data
 
 
+class _EventResponse(StreamingResponse):
+    """A stream that lets go of its channel even when the client has left before it began."""
+
+    def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+        super().__init__(content, headers=_HEADERS, media_type=_MEDIA_TYPE)
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
 class EventStreams:
     """The endpoint."""
 
@@ -87,6 +113,11 @@ class EventStreams:
         self._operation = dispatcher.find("channel.subscribe")
         self._rest = rest
         self._readers: set[_StreamReader] = set()
+        services.authority.on_change(self._changed)
+
+    def _changed(self, kind: str, identifier: str) -> None:
+        for reader in self._readers:
+            reader.doubt()
 
     def drain(self) -> None:
         """The node is going away: end every stream, so that clients resume elsewhere."""
@@ -111,6 +142,8 @@ class EventStreams:
                 since = parse_since(given)
             except ValueError as error:
                 raise Fault("invalid_params", f"since: {error}") from None
+            if request.method == "HEAD":
+                return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
             reader = _StreamReader()
             join = await self._services.fanout.join(channel, reader, since)
             if not join.recovered:
@@ -129,14 +162,19 @@ class EventStreams:
             return fault_response(fault, trace_id)
 
         async def still_allowed() -> None:
+            assert call.claims is not None
+            if call.claims.expires_at <= time.time():
+                raise Fault("token_expired")
             await authenticate(self._operation, call)
             await authorise(self._operation, params, call)
 
-        return StreamingResponse(
-            self._stream(channel, reader, join, still_allowed),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
+        def release() -> None:
+            self._readers.discard(reader)
+            join.abandon()
+            self._services.fanout.leave(channel, reader)
+
+        self._readers.add(reader)
+        return _EventResponse(self._stream(channel, reader, join, still_allowed), release)
 
     async def _stream(
         self,
@@ -148,12 +186,12 @@ class EventStreams:
         loop = asyncio.get_running_loop()
         follow = asyncio.create_task(join.follow())
         checked = beat = loop.time()
-        self._readers.add(reader)
         try:
             yield b": following %s\n\n" % channel.encode()
             while reader.end is None:
                 data = await reader.next(RECHECK_S)
-                if loop.time() - checked >= RECHECK_S:
+                if reader.doubtful or loop.time() - checked >= RECHECK_S:
+                    reader.doubtful = False
                     checked = loop.time()
                     try:
                         await still_allowed()
@@ -168,9 +206,7 @@ class EventStreams:
                     yield b": still here\n\n"
             yield b"event: ended\ndata: %s\n\n" % orjson.dumps({"reason": reader.end})
         finally:
-            self._readers.discard(reader)
             join.abandon()
-            self._services.fanout.leave(channel, reader)
             follow.cancel()
             await asyncio.gather(follow, return_exceptions=True)
 

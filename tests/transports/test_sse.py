@@ -1,0 +1,236 @@
+"""A channel as server-sent events: resumed by the last id, ended with the permission."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from hub.ids import new_id
+from hub.transports import sse
+from tests.interaction.drivers import RestCaller, eventually, refused
+from tests.parts.hub import PASSWORD, ServedHub
+from tests.transports.tokens import lasting
+
+
+class Sent(NamedTuple):
+    """A server-sent event."""
+
+    name: str
+    id: str | None
+    data: Any
+
+
+class Stream:
+    """An open stream."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.aiter_lines()
+
+    async def next(self, within: float = 8.0) -> Sent | None:
+        """The next event; None when the hub has ended the stream. Comments are passed over."""
+        found: dict[str, str] = {}
+        async with asyncio.timeout(within):
+            async for line in self._lines:
+                if line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    found[name] = value
+                elif not line and "data" in found:
+                    data = json.loads(found["data"])
+                    return Sent(found.get("event", "message"), found.get("id"), data)
+        return None
+
+    async def run(self) -> list[Sent]:
+        """The events up to the end of a run."""
+        events: list[Sent] = []
+        while not events or events[-1].data["type"] != "RUN_FINISHED":
+            event = await self.next()
+            assert event is not None
+            events.append(event)
+        return events
+
+
+class Someone:
+    """Somebody with a conversation, over HTTP alone."""
+
+    def __init__(self, hub: ServedHub, client: httpx.AsyncClient, token: str) -> None:
+        self.hub = hub
+        self.client = client
+        self.token = token
+        self.ask = RestCaller(client, token).ask
+        self.conversation = ""
+
+    async def begin(self) -> "Someone":
+        self.conversation = (await self.ask("conversation.create", {"model": "echo"}))["id"]
+        return self
+
+    async def send(self, content: str) -> None:
+        await self.ask(
+            "message.send",
+            {
+                "conversation_id": self.conversation,
+                "client_message_id": content,
+                "content": content,
+            },
+        )
+
+    def path(self, channel: str | None = None) -> str:
+        return sse.PATH.format(channel=channel or f"conversation:{self.conversation}")
+
+    @asynccontextmanager
+    async def stream(
+        self, query: str = "", channel: str | None = None, **headers: str
+    ) -> AsyncIterator[Stream]:
+        headers = {"Authorization": f"Bearer {self.token}", **headers}
+        async with self.client.stream(
+            "GET", self.path(channel) + query, headers=headers
+        ) as response:
+            yield Stream(response)
+
+
+@pytest.fixture
+async def ada(served_hub: ServedHub) -> AsyncIterator[Someone]:
+    """Somebody signed in."""
+    session = await served_hub.sign_up("ada@hub.example")
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
+        yield await Someone(served_hub, client, session["access_token"]).begin()
+
+
+async def test_what_comes_is_streamed_with_its_position(ada: Someone) -> None:
+    async with ada.stream() as stream:
+        assert stream.response.headers["content-type"].startswith("text/event-stream")
+        await ada.send("one two three")
+        events = await stream.run()
+    epochs, numbers = zip(*((event.id or "").split(":") for event in events), strict=True)
+    assert len(set(epochs)) == 1
+    assert [int(n) for n in numbers] == list(range(1, len(events) + 1))
+    assert "".join(event.data.get("delta", "") for event in events) == "one two three"
+
+
+@pytest.mark.parametrize("how", ["since", "Last-Event-ID"])
+async def test_a_stream_goes_on_after_the_last_id_without_gap_or_repeat(
+    ada: Someone, how: str
+) -> None:
+    async with ada.stream("?since=start") as stream:
+        await ada.send("one two three")
+        whole = await stream.run()
+    last = whole[2].id or ""
+    query, headers = (f"?since={last}", {}) if how == "since" else ("", {how: last})
+    async with ada.stream(query, **headers) as again:
+        assert await again.run() == whole[3:]
+        await ada.send("four")
+        assert (await again.run())[0].id == f"{last.split(':')[0]}:{len(whole) + 1}"
+
+
+async def test_the_last_event_id_counts_for_more_than_since(ada: Someone) -> None:
+    async with ada.stream("?since=start") as stream:
+        await ada.send("one two three")
+        whole = await stream.run()
+    async with ada.stream("?since=start", **{"Last-Event-ID": whole[2].id or ""}) as again:
+        assert await again.next() == whole[3]
+
+
+async def test_what_the_log_cannot_continue_begins_with_a_snapshot(ada: Someone) -> None:
+    async with ada.stream("?since=start") as stream:
+        await ada.send("first")
+        whole = await stream.run()
+    async with ada.stream("?since=elsewhere:3") as again:
+        snapshot = await again.next()
+        assert snapshot is not None
+        assert (snapshot.name, snapshot.id) == ("snapshot", whole[-1].id)
+        assert snapshot.data["type"] == "MESSAGES_SNAPSHOT"
+        assert [m["content"] for m in snapshot.data["messages"]] == ["first", "first"]
+        await ada.send("second")
+        following = await again.run()
+        assert following[0].id == f"{(whole[-1].id or '').split(':')[0]}:{len(whole) + 1}"
+
+
+async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None:
+    async with ada.stream() as stream:
+        await ada.ask("account.logout")
+        ended = await stream.next(within=1.0)
+        assert ended == Sent("ended", None, {"reason": "unauthenticated"})
+        assert await stream.next() is None
+
+
+async def test_a_stream_ends_when_its_token_does(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "RECHECK_S", 0.2)
+    ada.token = lasting(ada.hub, ada.token, 1)
+    async with ada.stream() as stream:
+        assert await stream.next() == Sent("ended", None, {"reason": "token_expired"})
+
+
+async def test_a_node_that_goes_away_ends_its_streams(ada: Someone) -> None:
+    async with ada.stream() as stream:
+        ada.hub.hub.drain()
+        assert await stream.next() == Sent("ended", None, {"reason": "draining"})
+        assert await stream.next() is None
+
+
+async def test_somebody_elses_and_missing_channels_answer_the_same(ada: Someone) -> None:
+    hub = ada.hub
+    session = await hub.sign_up("eve@hub.example", PASSWORD)
+    me = (await ada.ask("session.info"))["user_id"]
+    eve = Someone(hub, ada.client, session["access_token"])
+    channels = [
+        f"conversation:{ada.conversation}",
+        f"conversation:{new_id('c')}",
+        f"user:{me}",
+        f"user:{new_id('u')}",
+        "audit",
+    ]
+    answers = set()
+    for channel in channels:
+        response = await ada.client.get(
+            eve.path(channel), headers={"Authorization": f"Bearer {eve.token}"}
+        )
+        refusal = refused(response)
+        assert refusal.reason == "not_found"
+        answers.add(refusal.bytes)
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [("?since=yesterday", "invalid_params"), ("?from=start", "invalid_params"),
+     ("?since=e:-1", "invalid_params")],
+)  # fmt: skip
+async def test_a_query_that_is_not_understood_is_refused(
+    ada: Someone, query: str, reason: str
+) -> None:
+    headers = {"Authorization": f"Bearer {ada.token}"}
+    assert refused(await ada.client.get(ada.path() + query, headers=headers)).reason == reason
+
+
+async def test_without_credentials_there_is_no_stream(ada: Someone) -> None:
+    assert refused(await ada.client.get(ada.path())).reason == "unauthenticated"
+
+
+async def test_a_head_request_is_answered_and_does_not_stream(ada: Someone) -> None:
+    response = await ada.client.head(ada.path(), headers={"Authorization": f"Bearer {ada.token}"})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert ada.hub.hub.services.fanout._channels == {}
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_nothing_is_left_of_a_stream_whose_client_leaves(ada: Someone, read: bool) -> None:
+    async with httpx.AsyncClient(base_url=ada.hub.url, trust_env=False) as client:
+        leaver = Someone(ada.hub, client, ada.token)
+        leaver.conversation = ada.conversation
+        async with leaver.stream() as stream:
+            if read:
+                await ada.send("one")
+                await stream.next()
+    streams, fanout = ada.hub.hub.streams, ada.hub.hub.services.fanout
+
+    async def gone() -> bool:
+        return not streams._readers and not fanout._channels
+
+    await eventually(gone)
