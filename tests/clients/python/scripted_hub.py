@@ -244,14 +244,17 @@ class ScriptedHub:
             log_level="error",
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
-        serving = asyncio.create_task(self._server.serve([listener]))
+        config.load()
+        self._server = server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        # Not serve(): its loop looks up ten times a second, which is a long time for a test.
+        await server.startup([listener])
         try:
             yield self
         finally:
-            self._server.should_exit = True
             await self.cut()
-            await serving
+            server.force_exit = True
+            await server.shutdown([listener])
 
 
 class Conversations(ScriptedHub):
