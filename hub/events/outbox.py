@@ -6,7 +6,6 @@ call, and no connection has a task of its own on the send path.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -73,7 +72,7 @@ class Outbox:
         self._scheduler = scheduler
         self._overflow = overflow
         self._limit = limit
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []  # a deque would be a KiB, and only ever taken whole
         self._dirty = False
         self._room: asyncio.Event | None = None
         self.size = 0
