@@ -11,6 +11,7 @@ import orjson
 
 from hub import __version__
 from hub.cli import administration, doctor, serving
+from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
 from hub.operations.table import OPERATIONS
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complaint = f"bad settings: {error}"
     except Fault as fault:
         complaint = fault.message
-    except serving.CannotServe as error:
+    except (serving.CannotServe, Claimed) as error:
         complaint = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -24,6 +24,7 @@ ADMINISTRATOR_FILE: Final = "administrator.json"
 
 @asynccontextmanager
 async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
     passwords = Passwords(settings.bcrypt_cost)
     await database.start()
@@ -54,7 +55,6 @@ async def _make_administrator(accounts: Accounts, data_dir: Path) -> tuple[str, 
 
 
 def _keep(path: Path, secret: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

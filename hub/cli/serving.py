@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from prometheus_client import start_http_server
 
 from hub.app import Hub, running
 from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
+from hub.cli.claim import claim
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import Settings
@@ -33,9 +34,20 @@ class CannotServe(Exception):
 
 
 def serve(settings: Settings, *, worker: bool, greet: bool) -> int:
-    """Serve until SIGTERM or SIGINT. Raises CannotServe, Fault, BadSettings, OSError."""
+    """Serve until SIGTERM or SIGINT. Raises CannotServe, Claimed, Fault, BadSettings, OSError."""
     if not worker and settings.redis_url is None:
         raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
+    with _claimed(settings):
+        return _serve_claimed(settings, worker=worker, greet=greet)
+
+
+def _claimed(settings: Settings) -> AbstractContextManager[None]:
+    """The data directory, alone where the backplane is this process's memory."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return nullcontext() if settings.redis_url is not None else claim(settings.data_dir)
+
+
+def _serve_claimed(settings: Settings, *, worker: bool, greet: bool) -> int:
     listening = _listen(settings.host, settings.port)
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
