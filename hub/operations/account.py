@@ -18,7 +18,12 @@ from hub.operations.shapes import Id, Text
 
 class Register(Params):
     email: EmailStr = Field(max_length=320)
-    password: SecretStr = Field(min_length=1, max_length=1_024)
+    # The account's own rule says it in better words; the schema is for those who read it.
+    password: SecretStr = Field(
+        max_length=1_024,
+        description="12 to 128 characters.",
+        json_schema_extra={"minLength": 12, "maxLength": 128},
+    )
     name: Text | None = Field(None, min_length=1, max_length=200)
     invitation: str | None = Field(
         None, max_length=200, description="Joins the tenant that invited you."

@@ -6,7 +6,7 @@ from typing import Any, Final
 from hub import __version__
 from hub.operations.operation import AnyOperation
 from hub.protocol.limits import SUBPROTOCOL
-from hub.transports.openapi import schemas_of
+from hub.transports.openapi import ERROR_SCHEMA, schemas_of
 
 NOTICES: Final[Mapping[str, str]] = {
     "event": "An event of a channel that is followed, at its position.",
@@ -35,6 +35,11 @@ def asyncapi(operations: Mapping[str, AnyOperation]) -> dict[str, Any]:
             "name": f"{operation.name} reply",
             "payload": _reply(schemas[(operation.result, "serialization")]),
         }
+    messages["error"] = {
+        "name": "error",
+        "summary": "A request was refused or failed; also a faulty frame (then `id` may be null).",
+        "payload": _error(),
+    }
     for name, meaning in NOTICES.items():
         messages[name] = {"name": name, "summary": meaning, "payload": _notice(name)}
     asked = {
@@ -45,7 +50,7 @@ def asyncapi(operations: Mapping[str, AnyOperation]) -> dict[str, Any]:
             "messages": [_message(f"{operation.name}.request")],
             "reply": {
                 "channel": {"$ref": "#/channels/socket"},
-                "messages": [_message(f"{operation.name}.reply")],
+                "messages": [_message(f"{operation.name}.reply"), _message("error")],
             },
         }
         for operation in offered
@@ -92,6 +97,11 @@ def _request(name: str, params: Any) -> dict[str, Any]:
 
 def _reply(result: Any) -> dict[str, Any]:
     return _frame({"id": {"type": ["string", "integer"]}, "result": result})
+
+
+def _error() -> dict[str, Any]:
+    properties = ERROR_SCHEMA["properties"]
+    return _frame({"id": {"type": ["string", "integer", "null"]}, **properties})
 
 
 def _notice(name: str) -> dict[str, Any]:

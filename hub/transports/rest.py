@@ -1,6 +1,7 @@
 """REST: a route for every operation that names one. Same table, same dispatcher, same faults."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,7 +14,7 @@ from starlette.routing import Route
 
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call, Services
-from hub.operations.dispatcher import Dispatcher
+from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
 from hub.operations.operation import PUBLIC, AnyOperation
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
@@ -26,6 +27,7 @@ IDEMPOTENT_S: Final = 86_400.0
 
 UNDER_WAY_S: Final = 90.0
 _UNDER_WAY: Final = b"under way"
+_KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
 def json_response(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -131,32 +133,38 @@ class Rest:
 
     async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
         """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""
-        key = call.idempotency_key
-        if key is None or operation.kind == "read" or call.claims is None:
+        key, http = call.idempotency_key, operation.http
+        if key is None or call.claims is None or http is None or http.method != "POST":
             return (await self._dispatcher.dispatch(operation, params, call)).encode()
-        if not 1 <= len(key) <= 255:
-            raise Fault("invalid_request", "Idempotency-Key: 1 to 255 characters.")
+        if not _KEY.fullmatch(key):
+            raise Fault("invalid_request", "Idempotency-Key: 1 to 255 visible ASCII characters.")
         if "client_message_id" in operation.params.model_fields:
-            params.setdefault("client_message_id", key[:128])
+            named = key if len(key) <= 128 else hashlib.sha256(key.encode()).hexdigest()
+            params.setdefault("client_message_id", named)
         cache = self._services.backplane
         asked = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
         owner = f"{call.claims.tenant_id}:{call.claims.user_id}:{operation.name}:{key}"
         name = "idempotent:" + hashlib.sha256(owner.encode()).hexdigest()
         if not await cache.cache_set(name, asked + _UNDER_WAY, UNDER_WAY_S, only_new=True):
-            known = await cache.cache_get(name) or b""
+            known = await cache.cache_get(name)
+            if known is None or known[32:] == _UNDER_WAY:
+                raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
             if known[:32] != asked:
                 raise Fault("conflict", "This Idempotency-Key was used for another request.")
-            if known[32:] == _UNDER_WAY:
-                raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
             # Answered again only to who may still do it.
-            call.actor = await call.services.authority.actor(call.claims)
+            await authenticate(operation, call)
+            await authorise(operation, validate(operation, params), call)
             return known[32:]
         try:
             body = (await self._dispatcher.dispatch(operation, params, call)).encode()
         except BaseException:
             await cache.cache_delete(name)
             raise
-        await cache.cache_set(name, asked + body, IDEMPOTENT_S)
+        try:
+            await cache.cache_set(name, asked + body, IDEMPOTENT_S)
+        except Fault as fault:
+            # It is done, and that is the answer; the same key will be told that it is under way.
+            log.warning("could not keep the answer to an Idempotency-Key", why=fault.reason)
         return body
 
 
