@@ -16,6 +16,7 @@ from hub.settings import Settings
 from hub.telemetry.metrics import Metrics
 from hub.transports.asyncapi import NOTICES
 from hub.transports.openapi import schemas_of
+from hub.transports.sse import PATH as EVENTS_PATH
 
 
 def reference(operations: Mapping[str, AnyOperation]) -> str:
@@ -27,6 +28,14 @@ def reference(operations: Mapping[str, AnyOperation]) -> str:
         "## Methods",
         "Over the WebSocket as JSON-RPC requests, over HTTP as the line below the name says.",
         *_methods(operations),
+        "## Objects",
+        "What parameters and results are made of.",
+        *_objects(operations),
+        "## Event streams",
+        f"`GET {EVENTS_PATH}?since=` streams a channel as server-sent events, for clients without "
+        "a WebSocket; it needs `channel:subscribe`. `since` is `start` or `epoch:seq`; an event's "
+        "`id` is its `epoch:seq`, which `Last-Event-ID` resumes. `event: snapshot` is the state to "
+        "begin from when the log cannot continue; `event: ended` says why the stream ends.",
         "## Notices",
         "What the hub sends of its own accord.",
         _table(("notice", "meaning"), ((f"`{name}`", text) for name, text in NOTICES.items())),
@@ -98,6 +107,35 @@ def _methods(operations: Mapping[str, AnyOperation]) -> Iterable[str]:
             yield _table(("result", "type", "meaning"), rows)
 
 
+def _objects(operations: Mapping[str, AnyOperation]) -> Iterable[str]:
+    """The schemas that the tables of the methods name, and those that these name."""
+    schemas, definitions = schemas_of(operations)
+    waiting = [
+        definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        for schema in schemas.values()
+    ]
+    named: dict[str, Any] = {}
+    while waiting:
+        for name in _names(waiting.pop().get("properties", {})):
+            if name not in named:
+                named[name] = definitions[name]
+                waiting.append(definitions[name])
+    for name in sorted(named):
+        yield f"### {name}"
+        yield _table(("field", "type", "meaning"), _fields(named[name]))
+
+
+def _names(value: Any) -> Iterable[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"].rpartition("/")[2]
+        for item in value.values():
+            yield from _names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item)
+
+
 def _fields(schema: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
@@ -131,7 +169,9 @@ def _settings() -> Iterable[tuple[str, str, str]]:
 
 def _metrics() -> Iterable[tuple[str, str, str]]:
     for family in Metrics().registry.collect():
-        yield f"`{family.name}`", family.type, family.documentation
+        # A counter's family lacks the suffix that its samples have.
+        suffix = "_total" if family.type == "counter" else ""
+        yield f"`{family.name}{suffix}`", family.type, family.documentation
 
 
 _PAGE = """<!doctype html>

@@ -1,0 +1,134 @@
+"""What users read is true and whole: everything that outsiders rely on is documented."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from hub.cli import _parser
+from hub.faults import CLOSES, FAULTS
+from hub.operations.table import OPERATIONS
+from hub.rbac.permissions import PERMISSIONS
+from hub.rbac.roles import BUILT_IN
+from hub.settings import Settings
+from hub.telemetry.metrics import Metrics
+from hub.transports.asyncapi import NOTICES
+from hub.transports.reference import page, reference
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+REFERENCE: Final = (ROOT / "hub/REFERENCE.md").read_text("utf-8")
+README: Final = (ROOT / "README.md").read_text("utf-8")
+
+
+def _commands() -> dict[str, str]:
+    """The commands of ``hub`` with what ``hub --help`` says of them."""
+    (commands,) = (
+        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return {action.dest: action.help or "" for action in commands._choices_actions}
+
+
+def _exposed() -> Iterator[str]:
+    """The names of the metrics as Prometheus sees them, without the suffixes of histograms."""
+    text, _ = Metrics().exposition("")
+    return iter(set(re.findall(r"^# TYPE (\S+)", text.decode(), re.MULTILINE)))
+
+
+def test_the_committed_reference_is_the_one_that_the_code_makes() -> None:
+    assert reference(OPERATIONS) == REFERENCE, "run: hub reference > hub/REFERENCE.md"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *OPERATIONS,
+        *NOTICES,
+        *FAULTS,
+        *PERMISSIONS,
+        *(str(code) for code in CLOSES),
+        *(close.reason for close in CLOSES.values()),
+        *(str(field.alias) for field in Settings.model_fields.values()),
+    ],
+)
+def test_the_reference_has_every_name(name: str) -> None:
+    assert re.search(rf"(?<![\w.:]){re.escape(name)}(?![\w:])", REFERENCE)
+
+
+def test_the_reference_has_every_metric_by_the_name_that_is_exposed() -> None:
+    names = set(_exposed())
+    assert len(names) > 10
+    for name in names - {name for name in names if name.endswith("_created")}:
+        assert f"`{name}`" in REFERENCE, name
+
+
+def test_the_reference_explains_every_object_that_it_names() -> None:
+    shapes = REFERENCE.partition("## Event streams")[0]
+    types = re.findall(r"^\| `\w+` \| ([^|]+) \|", shapes, re.MULTILINE)
+    named = {word for kind in types for word in re.findall(r"\b[A-Z]\w+", kind)}
+    assert named
+    for name in named:
+        assert f"### {name}\n" in REFERENCE, name
+
+
+def test_every_part_of_the_reference_is_on_its_web_page() -> None:
+    shown = page(REFERENCE)
+    for heading in re.findall(r"^#+ (.+)$", REFERENCE, re.MULTILINE):
+        assert heading in shown
+    assert "| ---" not in shown
+    assert "`" not in shown
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
+def test_every_operation_says_what_it_does(operation: object) -> None:
+    summary = getattr(operation, "summary", "")
+    assert len(summary.split()) > 1
+    assert summary[0].isupper()
+
+
+def test_every_setting_says_what_it_sets() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.alias, f"{name} has no name in the environment"
+        assert field.description, f"{name} has no description"
+        assert field.description.endswith(".")
+
+
+def test_every_permission_and_role_says_what_it_allows() -> None:
+    assert all(meaning.endswith(".") for meaning in PERMISSIONS.values())
+    for role in BUILT_IN.values():
+        assert role.meaning
+        assert role.permissions <= set(PERMISSIONS)
+
+
+def test_no_permission_of_an_operation_is_held_by_nobody() -> None:
+    held = set().union(*(role.permissions for role in BUILT_IN.values()))
+    for operation in OPERATIONS.values():
+        assert operation.permission in held | {"public", "signed-in"}, operation.name
+
+
+def test_every_command_is_in_the_help_and_in_the_readme() -> None:
+    commands = _commands()
+    assert {"serve", "worker", "init", "user", "chat", "doctor", "local-model"} <= set(commands)
+    for name, said in commands.items():
+        assert said, f"hub {name} has no help"
+        assert re.search(rf"\bhub {re.escape(name)}\b", README), f"README.md: hub {name}"
+
+
+def test_the_readme_speaks_of_no_command_and_no_setting_that_is_not() -> None:
+    commands = set(_commands())
+    for name in re.findall(r"(?<=bin/hub )[a-z-]+|(?<=`hub )[a-z-]+", README):
+        assert name in commands, f"README.md: hub {name}"
+    settings = {str(field.alias) for field in Settings.model_fields.values()}
+    client = {"HUB_URL", "HUB_TOKEN"}
+    for name in re.findall(r"\b(?:HUB|JWT|OLLAMA)_[A-Z_]+\b", README):
+        assert name in settings | client, f"README.md: {name}"
+
+
+def test_the_contract_names_every_method_that_is_offered() -> None:
+    contract = (ROOT / "hub/protocol/README.md").read_text("utf-8")
+    for operation in OPERATIONS.values():
+        family, _, verb = operation.name.partition(".")
+        assert family in contract
+        assert f"`{verb}`" in contract or family == "account", operation.name
