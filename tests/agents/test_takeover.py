@@ -1,0 +1,147 @@
+"""Runs that are begun again or said again: what readers of the log make of it."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from hub_client import connect
+
+from hub.agents import run_log, worker
+from hub.backplane.memory import MemoryBackplane
+from tests.agents.agui import Reading, judge
+from tests.agents.client import Client, opened, said
+from tests.agents.conftest import someone
+from tests.agents.test_runs import slowly
+from tests.parts.hub import ServedHub, ServeHub
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SWEEP_S", 0.05)
+
+
+def lose_leases(hub: ServedHub) -> None:
+    """As if every worker had been paused for longer than its lease."""
+    cast(MemoryBackplane, hub.hub.services.backplane)._shared.leases.clear()
+
+
+async def assert_all_agree(client: Client, conversation: str, snapshot: Any = None) -> None:
+    """What a client has that applied everything is what is kept, in its order."""
+    reading = Reading(snapshot)
+    for event in client.events(conversation):
+        reading.feed(event)
+    kept = {message["id"]: message["content"] for message in await client.messages(conversation)}
+    assert reading.texts == kept
+    assert list(reading.texts) == list(kept)
+
+
+async def test_a_run_that_is_taken_over_says_so_and_ends_once(hub: ServedHub) -> None:
+    async with opened(hub.url, await someone(hub)) as client:
+        conversation = await client.conversation()
+        sent = await client.send(conversation, slowly(15))
+        await client.says(conversation, "w3 ")
+        lose_leases(hub)
+        await client.ended(conversation)
+        events = client.events(conversation)
+        judge(events)
+        kinds = [event["type"] for event in events]
+        assert (kinds.count("RUN_STARTED"), kinds.count("MESSAGES_SNAPSHOT")) == (1, 1)
+        whole = "".join(f"w{at} " for at in range(15))
+        assert said(events).endswith(whole)
+        assert said(events).startswith("w0 w1 w2 w3 ")
+        await assert_all_agree(client, conversation)
+        run = await client.call("run.get", run_id=sent["run_id"])
+        assert (run["status"], run["attempt"]) == ("succeeded", 2)
+
+
+async def test_a_steered_run_that_is_taken_over_keeps_what_it_has_said(hub: ServedHub) -> None:
+    token = await someone(hub)
+    async with opened(hub.url, token) as client, opened(hub.url, token) as late:
+        conversation = await client.conversation()
+        await client.send(conversation, slowly(5))
+        await client.says(conversation, "w1 ")
+        # The answer to this one is lost with its worker.
+        steering = slowly(12, 25).replace("w", "v")
+        await client.send(conversation, steering, on_busy="steer")
+        await client.says(conversation, "v3 ")
+        lose_leases(hub)
+        await client.until(lambda: said(client.events(conversation)).count("v0 ") == 2)
+        answered = await late.subscribe(conversation, {"epoch": "e_lost", "seq": 1})
+        roles = [message["role"] for message in answered["snapshot"]["messages"]]
+        assert roles == ["user", "assistant", "user", "assistant"]
+        await client.ended(conversation)
+        await late.ended(conversation)
+        judge(client.events(conversation))
+        await assert_all_agree(client, conversation)
+        await assert_all_agree(late, conversation, answered["snapshot"])
+        contents = [message["content"] for message in await client.messages(conversation)]
+        assert contents[1] == "w0 w1 w2 w3 w4 "
+        assert contents[3] == "".join(f"v{at} " for at in range(12))
+
+
+async def test_a_long_answer_is_said_again_so_that_a_trimmed_log_can_be_read(
+    serve_hub: ServeHub, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "RESTATE_EVERY", 6)
+    async with serve_hub(HUB_DATABASE_URL=sqlite_url) as hub:
+        token = await someone(hub)
+        async with opened(hub.url, token) as client, opened(hub.url, token) as late:
+            conversation = await client.conversation()
+            await client.send(conversation, slowly(40, 10))
+            waits = await client.send(conversation, "This waits.")
+            await client.says(conversation, "w20 ")
+            answered = await late.subscribe(conversation, {"epoch": "e_lost", "seq": 1})
+            await asyncio.gather(client.ended(conversation, 2), late.ended(conversation, 2))
+            events = client.events(conversation)
+            judge(events)
+            snapshots = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
+            assert len(snapshots) >= 4
+            for snapshot in snapshots:  # each begins a reading that ends with the whole text
+                told = [message["id"] for message in snapshot["messages"]]
+                assert told[-1] == waits["message_id"]
+                reading = Reading(snapshot)
+                for event in events[events.index(snapshot) + 1 :]:
+                    reading.feed(event)
+                kept = await client.messages(conversation)
+                assert reading.texts == {m["id"]: m["content"] for m in kept}
+            await assert_all_agree(client, conversation)
+            await assert_all_agree(late, conversation, answered["snapshot"])
+
+
+async def test_a_log_that_is_lost_alone_is_begun_with_the_whole_state(hub: ServedHub) -> None:
+    token = await someone(hub)
+    async with opened(hub.url, token) as client, opened(hub.url, token) as late:
+        conversation = await client.conversation()
+        sent = await client.send(conversation, slowly(40, 10))
+        await client.says(conversation, "w3 ")
+        # As by eviction: the lease is still held, and the run goes on in a new log.
+        cast(MemoryBackplane, hub.hub.services.backplane)._shared.logs.clear()
+        await client.until(lambda: client.notices[-1][0] == "subscription.ended")
+        at = {key: client.heard[-1][key] for key in ("epoch", "seq")}
+        answered = await late.subscribe(conversation, at)
+        assert not answered["recovered"]
+        await late.ended(conversation)
+        restated = [e for e in late.events(conversation) if e["type"] == "MESSAGES_SNAPSHOT"]
+        reading = Reading(restated[0] if restated else answered["snapshot"])
+        events = late.events(conversation)
+        for event in events[events.index(restated[0]) + 1 :] if restated else events:
+            reading.feed(event)
+        kept = await late.messages(conversation)
+        assert reading.texts == {message["id"]: message["content"] for message in kept}
+        run = await late.call("run.get", run_id=sent["run_id"])
+        assert (run["status"], run["attempt"]) == ("succeeded", 1)
+
+
+async def test_the_client_library_shows_the_answer_of_a_run_that_was_taken_over(
+    hub: ServedHub,
+) -> None:
+    async with connect(hub.url, token=await someone(hub)) as library:
+        conversation = await library.conversations.create(model="echo")
+        stream = conversation.send(slowly(15))
+        lost = False
+        async for _ in stream:
+            if not lost and "w3 " in "".join(stream.texts.values()):
+                lost = True
+                lose_leases(hub)
+        whole = "".join(f"w{at} " for at in range(15))
+        assert list(stream.texts.values())[-1] == whole
