@@ -15,28 +15,42 @@ from structlog.typing import EventDict, Processor
 REDACTED: Final = "[redacted]"
 
 _SECRET_NAME = re.compile(
-    r"password|secret|token(?!s\b|_s\b|_type|_id)|authorization|cookie|api_?key|credential|code\b",
+    r"passw|secret|token(?!s\b|_type|_id)|authorization|cookie|(api|private)[-_]?key|credential"
+    r"|code\b",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
     r"|(?i:bearer)\s+\S+"
-    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"  # user:password in a URL
+    r"|(?<=://)[^\s/:@]*:[^\s/]+(?=@)"  # user:password in a URL
     r"|(?<=\?code=|#code=)[\w-]+"
 )
 
 
+# These say at "info" what our own lines say better, once per request or step; at "debug" some of
+# them write every row, header and frame, secrets included.
+_NOISY: Final = (
+    "aiosqlite", "alembic", "asyncio", "httpcore", "httpx", "ollama", "sqlalchemy",
+    "uvicorn.access", "uvicorn.error", "websockets",
+)  # fmt: skip
+
+
 def redact(value: Any, name: str = "") -> Any:
-    """``value`` without what its name or its form gives away as a secret; recursive."""
+    """``value`` without what its name or its form gives away as a secret; recursive.
+
+    Of what is no JSON value, the ``repr`` is looked at, because that is what would be written.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if name and _SECRET_NAME.search(name):
+        return REDACTED
     if isinstance(value, Mapping):
         return {key: redact(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact(item, name) for item in value]
-    if name and _SECRET_NAME.search(name) and isinstance(value, str | bytes):
-        return REDACTED
-    if isinstance(value, str):
-        return _SECRET_VALUE.sub(REDACTED, value)
-    return value
+    text = value if isinstance(value, str) else repr(value)
+    clean = _SECRET_VALUE.sub(REDACTED, text)
+    return value if clean == text else clean
 
 
 def _redaction(_logger: Any, _method: str, event: EventDict) -> MutableMapping[str, Any]:
@@ -84,8 +98,7 @@ def configure_logs(*, form: str, level: str, stream: TextIO | None = None) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(severity)
-    # These say at "info" what our own lines say better, once per request or step.
-    for noisy in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error", "alembic", "asyncio"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(severity, logging.WARNING))
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
