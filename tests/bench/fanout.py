@@ -1,8 +1,6 @@
 """Fan-out: a server's CPU time per delivered event, 100 subscribers of one conversation."""
 
 import json
-import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from statistics import median
 from typing import Any, Final
 
 from tests.bench.child import Child
+from tests.bench.node import idle_share, quiet_hub
 from tests.bench.report import Table, say
 
 SUBSCRIBERS: Final = 100
@@ -33,25 +32,19 @@ def fanout(*, quick: bool) -> list[Table]:
     """Measure the hub, the floor and the peers in turn, several rounds."""
     rounds, events = (3, 100) if quick else (9, 300)
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
         crowd = stack.enter_context(Child("tests.bench.crowd"))
         say(f"fanout: starting four servers with {SUBSCRIBERS} subscribers each")
-        contestants = _contestants(stack, crowd, folder)
+        contestants = _contestants(stack, crowd)
         for number in range(rounds):
             say(f"fanout: round {number + 1} of {rounds}")
             for contestant in contestants:
                 contestant.costs.append(_cost(contestant, crowd, events))
-        idle = _idle_share(contestants[0].server)
+        idle = idle_share(contestants[0].server)
     return [_table(contestants, rounds, events, idle)]
 
 
-def _contestants(stack: ExitStack, crowd: Child, folder: str) -> list[Contestant]:
-    environ = {
-        "HUB_DATA_DIR": folder,
-        "OLLAMA_HOST": "http://127.0.0.1:9",
-        "HUB_LOG_LEVEL": "error",
-    }
-    hub = stack.enter_context(Child("tests.bench.servers.hub", environ=environ))
+def _contestants(stack: ExitStack, crowd: Child) -> list[Contestant]:
+    hub = stack.enter_context(quiet_hub())
     owner = hub.ask("sign_in", users=1)[0]
     [conversation] = hub.ask("converse", owners=[owner])
     channel = f"conversation:{conversation}"
@@ -116,12 +109,6 @@ def _cost(contestant: Contestant, crowd: Child, events: int) -> float:
     server.ask("publish", count=events, rate=RATE, **contestant.arguments)
     _expect(crowd, contestant.group, WARM + events)
     return (server.cpu() - before) / (events * SUBSCRIBERS) * 1e6
-
-
-def _idle_share(server: Child) -> float:
-    before, began = server.cpu(), time.monotonic()
-    time.sleep(3.0)
-    return (server.cpu() - before) / (time.monotonic() - began)
 
 
 def _table(contestants: Sequence[Contestant], rounds: int, events: int, idle: float) -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tests.bench.child import Child
 from tests.bench.report import Table, say
@@ -51,6 +51,14 @@ class Outcome:
     cpu: dict[str, float]
     seconds: float
     sampled: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def told(self, told: dict[str, list[Any]]) -> Self:
+        """This, with what the clients tell."""
+        self.samples, self.failures = told["samples"], told["failures"]
+        if self.failures:
+            say(f"first-token: {len(self.failures)} failed, the first with {self.failures[0]}")
+        return self
 
 
 def first_token(*, quick: bool) -> list[Table]:
@@ -58,13 +66,13 @@ def first_token(*, quick: bool) -> list[Table]:
     loads = (
         [Load(1, FEW, 4), Load(20, TOKENS, 5)]
         if quick
-        else [Load(1, FEW, 20), Load(100, TOKENS, 24)]
+        else [Load(1, FEW, 15), Load(30, TOKENS, 15), Load(100, TOKENS, 20)]
     )
     table = Table(
         "first-token",
         "ms from message.send to the first text at the client, less the model's 50 ms",
-        ("", "runs", "p50", "p99", "ack p50", "ack p99", "runs/s", "tokens/s", "hub", "client",
-         "model"),
+        ("", "runs", "p50", "p99", "ack p50", "ack p99", "runs/s", "failed", "tokens/s", "ms/run",
+         "hub", "client", "model"),
     )  # fmt: skip
     stages = Table("first-token stages", "where the hub's CPU goes under the largest load", ())
     with ExitStack() as stack:
@@ -85,10 +93,10 @@ def first_token(*, quick: bool) -> list[Table]:
             if load is loads[-1]:
                 _add_stages(stages, name, outcome)
     table.notes = [
-        f"{TOKENS} tokens an answer ({FEW} for one client alone) at {RATE:.0f}/s; each client asks "
-        "again 0 to 100 ms",
-        "after an answer's end. runs/s and tokens/s are what was answered; hub, client and model",
-        "are the CPU each used, of one core. 'the model alone' is the same clients on raw",
+        f"{TOKENS} tokens an answer ({FEW} for one client alone) at {RATE:.0f}/s; each client asks",
+        "again 0 to 100 ms after an answer's end. runs/s and tokens/s are what was answered,",
+        "failed what was answered with an error. hub, client and model are the CPU each used, of",
+        "one core, and ms/run is the hub's for a run. 'the model alone' is the same clients on raw",
         "connections to the same model server: the floor that the other rows contain.",
         "Aim: p50 at most 10 ms, p99 at most 50 ms at 100 runs.",
     ]
@@ -108,7 +116,9 @@ def _row(name: str, load: Load, outcome: Outcome) -> list[Any]:
         percentile(acknowledged, 50) if through_hub else None,
         percentile(acknowledged, 99) if through_hub else None,
         rate,
+        len(outcome.failures),
         rate * load.tokens,
+        outcome.cpu["hub"] / rate * 1000 if through_hub and rate else None,
         *(
             f"{outcome.cpu[part]:.0%}" if part in outcome.cpu else "-"
             for part in ("hub", "client", "model")
@@ -127,10 +137,10 @@ def _add_stages(table: Table, name: str, outcome: Outcome) -> None:
     table.notes.append(f"{name}: CPU by thread: {shares}")
 
 
-def percentile(values: list[float], of: int) -> float:
-    """The value that ``of`` percent of them do not exceed."""
+def percentile(values: list[float], of: int) -> float | None:
+    """The value that ``of`` percent of them do not exceed; None without any."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * of // 100)]
+    return None if not ordered else ordered[min(len(ordered) - 1, len(ordered) * of // 100)]
 
 
 @contextmanager
@@ -141,7 +151,7 @@ def _model() -> Iterator[Child]:
 
 def _direct(model: Child, talkers: Child, load: Load) -> Outcome:
     with _measured(client=talkers, model=model) as outcome:
-        outcome.samples = talkers.ask(
+        told = talkers.ask(
             "direct",
             port=model.ready["port"],
             model=model.ready["model"],
@@ -150,7 +160,7 @@ def _direct(model: Child, talkers: Child, load: Load) -> Outcome:
             seconds=load.seconds,
             stagger=load.answer_s,
         )
-    return outcome
+    return outcome.told(told)
 
 
 def _through_the_hub(environ: Mapping[str, str], load: Load) -> Outcome:
@@ -172,12 +182,12 @@ def _through_the_hub(environ: Mapping[str, str], load: Load) -> Outcome:
         )
         talkers.ask("talk", seconds=0.5, stagger=0.5)
         with _measured(hub=hub, client=talkers, model=model) as outcome:
-            outcome.samples = talkers.ask("talk", seconds=load.seconds, stagger=load.answer_s)
+            told = talkers.ask("talk", seconds=load.seconds, stagger=load.answer_s)
         # Apart, so that what samples is not measured.
         talkers.tell("talk", seconds=load.seconds / 4, stagger=load.answer_s)
         outcome.sampled = hub.ask("sample", seconds=load.seconds / 4)
         talkers.answer()
-        return outcome
+        return outcome.told(told)
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import json
 import resource
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.bench.child import Child
+from tests.bench.node import idle_share, quiet_hub
 from tests.bench.report import Table, say
 
 CONNECTIONS: Final = 2_000
@@ -17,8 +17,18 @@ USERS: Final = 100
 WARM: Final = 100
 """Connections before the first look, so that what is made once is not counted."""
 SETTLE_S: Final = 2.0
+LOOK_S: Final = 10.0
+"""How long the CPU of the idle server is looked at: longer than all that it does now and then."""
 READY: Final = 1
 """Messages that a fresh connection of the hub gets: ``session.ready``."""
+
+
+class Grown(NamedTuple):
+    """Bytes of a server before and after, and the share of a core it uses with all idle."""
+
+    before: int
+    after: int
+    share: float
 
 
 def idle(*, quick: bool) -> list[Table]:
@@ -28,52 +38,47 @@ def idle(*, quick: bool) -> list[Table]:
     table = Table(
         "idle",
         f"memory of the server per idle connection, {count:,} of them",
-        ("", "KiB each", "x floor", "MiB before", "MiB after"),
+        ("", "KiB each", "x floor", "MiB before", "MiB after", "CPU"),
     )
     with ExitStack() as stack:
         crowd = stack.enter_context(Child("tests.bench.crowd"))
         say(f"idle: {count} connections to a bare echo")
         with Child("tests.bench.servers.echo") as echo:
-            sizes = _grown(echo, crowd, count, {"path": "/"})
-        floor = (sizes[1] - sizes[0]) / count
-        table.rows.append(_row("floor: uvicorn and Starlette, an echo", count, sizes, floor))
+            grown = _grown(echo, crowd, count, {"path": "/"})
+        floor = (grown.after - grown.before) / count
+        table.rows.append(_row("floor: uvicorn and Starlette, an echo", count, grown, floor))
         for name, subscribed in (
             ("hub, authenticated", False),
             ("hub, and a subscription of its own", True),
         ):
             say(f"idle: {count} connections, {name}")
-            sizes = _hub(crowd, count, subscribed=subscribed)
-            table.rows.append(_row(name, count, sizes, floor))
+            grown = _hub(crowd, count, subscribed=subscribed)
+            table.rows.append(_row(name, count, grown, floor))
     table.notes = [
         "Growth of the process's proportional set size (PSS), by the connections after the first",
         f"{WARM}. No garbage collection is forced. {USERS} login sessions share the connections;",
         "each subscription is of a conversation of its own. What the kernel holds for a socket is",
-        "not in it. Aim: at most 30 KiB.",
+        "not in it. CPU: of one core, by all of them idle. Aim: at most 30 KiB.",
     ]
     return [table]
 
 
-def _row(name: str, count: int, sizes: tuple[int, int], floor: float) -> tuple[object, ...]:
-    each = (sizes[1] - sizes[0]) / count
-    return name, each / 1024, each / floor, sizes[0] / 2**20, sizes[1] / 2**20
+def _row(name: str, count: int, grown: Grown, floor: float) -> tuple[object, ...]:
+    each = (grown.after - grown.before) / count
+    sizes = grown.before / 2**20, grown.after / 2**20
+    return name, each / 1024, each / floor, *sizes, f"{grown.share:.1%}"
 
 
-def _hub(crowd: Child, count: int, *, subscribed: bool) -> tuple[int, int]:
-    with tempfile.TemporaryDirectory(prefix="hub-bench-") as folder:
-        environ = {
-            "HUB_DATA_DIR": folder,
-            "OLLAMA_HOST": "http://127.0.0.1:9",
-            "HUB_LOG_LEVEL": "error",
-        }
-        with Child("tests.bench.servers.hub", environ=environ) as hub:
-            owners = hub.ask("sign_in", users=USERS)
-            tokens = [owner["token"] for owner in owners]
-            where = {"path": "/ws", "subprotocol": "agenthub.v1", "tokens": tokens}
-            texts: list[str] = []
-            if subscribed:
-                those = [owners[n % USERS] for n in range(WARM + count)]
-                texts = [_subscribe(conversation) for conversation in _converse(hub, those)]
-            return _grown(hub, crowd, count, where, texts, ready=READY)
+def _hub(crowd: Child, count: int, *, subscribed: bool) -> Grown:
+    with quiet_hub() as hub:
+        owners = hub.ask("sign_in", users=USERS)
+        tokens = [owner["token"] for owner in owners]
+        where = {"path": "/ws", "subprotocol": "agenthub.v1", "tokens": tokens}
+        texts: list[str] = []
+        if subscribed:
+            those = [owners[n % USERS] for n in range(WARM + count)]
+            texts = [_subscribe(conversation) for conversation in _converse(hub, those)]
+        return _grown(hub, crowd, count, where, texts, ready=READY)
 
 
 def _converse(hub: Child, owners: list[dict[str, str]]) -> list[str]:
@@ -94,8 +99,8 @@ def _grown(
     texts: Sequence[str] = (),
     *,
     ready: int = 0,
-) -> tuple[int, int]:
-    """Bytes of the server with the first connections, and with ``count`` more."""
+) -> Grown:
+    """The server with the first connections, and with ``count`` more."""
     sizes = []
     done = 0
     for group, number in (("first", WARM), ("more", count)):
@@ -109,9 +114,10 @@ def _grown(
         done += number
         time.sleep(SETTLE_S)
         sizes.append(server.memory())
+    share = idle_share(server, LOOK_S)
     for group in ("first", "more"):
         crowd.ask("close", group=group)
-    return sizes[0], sizes[1]
+    return Grown(sizes[0], sizes[1], share)
 
 
 def _expect(crowd: Child, group: str, messages: int) -> None:

@@ -26,6 +26,14 @@ Ask = Callable[[], Awaitable[tuple[float, float, float]]]
 """One exchange: seconds to the acknowledgement, to the first token, and to the end."""
 
 
+Told = dict[str, list[Any]]
+"""``samples`` of exchanges, and the ``failures`` of those that were answered with an error."""
+
+
+class Failed(Exception):
+    """The hub answered with an error; the message is its frame."""
+
+
 class Talker:
     """A client of the hub with a conversation of its own."""
 
@@ -64,7 +72,7 @@ class Talker:
         elif ENDED in payload:
             self._ended.set_result(time.perf_counter())
         elif FAILED in payload or b'"error"' in payload[:60]:
-            self._ended.set_exception(RuntimeError(payload.decode()))
+            self._ended.set_exception(Failed(payload.decode()))
 
 
 class Talkers:
@@ -86,14 +94,14 @@ class Talkers:
             socket.send(json.dumps(subscribe))
             self._talkers.append(Talker(socket, conversation, content))
 
-    async def talk(self, seconds: float, stagger: float) -> list[tuple[float, float, float]]:
+    async def talk(self, seconds: float, stagger: float) -> Told:
         """All of them, for so long; started over ``stagger`` seconds."""
         return await _repeat([talker.ask for talker in self._talkers], seconds, stagger)
 
 
 async def direct(
     *, port: int, model: str, content: str, clients: int, seconds: float, stagger: float
-) -> list[tuple[float, float, float]]:
+) -> Told:
     """So many clients of the model server itself, on raw connections."""
     body = json.dumps(
         {"model": model, "messages": [{"role": "user", "content": content}], "stream": True}
@@ -118,24 +126,27 @@ async def direct(
     return await _repeat(asks, seconds, stagger)
 
 
-async def _repeat(
-    asks: list[Ask], seconds: float, stagger: float
-) -> list[tuple[float, float, float]]:
+async def _repeat(asks: list[Ask], seconds: float, stagger: float) -> Told:
     """Each asks again and again until the time is over; what began in the stagger is left out."""
     random.seed(7)
     samples: list[tuple[float, float, float]] = []
+    failures: list[str] = []
     start = time.perf_counter()
 
     async def loop(number: int, ask: Ask) -> None:
         await asyncio.sleep(stagger * number / len(asks))
         while (began := time.perf_counter() - start) < stagger + seconds:
-            sample = await ask()
-            if began >= stagger:
-                samples.append(sample)
+            try:
+                sample = await ask()
+            except Failed as failure:
+                failures.append(str(failure))
+            else:
+                if began >= stagger:
+                    samples.append(sample)
             await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     await asyncio.gather(*(loop(number, ask) for number, ask in enumerate(asks)))
-    return samples
+    return {"samples": samples, "failures": failures}
 
 
 async def main() -> None:
