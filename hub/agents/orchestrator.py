@@ -100,7 +100,8 @@ class Orchestrator:
             if len(active) >= MAX_WAITING:
                 raise Fault("conversation_busy", f"{MAX_WAITING} runs wait in it already.")
             if on_busy == "interrupt":
-                cancelled = await rows.cancel(session, active)
+                # The current run only; what others have queued behind it is still wanted.
+                cancelled = await rows.cancel(session, active[:1])
             running = next((run for run in active if run.status == RunStatus.RUNNING), None)
             message = Message(
                 id=new_id("m"),

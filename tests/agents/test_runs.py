@@ -222,26 +222,27 @@ async def test_reject_refuses_while_a_run_is_active_and_not_after(any_client: Cl
     assert contents == ["Hold it.", "one two three ", "Now?", "Now?"]
 
 
-async def test_interrupt_ends_the_current_run_keeps_its_words_and_answers(
+async def test_interrupt_ends_the_current_run_alone_and_keeps_its_words(
     any_client: Client,
 ) -> None:
     conversation = await any_client.conversation("stall")
     first = await any_client.send(conversation, "Hold it.")
     await any_client.says(conversation, "three ")
-    queued = await any_client.send(conversation, "This waits.")
+    queued = await any_client.send(conversation, "This waits.", model="echo")
     third = await any_client.send(conversation, "Stop that.", on_busy="interrupt", model="echo")
     await any_client.ended(conversation, 3)
     judge(any_client.events(conversation))
     outcomes = {run_of(end): end["outcome"]["type"] for end in any_client.ends(conversation)}
     assert outcomes == {
         first["run_id"]: "cancelled",
-        queued["run_id"]: "cancelled",
+        queued["run_id"]: "success",
         third["run_id"]: "success",
     }
     kept = [(m["content"], m["complete"]) for m in await any_client.messages(conversation)]
     assert kept == [
         ("Hold it.", True),
         ("one two three ", False),
+        ("This waits.", True),
         ("This waits.", True),
         ("Stop that.", True),
         ("Stop that.", True),
