@@ -81,6 +81,9 @@ class HubProtocol(WebSocketsSansIOProtocol):
             # The scope has them; here they would be 3 KiB for as long as the connection lasts
             # (the parser keeps the request).
             self.request.headers.clear()
+        elif message["type"] == "websocket.http.response.body" and self.close_sent:
+            # A refusal completes the handshake; the base class would log it as our error.
+            self.handshake_complete = True
 
     def handle_connect(self, event: Any) -> None:
         self.wire = Wire(self)
