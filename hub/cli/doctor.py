@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from hub.backplane.choice import open_backplane
+from hub.cli.serving import check_redis_url
 from hub.faults import Fault
 from hub.identity.signing import signing_key
 from hub.inference.catalogue import Catalogue
@@ -70,6 +71,7 @@ async def _database(settings: Settings) -> str:
 
 
 async def _backplane(settings: Settings) -> str:
+    check_redis_url(settings)
     backplane = open_backplane(settings.redis_url, "doctor")
     try:
         await backplane.start()
@@ -107,5 +109,9 @@ async def _hub(settings: Settings) -> str:
                 return str(json.load(response)["status"])
         except urllib.error.HTTPError as error:
             return str(json.load(error)["status"])
+        except urllib.error.URLError:
+            raise OSError(
+                f"does not answer at {url}, where it was started; start it again with `hub serve`"
+            ) from None
 
     return f"{await asyncio.to_thread(ask)} at {url}"

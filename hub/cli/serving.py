@@ -16,11 +16,12 @@ import uvloop
 from prometheus_client import start_http_server
 
 from hub.app import Hub, running
+from hub.backplane.choice import open_backplane
 from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
 from hub.cli.claim import claim
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
-from hub.settings import Settings
+from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
 from hub.transports.wire import HubProtocol
 
@@ -37,8 +38,19 @@ def serve(settings: Settings, *, worker: bool, greet: bool) -> int:
     """Serve until SIGTERM or SIGINT. Raises CannotServe, Claimed, Fault, BadSettings, OSError."""
     if not worker and settings.redis_url is None:
         raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
+    check_redis_url(settings)
     with _claimed(settings):
         return _serve_claimed(settings, worker=worker, greet=greet)
+
+
+def check_redis_url(settings: Settings) -> None:
+    """Raise BadSettings for a URL that is not of Redis. The URL is not shown: it has a password."""
+    try:
+        open_backplane(settings.redis_url, "unused")
+    except ValueError:
+        raise BadSettings(
+            "HUB_REDIS_URL: not of Redis; use redis://host:6379/0, rediss://… or redis+cluster://…"
+        ) from None
 
 
 def _claimed(settings: Settings) -> AbstractContextManager[None]:
@@ -196,6 +208,7 @@ def work(settings: Settings) -> int:
     """Drive runs until SIGTERM or SIGINT. Raises CannotServe, Fault, BadSettings."""
     if settings.redis_url is None:
         raise CannotServe("a worker needs HUB_REDIS_URL; without Redis `hub serve` drives runs.")
+    check_redis_url(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(settings))
 

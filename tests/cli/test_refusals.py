@@ -1,0 +1,135 @@
+"""What the ``hub`` command says when it cannot do what is asked: a line that names the cause.
+
+The commands run in this process: what they do not catch is raised here.
+"""
+
+import io
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import structlog
+
+from hub.cli import main
+from tests.parts.hub import PASSWORD
+from tests.parts.redis import free_port
+
+
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Hub = Callable[..., Ended]
+
+
+@pytest.fixture
+def hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Hub]:
+    """``hub("init", HUB_PORT="1")``: run a command with a data directory of the test."""
+    root = logging.getLogger()
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HUB_DATA_DIR", str(tmp_path / ".hub"))
+    monkeypatch.setenv("HUB_BCRYPT_COST", "4")
+    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:9")
+
+    def run(*words: str, stdin: str = "", **environment: str) -> Ended:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        with monkeypatch.context() as changed:
+            for name, value in environment.items():
+                changed.setenv(name, value)
+            try:
+                status = main(words)
+            except SystemExit as wrong_usage:
+                status = int(str(wrong_usage.code))
+        return Ended(status, *capsys.readouterr())
+
+    yield run
+    structlog.configure(**config)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:
+    create = ("user", "create", "--password-stdin", "--email")
+    made = hub(*create, "ada@hub.example", "--role", "admin", stdin=PASSWORD + "\n")
+    assert made.status == 0
+    assert "ada@hub.example is admin of default" in made.out
+    for ended, said in (
+        (hub(*create, "ada@hub.example", stdin=PASSWORD), "has an account already"),
+        (hub(*create, "b@hub.example", "--role", "king", stdin=PASSWORD), "no role 'king'"),
+        (hub(*create, "c@hub.example", stdin="short"), "12 to 128 characters"),
+        (hub(*create, "nonsense", stdin=PASSWORD), "Not an e-mail address"),
+        (hub("user", "create", "--email", "d@hub.example"), "--password-stdin"),
+    ):
+        assert ended.status == 1
+        assert said in ended.err
+        assert ended.err.splitlines()[-1].startswith("hub: ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HUB_PORT": "eighty"}, "HUB_PORT"),
+        ({"HUB_PORT": "70000"}, "HUB_PORT"),
+        ({"HUB_LOG_LEVEL": "loud"}, "HUB_LOG_LEVEL"),
+        ({"JWT_SECRET_KEY": "too-short"}, "JWT_SECRET_KEY"),
+        ({"JWT_SECRET_KEY": "changeme" * 8}, "JWT_SECRET_KEY"),
+        ({"JWT_ALGORITHM": "none"}, "JWT_ALGORITHM"),
+        ({"HUB_DATABASE_URL": "nonsense"}, "HUB_DATABASE_URL"),
+        ({"HUB_DATABASE_URL": "mysql://h/d"}, "HUB_DATABASE_URL"),
+        ({"HUB_REDIS_URL": "nonsense"}, "HUB_REDIS_URL"),
+        ({"HUB_REDIS_URL": "http://127.0.0.1"}, "HUB_REDIS_URL"),
+        ({"HUB_REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis"),
+        ({"HUB_HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
+        ({"HUB_DATA_DIR": "/dev/null/hub"}, "/dev/null/hub"),
+    ],
+    ids=str,
+)
+def test_a_bad_setting_is_named_and_nothing_is_served(
+    hub: Hub, environment: dict[str, str], said: str
+) -> None:
+    ended = hub("serve", **{"HUB_PORT": str(free_port()), **environment})
+    assert ended.status == 1
+    assert said in ended.err
+    assert "hub: " in ended.err
+    assert environment.get("JWT_SECRET_KEY", "\0") not in ended.err, "a value that is secret"
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do(hub: Hub) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ended = hub("serve", "--port", str(port))
+    assert ended.status == 1
+    assert f"port {port}" in ended.err
+    assert "--port" in ended.err
+
+
+def test_without_redis_there_are_no_workers_of_their_own(hub: Hub) -> None:
+    for ended in (hub("serve", "--no-worker"), hub("worker")):
+        assert ended.status == 1
+        assert "HUB_REDIS_URL" in ended.err
+
+
+def test_a_wrong_command_line_is_answered_with_how_it_goes(hub: Hub) -> None:
+    for words in ((), ("no-such",), ("serve", "--port", "eighty"), ("user",), ("token",)):
+        ended = hub(*words)
+        assert ended.status == 2
+        assert "usage: hub" in ended.err
+
+
+def test_an_unknown_address_gets_no_token_and_no_link(hub: Hub) -> None:
+    for command in ("token", "link"):
+        ended = hub(command, "--email", "nobody@hub.example")
+        assert (ended.status, ended.out) == (1, "")
+        assert "nobody@hub.example" in ended.err
