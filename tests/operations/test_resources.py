@@ -1,0 +1,68 @@
+"""Whose a thing is: found within the tenant, remembered for a while, forgotten when deleted."""
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from hub.faults import Fault
+from hub.operations import resources
+from hub.rbac.actor import Actor
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Conversation
+from tests.interaction.drivers import open_socket
+from tests.parts.hub import ServedHub
+
+
+async def _actor_and_conversation(hub: ServedHub) -> tuple[Actor, str]:
+    session = await hub.sign_up("ada@hub.example")
+    services = hub.hub.services
+    actor = await services.authority.actor(services.tokens.read(session["access_token"]))
+    async with open_socket(hub.ws_url, session["access_token"]) as socket:
+        return actor, (await socket.ask("conversation.create"))["id"]
+
+
+async def _remove(hub: ServedHub, conversation: str) -> None:
+    """As another node would: this one is not told."""
+    async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        row = await session.get(Conversation, conversation)
+        await session.delete(row)
+
+
+@pytest.mark.parametrize("kind", ["conversation", "channel"])
+async def test_what_another_node_deleted_is_not_found_once_the_time_is_over(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    name = conversation if kind == "conversation" else f"conversation:{conversation}"
+    found = served_hub.hub.services.resources
+    monkeypatch.setattr(resources, "REMEMBERED_S", 0.0)
+    assert (await found.find(kind, name, actor)).owner_id == actor.user_id
+    await _remove(served_hub, conversation)
+    with pytest.raises(Fault, match="not_found"):
+        await found.find(kind, name, actor)
+
+
+async def test_what_is_remembered_is_bounded(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "REMEMBERED", 1)
+    actor, conversation = await _actor_and_conversation(served_hub)
+    found = served_hub.hub.services.resources
+    await found.find("conversation", conversation, actor)
+    await found.find("channel", f"conversation:{conversation}", actor)
+    assert len(found._known) == 1
+
+
+async def test_the_owner_is_that_of_the_row(served_hub: ServedHub) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    async with served_hub.hub.services.database.write(EVERY_TENANT) as session:
+        await session.exec(
+            update(Conversation)
+            .where(col(Conversation.id) == conversation)
+            .values(tenant_id=actor.tenant_id, title="Sky")
+        )
+    found = await served_hub.hub.services.resources.find("conversation", conversation, actor)
+    assert (found.tenant_id, found.owner_id) == (actor.tenant_id, actor.user_id)
+    elsewhere = Actor(actor.user_id, "t_other", actor.session_id, actor.roles, actor.permissions)
+    with pytest.raises(Fault, match="not_found"):
+        await served_hub.hub.services.resources.find("conversation", conversation, elsewhere)
