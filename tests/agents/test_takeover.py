@@ -1,17 +1,23 @@
 """Runs that are begun again or said again: what readers of the log make of it."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from hub_client import connect
+from sqlalchemy import update
+from sqlmodel import col
 
 from hub.agents import run_log, worker
 from hub.backplane.memory import MemoryBackplane
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Run, now
 from tests.agents.agui import Reading, judge
-from tests.agents.client import Client, opened, said
+from tests.agents.client import Client, opened, run_of, said
 from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
+from tests.backplane.sinks import eventually
 from tests.parts.hub import ServedHub, ServeHub
 
 
@@ -130,6 +136,41 @@ async def test_a_log_that_is_lost_alone_is_begun_with_the_whole_state(hub: Serve
         assert reading.texts == {message["id"]: message["content"] for message in kept}
         run = await late.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["attempt"]) == ("succeeded", 1)
+
+
+async def test_an_end_that_the_log_has_is_not_said_again_even_when_its_key_is_forgotten(
+    hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ANNOUNCED_EVERY_S", 0.02)
+    services = hub.hub.services
+
+    async def noted(run_id: str) -> bool:
+        async with services.database.read(EVERY_TENANT) as session:
+            row = await session.get(Run, run_id)
+            return row is not None and row.announced
+
+    async with opened(hub.url, await someone(hub)) as client:
+        conversation = await client.conversation()
+        sent = await client.send(conversation, "only once")
+        await client.ended(conversation)
+        await eventually(lambda: noted(sent["run_id"]))
+        # As after a crash between the end and its note, found when the key has expired.
+        log = cast(MemoryBackplane, services.backplane)._shared.log(
+            f"conversation:{conversation}", 0.0
+        )
+        log.keys.clear()
+        async with services.database.write(EVERY_TENANT) as session:
+            long_ago = now() - timedelta(seconds=60)
+            await session.exec(
+                update(Run)
+                .where(col(Run.id) == sent["run_id"])
+                .values(announced=False, finished_at=long_ago)
+            )
+        await eventually(lambda: noted(sent["run_id"]))
+        await client.send(conversation, "and another")
+        await client.ended(conversation, 2)
+        judge(client.events(conversation))
+        assert len({run_of(end) for end in client.ends(conversation)}) == 2
 
 
 async def test_the_client_library_shows_the_answer_of_a_run_that_was_taken_over(
