@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"no benchmark is called {', '.join(unknown)}")
+        parser.error(f"no {', '.join(unknown)} here; there are {', '.join(BENCHMARKS)}")
     facts = machine()
     print(heading(facts), flush=True)
     tables: list[Table] = []
