@@ -30,7 +30,7 @@ class Contestant:
 
 def fanout(*, quick: bool) -> list[Table]:
     """Measure the hub, the floor and the peers in turn, several rounds."""
-    rounds, events = (3, 100) if quick else (9, 300)
+    rounds, events = (2, 60) if quick else (9, 300)
     with ExitStack() as stack:
         crowd = stack.enter_context(Child("tests.bench.crowd"))
         say(f"fanout: starting four servers with {SUBSCRIBERS} subscribers each")
@@ -39,7 +39,7 @@ def fanout(*, quick: bool) -> list[Table]:
             say(f"fanout: round {number + 1} of {rounds}")
             for contestant in contestants:
                 contestant.costs.append(_cost(contestant, crowd, events))
-        idle = idle_share(contestants[0].server)
+        idle = idle_share(contestants[0].server, 1.0 if quick else 3.0)
     return [_table(contestants, rounds, events, idle)]
 
 
