@@ -36,12 +36,10 @@ from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.rbac.actor import Actor
 from hub.telemetry.traces import trace_id_of, traced
+from hub.transports.subscriptions import Subscriptions
 
 MAX_IN_FLIGHT: Final = 64
 """Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
-
-MAX_SUBSCRIPTIONS: Final = 200
-"""Channels that one connection may follow."""
 
 RECHECK_S: Final = 5.0
 """How often an open connection's standing is looked at, should the word of a change be lost."""
@@ -79,7 +77,7 @@ class SocketConnection:
         self._device = device
         self._in_flight: dict[RequestId, asyncio.Task[None]] = {}
         self._last_of: dict[str, asyncio.Task[None]] = {}
-        self._subscriptions: dict[str, Join] = {}
+        self._subscriptions = Subscriptions(services.fanout, self, self.notice)
         self._background: set[asyncio.Task[None]] = set()
         self._writes: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
@@ -129,8 +127,8 @@ class SocketConnection:
             self._state.on(Event.PEER_CLOSED)
         self._outbox.close()
         self._cancel_timers()
-        for channel in list(self._subscriptions):
-            self.unsubscribe(channel)
+        for channel in self._subscriptions:
+            self._subscriptions.drop(channel)
         for task in (*self._in_flight.values(), *self._background):
             if task is not asyncio.current_task() and task not in self._writes:
                 task.cancel()
@@ -255,11 +253,11 @@ class SocketConnection:
                 self.on(Event.REVOKED)
             elif fault.reason == "backend_unavailable":
                 # Unsure means no: nothing more is delivered; the client may subscribe again.
-                for channel in list(self._subscriptions):
-                    self._end(channel, fault.reason)
+                for channel in self._subscriptions:
+                    self._subscriptions.end(channel, fault.reason)
             return
         self._standing = actor
-        for channel in list(self._subscriptions):
+        for channel in self._subscriptions:
             await self._check(channel, actor)
 
     async def _check(self, channel: str, actor: Actor) -> None:
@@ -270,7 +268,7 @@ class SocketConnection:
         try:
             await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
         except Fault as fault:
-            self._end(channel, fault.reason)
+            self._subscriptions.end(channel, fault.reason)
 
     # --- what comes in ---
 
@@ -379,43 +377,17 @@ class SocketConnection:
     # --- subscriptions ---
 
     def subscribed(self, channel: str, join: Join) -> None:
-        if channel in self._subscriptions:
-            raise Fault("conflict", "Already subscribed; unsubscribe first.")
-        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise Fault("rate_limited", f"{MAX_SUBSCRIPTIONS} channels at most; leave one first.")
-        self._subscriptions[channel] = join
+        self._subscriptions.add(channel, join)
 
     async def follow(self, channel: str, join: Join) -> None:
-        """Let a subscription's events flow, unless it has ended meanwhile."""
-        if self._subscriptions.get(channel) is not join:
-            join.close()
-            return
-        try:
-            # What was allowed when it was asked for may have been taken away before it was noted.
-            assert self.claims is not None
-            await self._check(channel, await self._services.authority.actor(self.claims))
-            if self._subscriptions.get(channel) is not join:
-                return
-            await join.follow()
-        except Fault as fault:
-            if self._subscriptions.get(channel) is join:
-                self._end(channel, fault.reason)
-            return
-        if self._subscriptions.get(channel) is not join:
-            self._services.fanout.leave(channel, self)
+        await self._subscriptions.follow(channel, join, self._check_now)
+
+    async def _check_now(self, channel: str) -> None:
+        assert self.claims is not None
+        await self._check(channel, await self._services.authority.actor(self.claims))
 
     def unsubscribe(self, channel: str) -> bool:
-        join = self._subscriptions.pop(channel, None)
-        if join is None:
-            return False
-        join.abandon()
-        self._services.fanout.leave(channel, self)
-        return True
+        return self._subscriptions.drop(channel)
 
     def ended(self, channel: str, reason: str) -> None:
-        if self._subscriptions.pop(channel, None) is not None:
-            self.notice("subscription.ended", {"channel": channel, "reason": reason})
-
-    def _end(self, channel: str, reason: str) -> None:
-        if self.unsubscribe(channel):
-            self.notice("subscription.ended", {"channel": channel, "reason": reason})
+        self._subscriptions.ended(channel, reason)

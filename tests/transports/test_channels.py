@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hub.ids import new_id
-from hub.transports import connection
+from hub.transports import subscriptions
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import ServedHub
 
@@ -180,7 +180,7 @@ async def test_ones_own_channel_can_be_followed_and_another_users_not(
 async def test_a_connection_follows_so_many_channels_and_no_more(
     hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "MAX_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr(subscriptions, "MAX_SUBSCRIPTIONS", 2)
     async with open_socket(hub.ws_url, token) as socket:
         channels = [(await _conversation(socket))[1] for _ in range(3)]
         for channel in channels[:2]:

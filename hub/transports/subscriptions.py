@@ -1,0 +1,83 @@
+"""The channels that one connection follows, and how each of them ends."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+
+from hub.events.fanout import Fanout, Join, Reader
+from hub.faults import Fault
+
+MAX_SUBSCRIPTIONS: Final = 200
+"""Channels that one connection may follow."""
+
+Notice = Callable[[str, Mapping[str, Any]], None]
+
+
+class Subscriptions:
+    """The subscriptions of one ``reader``; iterates over a copy of their channels."""
+
+    __slots__ = ("_fanout", "_joins", "_notice", "_reader")
+
+    def __init__(self, fanout: Fanout, reader: Reader, notice: Notice) -> None:
+        self._fanout = fanout
+        self._reader = reader
+        self._notice = notice
+        self._joins: dict[str, Join] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._joins))
+
+    def __len__(self) -> int:
+        return len(self._joins)
+
+    def add(self, channel: str, join: Join) -> None:
+        """Note a subscription. Raises Fault conflict, rate_limited."""
+        if channel in self._joins:
+            raise Fault("conflict", "Already subscribed; unsubscribe first.")
+        if len(self._joins) >= MAX_SUBSCRIPTIONS:
+            raise Fault("rate_limited", f"{MAX_SUBSCRIPTIONS} channels at most; leave one first.")
+        self._joins[channel] = join
+
+    async def follow(
+        self, channel: str, join: Join, check: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Let a subscription's events flow, unless it has ended meanwhile.
+
+        ``check`` ends it if it is not allowed: what was allowed when it was asked for may have been
+        taken away before it was noted here.
+        """
+        if self._joins.get(channel) is not join:
+            join.close()
+            return
+        try:
+            await check(channel)
+            if self._joins.get(channel) is not join:
+                return
+            await join.follow()
+        except Fault as fault:
+            if self._joins.get(channel) is join:
+                self.end(channel, fault.reason)
+            return
+        if self._joins.get(channel) is not join:
+            self._fanout.leave(channel, self._reader)
+
+    def drop(self, channel: str) -> bool:
+        """End a subscription without a word; whether there was one."""
+        join = self._joins.pop(channel, None)
+        if join is None:
+            return False
+        join.abandon()
+        self._fanout.leave(channel, self._reader)
+        return True
+
+    def end(self, channel: str, reason: str) -> None:
+        """End a subscription, and say why."""
+        if self.drop(channel):
+            self._tell(channel, reason)
+
+    def ended(self, channel: str, reason: str) -> None:
+        """The fan-out has ended a subscription; say why."""
+        if self._joins.pop(channel, None) is not None:
+            self._tell(channel, reason)
+
+    def _tell(self, channel: str, reason: str) -> None:
+        self._notice("subscription.ended", {"channel": channel, "reason": reason})
