@@ -49,11 +49,14 @@ class RunFollower:
             return [*ends, event]
         if not self._inside:
             return []
+        if event.type == SNAPSHOT:
+            self._void(event.data.get("messages"))
         self._note(event)
         return [event]
 
     def patch(self, snapshot: Event) -> list[Event]:
         """The run goes on after ``snapshot``: the events that bring its text up to date."""
+        self._void(snapshot.data.get("messages"))
         ours = list(self._ours(snapshot.data.get("messages")))
         events = self._begin(snapshot) if ours or self._started else []
         self._inside = bool(events) or self._inside
@@ -97,6 +100,14 @@ class RunFollower:
         else:
             self.texts[id] = self.texts.get(id, "") + event.delta
             self._open.add(id)
+
+    def _void(self, messages: Any) -> None:
+        """Forget what is not in a snapshot: the partial answer of a worker that was lost."""
+        listed = messages if isinstance(messages, list) else ()
+        said = {item.get("id") for item in listed if isinstance(item, Mapping)}
+        for id in [id for id in self.texts if id not in said]:
+            del self.texts[id]
+            self._open.discard(id)
 
     def _finish(self, event: Event) -> None:
         self.finished = True

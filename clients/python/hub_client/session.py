@@ -224,8 +224,13 @@ class Session:
         channel = self._channels.get(name)
         if channel is None or not channel.wanted or channel.phase is not Phase.LIVE:
             return []
-        del self._channels[name]
         reason = str(params.get("reason", "unknown"))
+        if reason == "resume_gap" and channel.resyncs < MAX_RESYNCS:
+            # The hub lost the log: asked again, it answers with a snapshot.
+            channel.resyncs += 1
+            channel.move(Move.LOST)
+            return self._advance(channel)
+        del self._channels[name]
         return [Ended(name, SubscriptionEnded(name, reason))]
 
     def _reply(self, id: int | str, result: Any) -> list[Effect]:

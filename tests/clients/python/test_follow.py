@@ -149,3 +149,27 @@ def test_text_that_was_replaced_is_given_anew() -> None:
     assert events[0].type == SNAPSHOT
     assert events[0].data["messages"][0]["content"] == "other words"
     assert follower.texts == {"a": "other words"}
+
+
+def test_the_partial_answer_of_a_lost_worker_is_void_once_the_log_says_so() -> None:
+    follower = RunFollower("r_1", "m_1")
+    for event in of_run("r_1", ("a", ["half an ans"]))[:4]:
+        follower.feed(event)
+    asked = {"id": "m_1", "role": "user", "content": "?"}
+    (told,) = follower.feed(made(5, type=SNAPSHOT, messages=[asked]))
+    assert told.type == SNAPSHOT
+    for event in of_run("r_1", ("b", ["the answer"]))[1:]:
+        follower.feed(event)
+    assert follower.finished
+    assert follower.texts == {"b": "the answer"}
+
+
+def test_a_recovered_snapshot_voids_what_it_does_not_hold() -> None:
+    follower = RunFollower("r_1", "m_1")
+    for event in of_run("r_1", ("a", ["half an ans"]))[:3]:
+        follower.feed(event)
+    asked = {"id": "m_1", "role": "user", "content": "?"}
+    now = {"id": "b", "role": "assistant", "content": "the "}
+    events = follower.patch(made(5, type=SNAPSHOT, messages=[asked, now]))
+    assert text_of(events) == {"b": "the "}
+    assert follower.texts == {"b": "the "}

@@ -216,6 +216,18 @@ def test_a_subscription_that_the_hub_ends_says_why() -> None:
     assert sent(ready(session)) == []
 
 
+def test_a_subscription_whose_log_was_lost_is_asked_for_again_from_where_it_was() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), seq=7)
+    params = {"channel": CHANNEL, "reason": "resume_gap"}
+    again = session.received(frame(method="subscription.ended", params=params))
+    (request,) = sent(again)
+    assert request["method"] == "channel.subscribe"
+    assert request["params"]["since"] == {"epoch": "e1", "seq": 7}
+    assert not [effect for effect in again if isinstance(effect, Ended)]
+
+
 def test_a_request_of_the_hub_is_answered_that_it_is_not_offered() -> None:
     session = Session()
     ready(session)
