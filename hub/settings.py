@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         le=65535,
         alias="HUB_METRICS_PORT",
         description="Serve `/metrics` on this port of the same address without credentials. "
-        "Default: on the main port, for who holds `metrics:read`.",
+        "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant.",
     )
     model_first_token_s: float = Field(
         120.0,

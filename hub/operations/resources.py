@@ -16,7 +16,8 @@ from hub.ids import is_id
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
-from hub.storage.tables import Conversation, Run
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Conversation, Run, Tenant
 
 REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 5.0
@@ -33,6 +34,7 @@ class Resources:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: OrderedDict[tuple[str, str, str], _Found] = OrderedDict()
+        self._metrics: Resource | None = None
 
     async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
         """The resource, as this actor may come to it.
@@ -41,6 +43,8 @@ class Resources:
         """
         if kind == "channel" and identifier.startswith("user:"):
             return _own_channel(identifier, actor)
+        if kind == "metrics":
+            return await self._find_metrics()
         key = (kind, identifier, actor.tenant_id)
         known = self._known.get(key)
         if known is not None and known.until > time.monotonic():
@@ -59,6 +63,19 @@ class Resources:
         """The conversation was deleted, and its channel with it."""
         self._known.pop(("conversation", conversation_id, tenant_id), None)
         self._known.pop(("channel", f"conversation:{conversation_id}", tenant_id), None)
+
+    async def _find_metrics(self) -> Resource:
+        """The numbers of the whole hub are the operator's, whose tenant the first start made. That
+        it is the oldest does not change, so it is looked for once.
+        """
+        if self._metrics is None:
+            async with self._database.read(EVERY_TENANT) as session:
+                oldest = select(Tenant.id).order_by(col(Tenant.created_at), col(Tenant.id)).limit(1)
+                tenant_id = (await session.exec(oldest)).first()
+            if tenant_id is None:
+                raise Fault("not_found")
+            self._metrics = Resource("metrics", "hub", tenant_id, None)
+        return self._metrics
 
     async def _look_up(self, kind: str, identifier: str, tenant_id: str) -> Resource | None:
         if kind == "channel":

@@ -30,7 +30,7 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "session:revoke": "End one's own login sessions.",
     "session:read:any": "See the login sessions of others in the tenant.",
     "session:revoke:any": "End the login sessions of others in the tenant.",
-    "metrics:read": "Read the metrics of the hub.",
+    "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""
 

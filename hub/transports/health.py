@@ -64,7 +64,8 @@ def health_routes(services: Services, dispatcher: Dispatcher, rest: Rest) -> lis
         try:
             call = rest.call(request, trace_id)
             await authenticate(dispatcher.find("session.info"), call)
-            verdict = decide(call.actor, "metrics:read", None)
+            resource = await services.resources.find("metrics", "hub", call.actor)
+            verdict = decide(call.actor, "metrics:read", resource)
             if not verdict.allowed:
                 raise Fault(verdict.fault)
         except Fault as fault:

@@ -120,6 +120,21 @@ async def test_the_metrics_are_for_who_may_read_them(
     assert (await client.get("/metrics", headers=operator)).status_code == 200
 
 
+async def test_the_metrics_are_not_there_for_owners_of_tenants_made_later(
+    served_hub: ServedHub, client: httpx.AsyncClient
+) -> None:
+    operator = await _token(served_hub, "owner")
+    session = await served_hub.sign_up("ada@hub.example")
+    info = await client.get(
+        "/v1/sessions/current", headers={"Authorization": f"Bearer {session['access_token']}"}
+    )
+    assert "metrics:read" in info.json()["permissions"], "an owner, but of another tenant"
+    theirs = {"Authorization": f"Bearer {session['access_token']}"}
+    for _ in range(2):
+        assert refused(await client.get("/metrics", headers=theirs)).reason == "not_found"
+        assert (await client.get("/metrics", headers=operator)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [("", "text/plain"), ("application/openmetrics-text", "application/openmetrics-text")],
