@@ -135,6 +135,8 @@ def _hub(services: Services) -> Hub:
         routes=routes,
         exception_handlers={HTTPException: http_exception, Exception: unexpected},
     )
+    # A path with a slash too many is none of ours, and answers in our form like any other.
+    application.router.redirect_slashes = False
     return Hub(services, application, socket, streams)
 
 

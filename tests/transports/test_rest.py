@@ -89,7 +89,7 @@ async def test_a_parameter_is_given_in_one_place(client: httpx.AsyncClient) -> N
 
 
 async def test_an_unknown_path_answers_in_our_form(client: httpx.AsyncClient) -> None:
-    for path in ("/v1/nothing", "/v1/auth/login/x", "/ws/x"):
+    for path in ("/v1/nothing", "/v1/auth/login/x", "/ws/x", "/v1/conversations/", "/ws/"):
         answer = refused(await client.get(path))
         assert answer.reason == "method_not_found"
 
