@@ -46,7 +46,7 @@ RECHECK_S: Final = 5.0
 
 
 class ConnectionWriter(Writer, Protocol):
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str) -> object:
         """Send a close frame behind what was written."""
 
     async def settled(self) -> None:

@@ -100,6 +100,8 @@ class SocketEndpoint:
     async def _serve(self, websocket: WebSocket, send: Send) -> None:
         wire = websocket.scope.get("extensions", {}).get("hub.wire")
         writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
+        if wire is not None:
+            wire.closing = lambda code: self._services.metrics.closes.labels(code).inc()
         client = websocket.client
         connection = SocketConnection(
             self._services,

@@ -25,18 +25,20 @@ NO_PONG: Final = 4012
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
 class Wire:
     """A connection's transport, for one outbox."""
 
-    __slots__ = ("_protocol", "resumed")
+    __slots__ = ("_protocol", "closing", "resumed")
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
         self.resumed: Callable[[], None] = _nothing
+        self.closing: Callable[[int], None] = _nothing
+        """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
 
     @property
     def ready(self) -> bool:
@@ -47,11 +49,14 @@ class Wire:
         if not protocol.close_sent and not protocol.disconnected:
             protocol.transport.write(data)
 
-    def close(self, code: int, reason: str) -> None:
-        """Send a close frame now, behind what was written, and cut the peer off if it lingers."""
+    def close(self, code: int, reason: str) -> bool:
+        """Send a close frame now, behind what was written, and cut the peer off if it lingers.
+
+        Whether it was sent: the peer may have closed already, or the connection failed.
+        """
         protocol = self._protocol
         if protocol.close_sent or protocol.disconnected or protocol.transport.is_closing():
-            return  # the peer has closed, or the connection failed
+            return False
         protocol.conn.send_close(code, reason)
         protocol.transport.write(b"".join(protocol.conn.data_to_send()))
         protocol.close_sent = True
@@ -60,6 +65,7 @@ class Wire:
         # The timer stands for "we closed": the base class ends the connection when the peer's
         # close frame comes, and leaves it alone until then.
         protocol.close_timer = protocol.loop.call_later(ABORT_S, protocol.transport.abort)
+        return True
 
     async def settled(self) -> None:
         """All of it is with the transport already."""
@@ -119,12 +125,17 @@ class HubProtocol(WebSocketsSansIOProtocol):
     def keepalive_timeout(self) -> None:
         self.pong_timer = None
         self.pending_ping_payload = None
-        if self.wire is not None:
-            self.wire.close(NO_PONG, close_reason(NO_PONG))
+        if self.wire is not None and self.wire.close(NO_PONG, close_reason(NO_PONG)):
+            self.wire.closing(NO_PONG)
         if self.close_timer is not None:
             # It does not even answer pings: do not wait long for its close frame.
             self.close_timer.cancel()
         self.close_timer = self.loop.call_later(1.0, self.transport.abort)
+
+    def handle_parser_exception(self) -> None:
+        if self.wire is not None and not self.close_sent and self.conn.close_sent is not None:
+            self.wire.closing(self.conn.close_sent.code)
+        super().handle_parser_exception()
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)

@@ -148,6 +148,34 @@ async def test_who_does_not_answer_a_ping_is_closed_with_4012(
             assert json.loads(payload[2:])["reason"] == "no_pong"
             await peer.end()
             await polite.ask("session.ping")
+        assert _closes(hub) == {"4012": 1}
+
+
+def _closes(hub: ServedHub) -> dict[str, float]:
+    """How many connections the hub says that it closed, by code."""
+    (family,) = hub.hub.services.metrics.closes.collect()
+    return {
+        sample.labels["code"]: sample.value
+        for sample in family.samples
+        if sample.name == "hub_closes_total"
+    }
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"), [(b"\xff\xfe", 1007), (b"x" * 65_537, 1009), (b"", 1003)]
+)
+async def test_a_close_for_what_the_peer_sent_is_counted_once(
+    served_hub: ServedHub, frame: bytes, code: int
+) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    async with open_socket(served_hub.ws_url, token) as socket:
+        await socket.ask("session.ping")
+        await socket.websocket.send(frame, text=code != 1003)
+        assert (await socket.closed())[0] == code
+    async with open_socket(served_hub.ws_url, token) as socket:
+        await socket.ask("session.ping")  # one that the client closes itself
+    await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
+    assert _closes(served_hub) == {str(code): 1}
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "revoked", "expired", "binary", "in flight"])
