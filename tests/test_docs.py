@@ -21,6 +21,7 @@ from hub.transports.reference import page, reference
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = (ROOT / "hub/REFERENCE.md").read_text("utf-8")
 README: Final = (ROOT / "README.md").read_text("utf-8")
+CONTRACT: Final = (ROOT / "hub/protocol/README.md").read_text("utf-8")
 
 
 def _commands() -> dict[str, str]:
@@ -127,8 +128,25 @@ def test_the_readme_speaks_of_no_command_and_no_setting_that_is_not() -> None:
 
 
 def test_the_contract_names_every_method_that_is_offered() -> None:
-    contract = (ROOT / "hub/protocol/README.md").read_text("utf-8")
     for operation in OPERATIONS.values():
         family, _, verb = operation.name.partition(".")
-        assert family in contract
-        assert f"`{verb}`" in contract or family == "account", operation.name
+        assert family in CONTRACT
+        assert f"`{verb}`" in CONTRACT or family == "account", operation.name
+
+
+def test_the_contract_says_of_every_method_that_is_not_offered_that_it_is_not() -> None:
+    """Of the families of section 6: a method is offered, or section 10 says that it is not."""
+    (said,) = re.findall(r"^\| methods (.+?) \| `method_not_found` \|$", CONTRACT, re.MULTILINE)
+    methods, families = said.split(", and all of the families ")
+    missing = set(re.findall(r"`([\w.]+)`", methods))
+    without = set(families.split(", "))
+    table = CONTRACT.partition("| family | methods |")[2].partition("\n\n")[0]
+    named = set()
+    for names, verbs in re.findall(r"^\| ([a-z, ]+) \| (.+) \|$", table, re.MULTILINE):
+        for family in names.split(", "):
+            of_hub = verbs.partition("client side")[0]
+            named |= {f"{family}.{verb}" for verb in re.findall(r"`([\w.]+)`", of_hub)}
+    in_families = {name for name in named if name.partition(".")[0] in without}
+    assert len(named) > 30
+    assert named - in_families - set(OPERATIONS) == missing
+    assert not without & {operation.family for operation in OPERATIONS.values()}
