@@ -150,3 +150,17 @@ def test_the_contract_says_of_every_method_that_is_not_offered_that_it_is_not() 
     assert len(named) > 30
     assert named - in_families - set(OPERATIONS) == missing
     assert not without & {operation.family for operation in OPERATIONS.values()}
+
+
+def test_the_contract_names_every_path_of_authentication() -> None:
+    named = {
+        f"{method} {folder}/{name}"
+        for method, folder, names in re.findall(r"`(POST) (/v1/auth)/([a-z |]+)", CONTRACT)
+        for name in names.split(" | ")
+    }
+    offered = {
+        f"{operation.http.method} {operation.http.path}"
+        for operation in OPERATIONS.values()
+        if operation.http is not None and operation.http.path.startswith("/v1/auth/")
+    }
+    assert {name.strip() for name in named} == offered != set()
