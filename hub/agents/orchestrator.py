@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Final, Literal
 
 import orjson
-from sqlalchemy import and_, or_, update
+from sqlalchemy import and_, bindparam, or_, update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from hub.agents import rows
@@ -21,7 +22,7 @@ from hub.faults import Fault
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
+from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import Conversation, Message, Run, Usage, now
 
 RUN_QUEUE: Final = "runs"
@@ -56,6 +57,19 @@ def queue_item(tenant_id: str, conversation_id: str) -> str:
     return f"{tenant_id}/{conversation_id}"
 
 
+_DUE: Final = prebuilt(
+    select(Run)
+    .where(
+        col(Run.conversation_id) == bindparam("conversation"),
+        col(Run.id).not_in(bindparam("skip", expanding=True)),
+        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
+    )
+    .order_by(col(Run.turn))
+    .limit(1)
+    .with_for_update()
+)
+
+
 class Orchestrator:
     """Accepts messages and cancels; hands runs to workers and takes their results."""
 
@@ -80,21 +94,43 @@ class Orchestrator:
         The same ``client_message_id`` again gives the same answer. Raises Fault not_found,
         conversation_busy, conflict (the same ``client_message_id`` with other content).
         """
-        cancelled: list[Run] = []
+        message = Message(
+            id=new_id("m"),
+            tenant_id=actor.tenant_id,
+            conversation_id=conversation_id,
+            turn=0,
+            step=0,
+            role="user",
+            content=content,
+            author_id=actor.user_id,
+            client_message_id=client_message_id,
+        )
+        try:
+            sent, cancelled = await self._accept(actor, message, model, on_busy)
+        except (IntegrityError, Fault) as refusal:
+            if isinstance(refusal, Fault) and refusal.reason != "conversation_busy":
+                raise
+            # Looked up only now: hardly any message is sent twice.
+            known = await self._sent_before(message)
+            if known is None:
+                raise
+            return known
+        for other in cancelled:
+            await self._tell_cancelled(other)
+        await self._hint(actor.tenant_id, conversation_id)
+        return sent
+
+    async def _accept(
+        self, actor: Actor, message: Message, model: str | None, on_busy: OnBusy
+    ) -> tuple[Sent, Sequence[Run]]:
+        """Keep the message and its run; what they are, and the runs that were cancelled for it.
+
+        Raises IntegrityError for a ``client_message_id`` that the conversation has.
+        """
+        cancelled: Sequence[Run] = ()
         async with self._database.write(actor.tenant_id) as session:
-            turn = await rows.next_turn(session, conversation_id)
-            known = await rows.known(session, conversation_id, client_message_id)
-            if known is not None:
-                sent = Sent(known.id, known.run_id or "")
-                same = known.content == content
-                await session.rollback()  # of the turn that was taken; it makes rows unreadable
-                if not same:
-                    raise Fault(
-                        "conflict",
-                        "This client_message_id was used for another message; use a new one.",
-                    )
-                return sent
-            active = await rows.active(session, conversation_id)
+            message.turn = await rows.next_turn(session, message.conversation_id)
+            active = await rows.active(session, message.conversation_id)
             if active and on_busy == "reject":
                 raise Fault("conversation_busy", "A run is active in this conversation.")
             if len(active) >= MAX_WAITING:
@@ -103,39 +139,40 @@ class Orchestrator:
                 # The current run only; what others have queued behind it is still wanted.
                 cancelled = await rows.cancel(session, active[:1])
             running = next((run for run in active if run.status == RunStatus.RUNNING), None)
-            message = Message(
-                id=new_id("m"),
-                tenant_id=actor.tenant_id,
-                conversation_id=conversation_id,
-                turn=turn,
-                step=0,
-                role="user",
-                content=content,
-                author_id=actor.user_id,
-                client_message_id=client_message_id,
-            )
             if on_busy == "steer" and running is not None and not running.cancel_requested:
                 message.turn = running.turn
                 message.step = await rows.steering_step(session, running)
                 message.run_id = running.id
                 session.add(message)
-                return Sent(message.id, running.id)
+                return Sent(message.id, running.id), ()
             run = Run(
                 id=new_id("r"),
                 tenant_id=actor.tenant_id,
-                conversation_id=conversation_id,
+                conversation_id=message.conversation_id,
                 user_id=actor.user_id,
                 session_id=actor.session_id,
                 message_id=message.id,
-                turn=turn,
+                turn=message.turn,
                 model=model,
             )
             message.run_id = run.id
             session.add_all([message, run])
-        for other in cancelled:
-            await self._tell_cancelled(other)
-        await self._hint(actor.tenant_id, conversation_id)
-        return Sent(message.id, run.id)
+        return Sent(message.id, run.id), cancelled
+
+    async def _sent_before(self, message: Message) -> Sent | None:
+        """What was answered to the ``client_message_id``, if it is known.
+
+        Raises Fault("conflict") if it was another message.
+        """
+        name = message.client_message_id
+        assert name is not None
+        async with self._database.read(message.tenant_id) as session:
+            known = await rows.known(session, message.conversation_id, name)
+        if known is not None and known.content != message.content:
+            raise Fault(
+                "conflict", "This client_message_id was used for another message; use a new one."
+            )
+        return None if known is None else Sent(known.id, known.run_id or "")
 
     async def cancel(self, tenant_id: str, run_id: str) -> Run:
         """End a run; what it has said so far is kept. One that has ended is left as it is.
@@ -184,19 +221,13 @@ class Orchestrator:
         async with self._database.write(tenant_id) as session:
             run = (
                 await session.exec(
-                    select(Run)
-                    .where(
-                        col(Run.conversation_id) == conversation_id,
-                        col(Run.id).not_in(skip),
-                        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
-                    )
-                    .order_by(col(Run.turn))
-                    .limit(1)
-                    .with_for_update()
+                    _DUE, params={"conversation": conversation_id, "skip": list(skip)}
                 )
             ).first()
+            if run is None:
+                return None
             conversation = await session.get(Conversation, conversation_id)
-            if run is None or conversation is None:
+            if conversation is None:
                 return None
             if RunStatus(run.status).terminal:
                 usage = (await session.exec(select(Usage).where(Usage.run_id == run.id))).all()
@@ -253,7 +284,8 @@ class Orchestrator:
         """
         async with self._database.write(run.tenant_id) as session:
             if event is RunEvent.FINISHED and output is not None:
-                await rows.hold(session, run.conversation_id)
+                if not self._database.embedded:  # SQLite has one writer at a time anyway
+                    await rows.hold(session, run.conversation_id)
                 last = await rows.last_step(session, run)
                 if last > output.generation * GENERATION_STEPS + 1:
                     return False

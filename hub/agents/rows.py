@@ -7,27 +7,64 @@ anyway, and knows no locks of rows); a conversation's row is locked before its r
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import func, update
+from sqlalchemy import BindParameter, bindparam, func, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, RunEvent, RunStatus, advance
 from hub.faults import Fault
+from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Message, Run, now
 
 HISTORY_TURNS: Final = 200
 
 
+_conversation: BindParameter[str] = bindparam("conversation")
+_turn: BindParameter[int] = bindparam("turn")
+_NEXT_TURN: Final = prebuilt(
+    update(Conversation)
+    .where(col(Conversation.id) == _conversation)
+    .values(turns=col(Conversation.turns) + 1)
+    .returning(col(Conversation.turns))
+)
+_HELD: Final = prebuilt(
+    select(Conversation.id)
+    .where(col(Conversation.id) == _conversation)
+    .with_for_update(key_share=True)
+)
+_KNOWN: Final = prebuilt(
+    select(Message).where(
+        col(Message.conversation_id) == _conversation,
+        col(Message.client_message_id) == bindparam("name"),
+    )
+)
+_ACTIVE: Final = prebuilt(
+    select(Run)
+    .where(col(Run.conversation_id) == _conversation, col(Run.status).in_(ACTIVE))
+    .order_by(col(Run.turn))
+    .with_for_update()
+)
+_LAST_STEP: Final = prebuilt(
+    select(func.max(Message.step)).where(
+        col(Message.conversation_id) == _conversation, col(Message.turn) == _turn
+    )
+)
+_HISTORY: Final = prebuilt(
+    select(Message)
+    .where(
+        col(Message.conversation_id) == _conversation,
+        col(Message.turn) <= _turn,
+        col(Message.turn) > _turn - HISTORY_TURNS,
+    )
+    .order_by(col(Message.turn), col(Message.step))
+)
+
+
 async def next_turn(session: AsyncSession, conversation_id: str) -> int:
     # The update also locks the row, so that messages of one conversation are accepted in turn.
     turn = (
-        await session.exec(
-            update(Conversation)
-            .where(col(Conversation.id) == conversation_id)
-            .values(turns=col(Conversation.turns) + 1, updated_at=now())
-            .returning(col(Conversation.turns))
-        )
+        await session.exec(_NEXT_TURN, params={"conversation": conversation_id})
     ).scalar_one_or_none()
     if turn is None:
         raise Fault("not_found")
@@ -36,35 +73,23 @@ async def next_turn(session: AsyncSession, conversation_id: str) -> int:
 
 async def hold(session: AsyncSession, conversation_id: str) -> None:
     """Accept no message into the conversation until the end of this transaction."""
-    statement = select(Conversation.id).where(col(Conversation.id) == conversation_id)
-    await session.exec(statement.with_for_update(key_share=True))
+    await session.exec(_HELD, params={"conversation": conversation_id})
 
 
 async def known(
     session: AsyncSession, conversation_id: str, client_message_id: str
 ) -> Message | None:
-    statement = select(Message).where(
-        col(Message.conversation_id) == conversation_id,
-        col(Message.client_message_id) == client_message_id,
-    )
-    return (await session.exec(statement)).first()
+    asked = {"conversation": conversation_id, "name": client_message_id}
+    return (await session.exec(_KNOWN, params=asked)).first()
 
 
 async def active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
-    statement = (
-        select(Run)
-        .where(col(Run.conversation_id) == conversation_id, col(Run.status).in_(ACTIVE))
-        .order_by(col(Run.turn))
-        .with_for_update()
-    )
-    return (await session.exec(statement)).all()
+    return (await session.exec(_ACTIVE, params={"conversation": conversation_id})).all()
 
 
 async def last_step(session: AsyncSession, run: Run) -> int:
-    statement = select(func.max(Message.step)).where(
-        col(Message.conversation_id) == run.conversation_id, col(Message.turn) == run.turn
-    )
-    return int((await session.exec(statement)).one() or 0)
+    asked = {"conversation": run.conversation_id, "turn": run.turn}
+    return int((await session.exec(_LAST_STEP, params=asked)).one() or 0)
 
 
 async def steering_step(session: AsyncSession, run: Run) -> int:
@@ -102,15 +127,8 @@ async def cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:
 
 async def history(session: AsyncSession, run: Run) -> tuple[Message, ...]:
     """The messages before the run's answer, oldest first; the run's own partial ones are not."""
-    rows = await session.exec(
-        select(Message)
-        .where(
-            col(Message.conversation_id) == run.conversation_id,
-            col(Message.turn) <= run.turn,
-            col(Message.turn) > run.turn - HISTORY_TURNS,
-        )
-        .order_by(col(Message.turn), col(Message.step))
-    )
+    asked = {"conversation": run.conversation_id, "turn": run.turn}
+    rows = await session.exec(_HISTORY, params=asked)
     return tuple(rows.all())
 
 

@@ -8,13 +8,14 @@ tables instead of classes). ``EVERY_TENANT`` is the explicit way out, for what i
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Insert, Update, event
+from sqlalchemy import Executable, Insert, Update, event, inspect
 from sqlalchemy.orm import ORMExecuteState, UOWTransaction, with_loader_criteria
 from sqlalchemy.orm.attributes import get_history, instance_state
 from sqlalchemy.orm.util import LoaderCriteriaOption
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.util import find_tables
 from sqlmodel import Session, col
 
 from hub.storage.tables import TenantOwned
@@ -62,6 +63,32 @@ def _mapped(kind: type[TenantOwned]) -> Iterator[type[TenantOwned]]:
         yield from _mapped(child)
 
 
+S = TypeVar("S", bound=Executable)
+
+
+def prebuilt(statement: S) -> S:
+    """A statement that is built once, with ``bindparam`` for what changes, and executed often.
+
+    Its form inside a tenant is remembered, with the conditions of just the classes it speaks of.
+    """
+    marked: S = statement.execution_options(prebuilt=True)
+    return marked
+
+
+@lru_cache(maxsize=8192)
+def _inside(statement: Executable, tenant: str) -> Executable:
+    spoken_of = find_tables(
+        statement,  # type: ignore[arg-type]
+        check_columns=True,
+        include_aliases=True,
+        include_joins=True,
+        include_selects=True,
+        include_crud=True,
+    )
+    owned = tuple(kind for kind in _mapped(TenantOwned) if inspect(kind).local_table in spoken_of)
+    return statement.options(*_criteria(tenant, owned))
+
+
 @event.listens_for(ScopedSession, "do_orm_execute")
 def _stay_inside(state: ORMExecuteState) -> None:
     session = state.session
@@ -80,7 +107,10 @@ def _stay_inside(state: ORMExecuteState) -> None:
         _check_update(state)
     if state.is_relationship_load:
         return  # the options of the statement it came from travel with it
-    state.statement = state.statement.options(*_criteria(tenant, tuple(_mapped(TenantOwned))))
+    if state.execution_options.get("prebuilt"):
+        state.statement = _inside(state.statement, tenant)
+    else:
+        state.statement = state.statement.options(*_criteria(tenant, tuple(_mapped(TenantOwned))))
 
 
 @event.listens_for(ScopedSession, "before_flush")

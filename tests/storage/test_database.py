@@ -195,9 +195,60 @@ async def test_sqlite_is_set_up_for_many_readers_and_one_writer(sqlite_url: str)
             connection = await session.connection()
             found = [
                 (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
-                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+                for name in ("journal_mode", "synchronous", "foreign_keys")
             ]
-        assert found == ["wal", 1, 1, 5000]
+        assert found == ["wal", 1, 1]
+    await database.close()
+
+
+async def test_a_lock_of_another_program_is_awaited_without_holding_up_the_loop(
+    sqlite_url: str,
+) -> None:
+    database = Database(sqlite_url)
+    await database.start()
+    await database.migrate()
+    path = database.url.database
+    assert path is not None
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def write() -> None:
+        async with database.write(EVERY_TENANT) as session:
+            session.add(Tenant(id=new_id("t"), name="waited"))
+
+    writing = asyncio.create_task(write())
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+    for _ in range(50):  # the loop turns while the writer waits
+        began = loop.time()
+        await asyncio.sleep(0.005)
+        longest = max(longest, loop.time() - began)
+    assert not writing.done()
+    assert longest < 1.0
+    other.rollback()
+    other.close()
+    await asyncio.wait_for(writing, 5)
+    async with database.read(EVERY_TENANT) as session:
+        assert (await session.exec(select(Tenant.name))).all() == ["waited"]
+    await database.close()
+
+
+async def test_the_write_ahead_log_does_not_grow_for_ever(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.storage.sqlite.CHECKPOINT_COMMITS", 20)
+    database = Database(sqlite_url)
+    await database.start()
+    await database.migrate()
+    log_file = Path(f"{database.url.database}-wal")
+    sizes = []
+    for _ in range(15):
+        for _ in range(20):
+            async with database.write(EVERY_TENANT) as session:
+                session.add(Tenant(id=new_id("t"), name="x" * 200))
+        await database.ping()
+        sizes.append(log_file.stat().st_size)
+    assert sizes[-1] < 3 * sizes[2], sizes
     await database.close()
 
 

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from hub.ids import new_id
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT, OutOfScope
+from hub.storage.scope import EVERY_TENANT, OutOfScope, prebuilt
 from hub.storage.tables import Conversation, Message, User
 from tests.storage.conftest import House, message
 
@@ -33,12 +33,13 @@ SELECTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("form", [lambda statement: statement, prebuilt], ids=["new", "prebuilt"])
 @pytest.mark.parametrize("way", SELECTS)
 async def test_a_select_sees_the_tenant_alone(
-    database: Database, ours: House, theirs: House, way: str
+    database: Database, ours: House, theirs: House, way: str, form: Any
 ) -> None:
     async with database.read(ours.tenant) as session:
-        rows = (await session.exec(SELECTS[way])).all()
+        rows = (await session.exec(form(SELECTS[way]))).all()
     found = [getattr(row, "id", row[0] if isinstance(row, tuple) else row) for row in rows]
     expected: list[Any] = [1] if way.startswith("count") else [ours.message]
     assert [item[0] if isinstance(item, tuple) else item for item in found] == expected
@@ -48,9 +49,19 @@ async def test_a_subquery_in_another_tables_select_is_inside_too(
     database: Database, ours: House, theirs: House
 ) -> None:
     wrote = exists().where(col(Message.author_id) == User.id)
+    authors = select(User.id).where(wrote)
     async with database.read(ours.tenant) as session:
-        users = (await session.exec(select(User.id).where(wrote))).all()
-    assert users == [ours.user]
+        assert (await session.exec(authors)).all() == [ours.user]
+        assert (await session.exec(prebuilt(authors))).all() == [ours.user]
+
+
+async def test_a_prebuilt_statement_is_each_tenants_own(
+    database: Database, ours: House, theirs: House
+) -> None:
+    statement = prebuilt(select(Message.id))
+    for house in (ours, theirs, ours):
+        async with database.read(house.tenant) as session:
+            assert (await session.exec(statement)).all() == [house.message]
 
 
 async def test_get_finds_nothing_of_another_tenant(
