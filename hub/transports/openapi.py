@@ -209,7 +209,6 @@ def openapi(operations: Mapping[str, AnyOperation]) -> dict[str, Any]:
             "version": __version__,
             "description": "The operations of the hub over HTTP. The same operations, and the "
             "events, are on the WebSocket: see `/asyncapi.json`.",
-            "license": {"name": "MIT"},
         },
         "paths": paths,
         "components": {

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -208,6 +209,11 @@ def test_the_document_is_openapi() -> None:
             assert item["summary"]
             assert all(answer["description"] for answer in item["responses"].values())
             assert any(status.startswith("2") for status in item["responses"])
+
+
+def test_the_document_names_no_licence_that_nobody_gave() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert ("license" in openapi(OPERATIONS)["info"]) == any(root.glob("LICEN[CS]E*"))
 
 
 def test_what_needs_credentials_says_so() -> None:
