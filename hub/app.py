@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -34,6 +35,7 @@ from hub.transports.asyncapi import asyncapi
 from hub.transports.health import health_routes
 from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
+from hub.transports.request_ids import RequestIds
 from hub.transports.rest import Rest, http_exception, json_response, unexpected
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
@@ -133,6 +135,7 @@ def _hub(services: Services) -> Hub:
     ]
     application = Starlette(
         routes=routes,
+        middleware=[Middleware(RequestIds)],
         exception_handlers={HTTPException: http_exception, Exception: unexpected},
     )
     # A path with a slash too many is none of ours, and answers in our form like any other.

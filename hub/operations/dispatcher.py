@@ -53,7 +53,12 @@ class Dispatcher:
             raise
         except Exception:
             reason = "internal_error"
-            log.exception("an operation failed", method=operation.name, trace_id=call.trace_id)
+            log.exception(
+                "an operation failed",
+                method=operation.name,
+                trace_id=call.trace_id,
+                reason=reason,
+            )
             raise Fault("internal_error") from None
         finally:
             metrics = call.services.metrics

@@ -12,6 +12,8 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from hub.faults import Fault
+
 REDACTED: Final = "[redacted]"
 
 _SECRET_NAME = re.compile(
@@ -106,3 +108,12 @@ def configure_logs(*, form: str, level: str, stream: TextIO | None = None) -> No
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 """The logger of the hub. ``log.info("run finished", run=run_id)``: a plain sentence, then facts."""
+
+
+def log_failure(fault: Fault, **facts: str) -> None:
+    """A line for what failed because a part of the hub is away; none for the caller's mistakes.
+
+    What nobody foresaw is an error, logged with its traceback where it is caught.
+    """
+    if fault.kind.http >= 500 and fault.kind.retryable:
+        log.warning("an operation failed", reason=fault.reason, why=fault.message, **facts)

@@ -35,6 +35,7 @@ from hub.protocol.meta import pop_meta
 from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.rbac.actor import Actor
+from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
 from hub.transports.subscriptions import Subscriptions
 
@@ -334,10 +335,11 @@ class SocketConnection:
         if before is not None:
             await asyncio.wait({before})
         call = self._call(trace_id)
-        with traced(trace_id, method=operation.name):
+        with traced(trace_id, method=operation.name, connection=self.id, request=request.id):
             try:
                 result = await self._dispatcher.dispatch(operation, request.params, call)
             except Fault as fault:
+                log_failure(fault)
                 self.send(encode_error(request.id, fault.body(trace_id)))
                 if operation.name == "session.authenticate":
                     self.refused(fault)

@@ -13,6 +13,7 @@ from hub.faults import Fault
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, authenticate
 from hub.rbac.decision import decide
+from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
 from hub.transports.rest import Rest, fault_response, json_response
 
@@ -69,6 +70,7 @@ def health_routes(services: Services, dispatcher: Dispatcher, rest: Rest) -> lis
             if not verdict.allowed:
                 raise Fault(verdict.fault)
         except Fault as fault:
+            log_failure(fault, method="metrics", trace_id=trace_id)
             return fault_response(fault, trace_id)
         return metrics_page(services, request)
 

@@ -18,8 +18,9 @@ from hub.operations.dispatcher import Dispatcher, authenticate, authorise, valid
 from hub.operations.operation import PUBLIC, AnyOperation
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
-from hub.telemetry.logs import log
+from hub.telemetry.logs import log, log_failure
 from hub.telemetry.traces import trace_id_of, traced
+from hub.transports.request_ids import REQUEST
 from hub.transports.websocket import bearer
 
 IDEMPOTENT_S: Final = 86_400.0
@@ -64,8 +65,11 @@ async def http_exception(request: Request, error: Exception) -> Response:
 async def unexpected(request: Request, error: Exception) -> Response:
     """Nothing of the failure but its trace id reaches the caller."""
     trace_id = trace_id_of(request.headers.get("traceparent"))
-    log.error("a request failed", trace_id=trace_id, path=request.url.path, exc_info=error)
-    return fault_response(Fault("internal_error"), trace_id)
+    named = {"request": request.scope.get(REQUEST, "")}
+    log.error("a request failed", trace_id=trace_id, path=request.url.path, exc_info=error, **named)
+    response = fault_response(Fault("internal_error"), trace_id)
+    response.headers["x-request-id"] = named["request"]
+    return response
 
 
 class Rest:
@@ -121,6 +125,7 @@ class Rest:
                 params = await _params(request, operation)
                 body = await self._once(operation, params, call)
             except Fault as fault:
+                log_failure(fault)
                 return fault_response(fault, trace_id)
         headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
         return json_response(body, operation.http.status, headers)

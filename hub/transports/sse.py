@@ -24,6 +24,7 @@ from hub.faults import Fault
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
+from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
 from hub.transports.rest import Rest, fault_response
 
@@ -159,6 +160,7 @@ class EventStreams:
                     join.abandon()
                     raise
         except Fault as fault:
+            log_failure(fault, method=self._operation.name, trace_id=trace_id)
             return fault_response(fault, trace_id)
 
         async def still_allowed() -> None:

@@ -231,7 +231,7 @@ def refused(response: httpx.Response) -> Refused:
     heads = sorted(
         (name, value)
         for name, value in response.headers.multi_items()
-        if name not in ("date", "x-trace-id")
+        if name not in ("date", "x-trace-id", "x-request-id")
     )
     return Refused(error, repr((response.status_code, heads)).encode() + response.content)
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import structlog
 
+from hub.faults import Fault
 from hub.operations.operation import Nothing
 from hub.operations.session import ping
 from hub.telemetry.logs import configure_logs
@@ -106,15 +107,22 @@ async def test_a_failing_handler_logs_one_error_with_the_trace_id_that_the_clien
     token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
     async with open_socket(served_hub.ws_url, token) as socket:
         with pytest.raises(Refused) as refusal:
-            await socket.ask("session.ping")
+            await socket.ask("session.ping", id="my-7")
         assert refusal.value.reason == "internal_error"
         _is_told_once(written, refusal.value)
+        (error,) = _lines(written, "error")
+        (connection,) = served_hub.hub.socket.connections._all
+        assert (error["connection"], error["request"]) == (connection.id, "my-7")
         await socket.ask("session.info")
 
 
-def _is_told_once(written: io.StringIO, refusal: Refused) -> None:
+def _lines(written: io.StringIO, *levels: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
-    (error,) = [line for line in lines if line["level"] == "error"]
+    return [line for line in lines if line["level"] in levels]
+
+
+def _is_told_once(written: io.StringIO, refusal: Refused) -> None:
+    (error,) = _lines(written, "error")
     assert error["trace_id"] == refusal.trace_id != ""
     assert error["method"] == "session.ping"
     assert "RuntimeError: the reactor is too hot" in error["exception"]
@@ -132,14 +140,55 @@ async def test_a_failure_over_http_tells_its_trace_id_and_nothing_else(
     monkeypatch.setattr("hub.operations.conversation.Listing.page", fail)
     async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
         response = await client.get(
-            "/v1/conversations", headers={"Authorization": f"Bearer {token}"}
+            "/v1/conversations",
+            headers={"Authorization": f"Bearer {token}", "X-Request-Id": "my-7"},
         )
     refusal = refused(response)
     assert (response.status_code, refusal.reason) == (500, "internal_error")
     assert b"reactor" not in response.content
-    lines = [json.loads(line) for line in written.getvalue().splitlines()]
-    (error,) = [line for line in lines if line["level"] == "error"]
-    assert error["trace_id"] == refusal.trace_id
+    (error,) = _lines(written, "error")
+    assert (error["trace_id"], error["request"]) == (refusal.trace_id, "my-7")
+
+
+async def test_a_failure_outside_of_an_operation_keeps_the_name_of_its_request(
+    served_hub: ServedHub, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the reactor is too hot")
+
+    monkeypatch.setattr("hub.transports.health.readiness", fail)
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
+        response = await client.get("/health/ready", headers={"X-Request-Id": "my-7"})
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "my-7")
+    assert "my-7" in {line.get("request") for line in _lines(written, "error")}
+
+
+async def test_a_part_that_is_away_is_one_warning_for_each_request_it_fails(
+    served_hub: ServedHub, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Fault("backend_unavailable", "The database cannot be used now; try again.")
+
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    monkeypatch.setattr("hub.operations.conversation.Listing.page", away)
+    bearer = {"Authorization": f"Bearer {token}"}
+    async with open_socket(served_hub.ws_url, token) as socket:
+        with pytest.raises(Refused, match="backend_unavailable"):
+            await socket.ask("conversation.list", id=7)
+        with pytest.raises(Refused, match="not_found"):
+            await socket.ask("conversation.get", {"conversation_id": "c_" + "0" * 26})
+        (connection,) = served_hub.hub.socket.connections._all
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
+        response = await client.get("/v1/conversations", headers=bearer)
+        assert response.status_code == 503
+        assert (await client.get("/v1/conversations?limit=0", headers=bearer)).status_code == 422
+    over_socket, over_http = _lines(written, "warning", "error", "critical")
+    for line in (over_socket, over_http):
+        assert (line["level"], line["event"]) == ("warning", "an operation failed")
+        assert (line["method"], line["reason"]) == ("conversation.list", "backend_unavailable")
+        assert line["trace_id"]
+    assert (over_socket["connection"], over_socket["request"]) == (connection.id, 7)
+    assert over_http["request"] == response.headers["x-request-id"]
 
 
 async def test_every_request_is_counted_with_how_it_ended(serve_hub: ServeHub) -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 from sqlalchemy import update
 from sqlmodel import col
 
+from hub.ids import is_id
 from hub.operations.table import OPERATIONS
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
@@ -139,6 +140,30 @@ async def test_the_callers_trace_goes_on_in_the_answer(client: httpx.AsyncClient
     headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
     for path in ("/v1/conversations", "/v1/conversations?limit=0", "/v1/nothing"):
         assert (await client.get(path, headers=headers)).headers["x-trace-id"] == trace_id
+
+
+@pytest.mark.parametrize("given", ["q-1", "~" * 128, "!", "00-ab:cd/ef"])
+async def test_the_callers_request_id_comes_back_with_every_answer(
+    client: httpx.AsyncClient, given: str
+) -> None:
+    for path in ("/v1/conversations", "/v1/conversations?limit=0", "/v1/nothing", "/health/live"):
+        response = await client.get(path, headers={"X-Request-Id": given})
+        assert response.headers.get_list("x-request-id") == [given]
+
+
+@pytest.mark.parametrize("given", [None, b"", b"x" * 129, b"a b", b"a\tb", "ü".encode()])
+async def test_a_request_without_a_name_of_good_form_gets_one_of_its_own(
+    client: httpx.AsyncClient, given: bytes | None
+) -> None:
+    headers = {} if given is None else {b"X-Request-Id": given}
+    answers = [
+        await client.request(method, path, headers=headers)
+        for method in ("GET", "POST")
+        for path in ("/v1/conversations", "/v1/nothing")
+    ]
+    names = [response.headers["x-request-id"] for response in answers]
+    assert all(is_id(name, "q") for name in names)
+    assert len(set(names)) == len(names)
 
 
 async def _create(client: httpx.AsyncClient, key: str, **params: Any) -> httpx.Response:
