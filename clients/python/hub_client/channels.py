@@ -63,6 +63,10 @@ class Channel:
     wanted: bool = True
     stale: bool = False
     resyncs: int = 0
+    joined: bool = False
+    """Whether it has ever been live: what begins is refused aloud, what was there comes back."""
+    postponed: bool = False
+    """Not to be asked for before the session is told ``again``."""
 
     def move(self, move: Move) -> None:
         self.phase = _TABLE[self.phase, move]

@@ -25,6 +25,7 @@ from hub_client.effects import (
     Effect,
     Ended,
     Noticed,
+    Postponed,
     Refused,
     Send,
     Subscribed,
@@ -40,6 +41,7 @@ from hub_client.faults import (
 )
 from hub_client.keeper import TokenKeeper
 from hub_client.mailbox import Mailbox
+from hub_client.postponed import PostponedChannels
 from hub_client.retry import TOKEN_EXPIRED, Backoff
 from hub_client.session import Session, State
 from hub_client.subscription import Subscription
@@ -69,6 +71,7 @@ class Connection:
         self._futures: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._mailboxes: dict[str, list[Mailbox]] = {}
         self._asked: dict[str, Since] = {}
+        self._postponed = PostponedChannels(backoff, self._again)
         self._outbox: deque[str] = deque()
         self._writable = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -158,6 +161,7 @@ class Connection:
             mailboxes.remove(mailbox)
             if not mailboxes:
                 del self._mailboxes[mailbox.channel]
+                self._postponed.forget(mailbox.channel)
                 self._apply(self._session.unwant(mailbox.channel))
 
     def restart(self, channel: str, since: Position) -> None:
@@ -165,6 +169,9 @@ class Connection:
         if channel in self._mailboxes:
             self._asked[channel] = since
             self._apply(self._session.restart(channel, since))
+
+    def _again(self, channel: str) -> None:
+        self._apply(self._session.again(channel))
 
     # --- effects of the session ---
 
@@ -189,9 +196,10 @@ class Connection:
         future = self._futures.get(id)
         return None if future is None or future.done() else future
 
-    def _feed(self, effect: Subscribed | Delivered | Ended) -> None:
+    def _feed(self, effect: Subscribed | Delivered | Ended | Postponed) -> None:
         match effect:
             case Subscribed(channel, position):
+                self._postponed.live(channel)
                 asked = self._asked.pop(channel, None)
                 for mailbox in list(self._mailboxes.get(channel, ())):
                     self._join(mailbox, position, asked)
@@ -199,7 +207,11 @@ class Connection:
                 for mailbox in list(self._mailboxes.get(event.channel, ())):
                     mailbox.push(event)
                 self._sink(event.type, event)
+            case Postponed(channel, retry_after):
+                log.info("the hub cannot carry %s now; asking again", channel)
+                self._postponed.postpone(channel, retry_after)
             case Ended(channel, error):
+                self._postponed.forget(channel)
                 for mailbox in self._mailboxes.pop(channel, ()):
                     mailbox.end(error)
 
@@ -222,6 +234,7 @@ class Connection:
 
     def _end(self, error: HubError) -> None:
         self._apply(self._session.closed(error))
+        self._postponed.close()
         self._outbox.clear()
         self._flushed.set()
         if not self._opened.done():

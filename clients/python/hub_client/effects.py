@@ -55,6 +55,16 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """The hub cannot carry the channel now: say ``again`` after a wait of ``retry_after`` seconds
+    and what the backoff adds.
+    """
+
+    channel: str
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """A session notice."""
 
@@ -62,4 +72,4 @@ class Noticed:
     params: Mapping[str, Any]
 
 
-Effect = Send | Answered | Refused | Subscribed | Delivered | Ended | Noticed
+Effect = Send | Answered | Refused | Subscribed | Delivered | Ended | Postponed | Noticed

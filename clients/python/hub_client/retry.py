@@ -28,6 +28,10 @@ class Backoff:
         self._draw = draw
         self.failures = 0
 
+    def another(self) -> "Backoff":
+        """One with the same dice and no failures."""
+        return Backoff(self._draw)
+
     def lost(self, *, ready_for: float, code: int = 1006, retry_after: float = 0.0) -> float:
         """Seconds to wait now that a connection was lost that had been ready for so long.
 

@@ -17,6 +17,7 @@ from hub_client.effects import (
     Effect,
     Ended,
     Noticed,
+    Postponed,
     Refused,
     Send,
     Subscribed,
@@ -31,6 +32,7 @@ from hub_client.faults import (
     ResumeGap,
     SubscriptionEnded,
     fault_from,
+    fault_of,
 )
 from hub_client.frames import ErrorReply, Notice, Reply, Request, decode, encode_error
 from hub_client.frames import encode_request as encode
@@ -121,7 +123,7 @@ class Session:
                 effects.append(Refused(id, lost))
         for channel in list(self._channels.values()):
             channel.move(Move.LOST)
-            channel.stale = False
+            channel.stale = channel.postponed = False
             self._advance(channel)
         return effects
 
@@ -167,6 +169,14 @@ class Session:
             return []
         channel.since, channel.position = since, None
         channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        return self._advance(channel)
+
+    def again(self, name: str) -> list[Effect]:
+        """The wait of a ``Postponed`` channel is over. One that is not waiting any more is fine."""
+        channel = self._channels.get(name)
+        if channel is None or not channel.postponed:
+            return []
+        channel.postponed = False
         return self._advance(channel)
 
     def unwant(self, name: str) -> list[Effect]:
@@ -230,6 +240,8 @@ class Session:
             channel.resyncs += 1
             channel.move(Move.LOST)
             return self._advance(channel)
+        if fault_of(reason).retryable:
+            return self._postpone(channel)
         del self._channels[name]
         return [Ended(name, SubscriptionEnded(name, reason))]
 
@@ -255,7 +267,15 @@ class Session:
             return [Refused(pending.request.id, error)]  # type: ignore[arg-type]
         if pending.request.method == "channel.unsubscribe":
             return self._left(pending.channel)  # there was nothing to leave
+        if error.retryable and pending.channel.joined and pending.channel.wanted:
+            return self._postpone(pending.channel, error.retry_after or 0.0)
         return self._end(pending.channel, error)
+
+    def _postpone(self, channel: Channel, retry_after: float = 0.0) -> list[Effect]:
+        """The hub does not carry the channel, but may before long; its position is kept."""
+        channel.move(Move.LOST)
+        channel.stale, channel.postponed = False, True
+        return [Postponed(channel.name, retry_after)]
 
     def _end(self, channel: Channel, error: HubError) -> list[Effect]:
         """The subscription is over, though the hub may not know it yet."""
@@ -272,6 +292,7 @@ class Session:
             case _:
                 raise BadFrame("a subscription without epoch and seq")
         channel.move(Move.SUBSCRIBED)
+        channel.joined = True
         if not channel.wanted or channel.stale:
             return self._advance(channel)
         asked = channel.resume_from
@@ -320,7 +341,7 @@ class Session:
         if not channel.wanted:
             self._channels.pop(channel.name, None)
             return []
-        if self.state is not State.READY:
+        if self.state is not State.READY or channel.postponed:
             return []
         channel.move(Move.SUBSCRIBE)
         since = channel.resume_from

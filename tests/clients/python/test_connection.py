@@ -367,6 +367,53 @@ async def test_a_subscription_that_the_hub_ends_raises_why(
             await anext(subscription)
 
 
+async def test_a_hub_whose_backend_was_away_goes_on_where_it_was(
+    server: Conversations, client: Hub
+) -> None:
+    async with client.conversations.handle("c_1").subscribe() as subscription:
+        (peer,) = server.peers
+        await server.emit(CHANNEL, *steps("a"))
+        assert (await anext(subscription)).data["stepName"] == "a"
+        left = 4
+
+        async def recover(params: Params) -> Params:
+            nonlocal left
+            left -= 1
+            if left:
+                raise Refusal(5032, "backend_unavailable")
+            return await server.subscribe(params)
+
+        server.answers["channel.subscribe"] = recover
+        peer.channels.discard(CHANNEL)
+        await peer.notify(
+            "subscription.ended", {"channel": CHANNEL, "reason": "backend_unavailable"}
+        )
+        await server.emit(CHANNEL, *steps("b", "c"))
+        async with asyncio.timeout(5):
+            names = [(await anext(subscription)).data["stepName"] for _ in range(2)]
+        assert names == ["b", "c"]
+        assert left == 0
+        assert server.peers == [peer], "over the same connection"
+
+
+async def test_a_subscription_that_waits_for_the_hub_ends_with_its_reader(
+    server: Conversations,
+) -> None:
+    async with connect(server.url, token="t", backoff=slow()) as client:
+        async with client.conversations.handle("c_1").subscribe():
+            (peer,) = server.peers
+            ended = {"channel": CHANNEL, "reason": "backend_unavailable"}
+            await peer.notify("subscription.ended", ended)
+            await client.call("session.ping")  # the notice came before this answer
+            waits = client._connection._postponed._waits
+            timer = waits[CHANNEL].timer
+            assert timer is not None
+            assert not timer.cancelled()
+        assert timer.cancelled()
+        assert waits == {}
+    assert server.count("channel.subscribe") == 1
+
+
 async def test_a_subscription_that_nobody_holds_unsubscribes(
     server: Conversations, client: Hub
 ) -> None:

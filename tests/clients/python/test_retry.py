@@ -1,7 +1,11 @@
 """Coming back: full jitter, bounded, and not in a hurry where the hub says so."""
 
+import asyncio
+import time
+
 from hub_client.addresses import parse_address
-from hub_client.retry import CAP_S, FIRST_S, Backoff
+from hub_client.postponed import PostponedChannels
+from hub_client.retry import CAP_S, FIRST_S, STABLE_S, Backoff
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +48,29 @@ def test_an_address_is_what_a_person_would_write() -> None:
     assert parse_address("wss://hub.example/ws").http == "https://hub.example"
     assert parse_address("http://[::1]:8000").local
     assert not parse_address("https://hub.example").local
+
+
+async def test_a_channel_that_stays_away_is_asked_for_ever_less_often() -> None:
+    asked: asyncio.Queue[str] = asyncio.Queue()
+    drawn: list[float] = []
+
+    def draw() -> float:
+        drawn.append(0.0)
+        return 0.0
+
+    backoff = Backoff(draw)
+    channels = PostponedChannels(backoff, asked.put_nowait)
+    for _ in range(3):
+        channels.postpone("user:u_1", 0.0)
+        assert await asyncio.wait_for(asked.get(), 5) == "user:u_1"
+    assert channels._waits["user:u_1"].backoff.failures == 3
+    channels.live("user:u_1")
+    channels.postpone("user:u_1", 0.0)
+    assert channels._waits["user:u_1"].backoff.failures == 4, "it was there for a moment only"
+    channels._waits["user:u_1"].live_since = time.monotonic() - STABLE_S
+    channels.postpone("user:u_1", 60.0)
+    assert channels._waits["user:u_1"].backoff.failures == 1
+    assert backoff.failures == 0, "the connection's own backoff is another matter"
+    assert len(drawn) == 5
+    channels.close()
+    assert channels._waits == {}

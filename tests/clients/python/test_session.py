@@ -5,9 +5,19 @@ from typing import Any
 
 import pytest
 from hub_client.channels import MAX_RESYNCS
-from hub_client.effects import Answered, Delivered, Effect, Ended, Refused, Send, Subscribed
+from hub_client.effects import (
+    Answered,
+    Delivered,
+    Effect,
+    Ended,
+    Postponed,
+    Refused,
+    Send,
+    Subscribed,
+)
 from hub_client.events import SNAPSHOT, Position
 from hub_client.faults import (
+    BackendUnavailable,
     BadFrame,
     ConnectionClosed,
     ConnectionLost,
@@ -228,6 +238,75 @@ def test_a_subscription_whose_log_was_lost_is_asked_for_again_from_where_it_was(
     assert not [effect for effect in again if isinstance(effect, Ended)]
 
 
+def away(session: Session) -> list[Effect]:
+    """The hub ends the subscription because a part of it is away."""
+    params = {"channel": CHANNEL, "reason": "backend_unavailable"}
+    return session.received(frame(method="subscription.ended", params=params))
+
+
+def refusal(id: int, reason: str, **details: int) -> str:
+    data = {"reason": reason, "details": details}
+    return frame(id=id, error={"code": 5032, "message": "No.", "data": data})
+
+
+def test_a_subscription_that_the_hub_cannot_carry_now_goes_on_after_a_wait() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), seq=7)
+    session.received(event(8))
+    effects = away(session)
+    assert effects[-1] == Postponed(CHANNEL)
+    assert not sent(effects)
+    assert session.live(CHANNEL) is None
+    (request,) = sent(session.again(CHANNEL))
+    assert request["params"] == {"channel": CHANNEL, "since": {"epoch": "e1", "seq": 8}}
+    assert session.again(CHANNEL) == []
+
+
+def test_while_the_hub_refuses_it_for_a_passing_reason_it_waits_again_and_else_it_ends() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), seq=7)
+    away(session)
+    for _ in range(9):
+        (request,) = sent(session.again(CHANNEL))
+        answer = refusal(request["id"], "backend_unavailable", retry_after_ms=1500)
+        assert session.received(answer) == [Postponed(CHANNEL, 1.5)]
+    (request,) = sent(session.again(CHANNEL))
+    (ended,) = session.received(refusal(request["id"], "not_found"))
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, NotFound)
+
+
+def test_a_subscription_that_was_never_there_is_refused_aloud_though_it_may_pass() -> None:
+    session = Session()
+    ready(session)
+    (request,) = sent(session.want(CHANNEL, None))
+    (ended,) = session.received(refusal(request["id"], "backend_unavailable"))
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, BackendUnavailable)
+
+
+def test_a_new_connection_does_not_wait_for_what_the_old_one_could_not_carry() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None), seq=7)
+    away(session)
+    session.lost(ConnectionClosed(1006))
+    (request,) = sent(ready(session))
+    assert request["params"]["since"] == {"epoch": "e1", "seq": 7}
+    assert session.again(CHANNEL) == []
+
+
+def test_a_wait_that_nobody_is_interested_in_any_more_is_forgotten() -> None:
+    session = Session()
+    ready(session)
+    subscribed(session, session.want(CHANNEL, None))
+    away(session)
+    assert session.unwant(CHANNEL) == []
+    assert session.again(CHANNEL) == []
+
+
 def test_a_request_of_the_hub_is_answered_that_it_is_not_offered() -> None:
     session = Session()
     ready(session)
@@ -268,6 +347,7 @@ class Resuming(RuleBasedStateMachine):
         self.inbox: list[str] = []  # frames of the hub on their way
         self.asked: list[dict[str, Any]] = []  # requests on their way
         self.lost = 0
+        self.waiting = False
         self.sending: int | None = None  # what the hub's subscription has sent so far
         self.text = ""
         self.apply(self.session.want(CHANNEL, "start"))
@@ -290,6 +370,8 @@ class Resuming(RuleBasedStateMachine):
                     self.text += event.delta
             elif isinstance(effect, Ended):
                 raise AssertionError(effect.error)
+            elif isinstance(effect, Postponed):
+                self.waiting = True
 
     def flush(self) -> None:
         if self.sending is None:
@@ -373,6 +455,19 @@ class Resuming(RuleBasedStateMachine):
         self.inbox.insert(0, self.inbox[0])
 
     @rule()
+    @precondition(lambda self: self.sending is not None)
+    def hub_cannot_carry_it(self) -> None:
+        params = {"channel": CHANNEL, "reason": "backend_unavailable"}
+        self.inbox.append(frame(method="subscription.ended", params=params))
+        self.sending = None
+
+    @rule()
+    @precondition(lambda self: self.waiting)
+    def wait_is_over(self) -> None:
+        self.waiting = False
+        self.apply(self.session.again(CHANNEL))
+
+    @rule()
     def trim_the_log(self) -> None:
         self.first = len(self.log) + 1
 
@@ -392,8 +487,11 @@ class Resuming(RuleBasedStateMachine):
         if self.session.state is State.OFFLINE:
             self.connect()
         for letter in "de":
-            while self.inbox or self.asked:
-                self.hub_speaks(1)
+            while self.inbox or self.asked or self.waiting:
+                if self.inbox or self.asked:
+                    self.hub_speaks(1)
+                else:
+                    self.wait_is_over()
             self.append(letter, joined=False)
         while self.inbox or self.asked:
             self.hub_speaks(1)
