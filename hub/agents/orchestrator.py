@@ -58,7 +58,8 @@ def queue_item(tenant_id: str, conversation_id: str) -> str:
 
 
 _DUE: Final = prebuilt(
-    select(Run)
+    select(Run, Conversation)
+    .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
     .where(
         col(Run.conversation_id) == bindparam("conversation"),
         col(Run.id).not_in(bindparam("skip", expanding=True)),
@@ -66,7 +67,22 @@ _DUE: Final = prebuilt(
     )
     .order_by(col(Run.turn))
     .limit(1)
-    .with_for_update()
+    .with_for_update(of=Run)
+)
+_ENDED: Final = prebuilt(
+    update(Run)
+    .where(
+        col(Run.id) == bindparam("run"),
+        col(Run.status) == bindparam("from_status"),
+        col(Run.attempt) == bindparam("of_attempt"),
+    )
+    .values(
+        status=bindparam("to_status"),
+        finished_at=bindparam("ended_at"),
+        error_code=bindparam("code"),
+        error_message=bindparam("message"),
+    )
+    .execution_options(synchronize_session=False)
 )
 
 
@@ -189,7 +205,7 @@ class Orchestrator:
         return run
 
     async def _tell_cancelled(self, run: Run) -> None:
-        """Tell the worker at once; if that fails it learns of it when it renews its lease."""
+        """Tell the worker at once; if that fails it learns of it at its next sweep."""
         try:
             await self._backplane.publish(RUN_CONTROL, orjson.dumps({"cancel": run.id}))
         except Fault as fault:
@@ -219,16 +235,14 @@ class Orchestrator:
         worker, and is begun again as the next attempt.
         """
         async with self._database.write(tenant_id) as session:
-            run = (
+            found = (
                 await session.exec(
                     _DUE, params={"conversation": conversation_id, "skip": list(skip)}
                 )
             ).first()
-            if run is None:
+            if found is None:
                 return None
-            conversation = await session.get(Conversation, conversation_id)
-            if conversation is None:
-                return None
+            run, conversation = found
             if RunStatus(run.status).terminal:
                 usage = (await session.exec(select(Usage).where(Usage.run_id == run.id))).all()
                 message = await session.get(Message, run.message_id)
@@ -290,19 +304,16 @@ class Orchestrator:
                 if last > output.generation * GENERATION_STEPS + 1:
                     return False
             ended = await session.exec(
-                update(Run)
-                .where(
-                    col(Run.id) == run.id,
-                    col(Run.status) == run.status,
-                    col(Run.attempt) == run.attempt,
-                )
-                .values(
-                    status=advance(run.status, event),
-                    finished_at=now(),
-                    updated_at=now(),
-                    error_code=fault.reason if fault else None,
-                    error_message=fault.message if fault else None,
-                )
+                _ENDED,
+                params={
+                    "run": run.id,
+                    "from_status": run.status,
+                    "of_attempt": run.attempt,
+                    "to_status": advance(run.status, event),
+                    "ended_at": now(),
+                    "code": fault.reason if fault else None,
+                    "message": fault.message if fault else None,
+                },
             )
             if ended.rowcount != 1:
                 raise LeaseLost(run.id)
@@ -312,11 +323,13 @@ class Orchestrator:
                 session.add(usage)
         return True
 
-    async def cancel_requested(self, run: Run) -> bool:
-        """Whether the run's cancel was asked for (a worker asks when it renews its lease)."""
-        async with self._database.read(run.tenant_id) as session:
-            statement = select(Run.cancel_requested).where(Run.id == run.id)
-            return bool((await session.exec(statement)).first())
+    async def cancel_requested(self, run_ids: Sequence[str]) -> set[str]:
+        """Which of these runs' cancels were asked for, should the word of it have been lost."""
+        async with self._database.read(EVERY_TENANT) as session:
+            statement = select(Run.id).where(
+                col(Run.id).in_(run_ids), col(Run.cancel_requested).is_(True)
+            )
+            return set((await session.exec(statement)).all())
 
     async def announced(self, run_ids: Sequence[str]) -> None:
         """Note that these runs' terminal events are in their logs."""

@@ -76,11 +76,6 @@ class Runner:
         self._cancelled = True
         self._stop_reading()
 
-    async def look_for_cancel(self) -> None:
-        """Cancel if that was asked for where the word did not reach us."""
-        if not self._cancelled and await self._orchestrator.cancel_requested(self._run):
-            self.cancel()
-
     def lose_lease(self) -> None:
         """Stop at once and say nothing more: the run is another worker's now."""
         self._lease_lost = True

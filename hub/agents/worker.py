@@ -16,6 +16,7 @@ from hub.agents.orchestrator import RUN_CONTROL, RUN_QUEUE, Orchestrator, queue_
 from hub.agents.runner import Runner
 from hub.backplane.interface import Backplane, Lease, LeaseLost
 from hub.faults import Fault
+from hub.ids import is_id
 from hub.inference.catalogue import Catalogue
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
@@ -120,6 +121,11 @@ class Worker:
             self._free.release()
 
     async def _sweep(self) -> None:
+        driven = [key for key in self._runners if is_id(key, "r")]
+        if driven:
+            for run_id in await self._orchestrator.cancel_requested(driven):
+                if (runner := self._runners.get(run_id)) is not None:
+                    runner.cancel()
         after = ""
         while found := await self._orchestrator.unattended(after):
             for tenant_id, conversation_id in found:
@@ -197,8 +203,6 @@ class Worker:
             try:
                 await self._backplane.renew(lease, LEASE_S)
                 renewed = loop.time()
-                if (runner := self._runners.get(conversation_id)) is not None:
-                    await runner.look_for_cancel()
             except LeaseLost:
                 # Whichever run is driven now: it may have begun while we asked.
                 if (runner := self._runners.get(conversation_id)) is not None:

@@ -185,7 +185,7 @@ async def test_a_cancel_that_crosses_a_beginning_is_not_lost(desk: Desk) -> None
     await cancelling
     row = await desk.run(sent.run_id)
     assert (row.status, row.cancel_requested) == ("running", True)
-    assert await desk.orchestrator.cancel_requested(row)
+    assert await desk.orchestrator.cancel_requested([row.id]) == {row.id}
 
 
 async def test_a_beginning_that_crosses_a_cancel_does_not_begin(desk: Desk) -> None:
