@@ -147,13 +147,13 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
             await _greet(hub, url, generated)
-        _settle_memory()
+        settle_memory()
         await server.serve(sockets=[listening])
     log.info("the hub has ended")
     return 0
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Leave what the start-up made out of later garbage collections.
 
     Modules, models and tables are some hundred thousand objects that live as long as the process.
@@ -230,7 +230,7 @@ async def _work(settings: Settings) -> int:
     stop = asyncio.Event()
     with _signals(stop.set):
         async with running(settings, worker=True) as hub:
-            _settle_memory()
+            settle_memory()
             log.info("the worker is up", node=hub.services.node)
             await stop.wait()
     log.info("the worker has ended")

@@ -10,7 +10,7 @@ from typing import Any
 import uvloop
 
 from hub.app import running
-from hub.cli.serving import HubServer
+from hub.cli.serving import HubServer, settle_memory
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.tables import Conversation
@@ -27,6 +27,7 @@ async def main() -> None:
     settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST="4")
     async with running(settings) as hub:
         services = hub.services
+        settle_memory()  # as `hub serve` does
         sampler = Sampler()
         event = EVENT.encode()
 
