@@ -76,6 +76,7 @@ class Database:
         else:
             self._reader = self._writer = create_async_engine(
                 self.url,
+                hide_parameters=True,  # they are what people write, and errors are logged
                 pool_size=10,
                 max_overflow=10,
                 pool_timeout=CONNECT_S,
@@ -161,6 +162,7 @@ def _sqlite_engine(url: URL, *, writes: bool) -> AsyncEngine:
 
     engine = create_async_engine(
         url,
+        hide_parameters=True,
         pool_size=1 if writes else 4,
         max_overflow=0,
         pool_timeout=CONNECT_S,

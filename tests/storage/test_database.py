@@ -43,6 +43,15 @@ async def test_a_block_that_raises_leaves_nothing(database: Database, ours: Hous
         assert (await session.exec(select(Message.id))).all() == [ours.message]
 
 
+async def test_an_error_does_not_repeat_what_people_wrote(database: Database, ours: House) -> None:
+    twice = message(ours, ours.message, turn=2, content="between us alone")
+    with pytest.raises(IntegrityError) as caught:
+        async with database.write(ours.tenant) as session:
+            session.add(twice)
+            await session.flush()
+    assert "between us alone" not in str(caught.value)
+
+
 async def test_a_block_that_is_cancelled_leaves_nothing_and_blocks_nobody(
     database: Database, ours: House
 ) -> None:
