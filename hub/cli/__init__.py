@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     create = user.add_parser("create", help="create a user")
     create.add_argument("--data-dir", metavar="DIR")
     create.add_argument("--email", required=True)
-    create.add_argument("--tenant", default="default", help="tenant's name (default: default)")
+    create.add_argument(
+        "--tenant", default="default", help="tenant's name or id (default: default)"
+    )
     create.add_argument("--role", default="member", help="role in the tenant (default: member)")
     create.add_argument("--name", help="display name")
     create.add_argument(

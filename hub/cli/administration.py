@@ -99,5 +99,5 @@ async def create_user(settings: Settings, given: argparse.Namespace) -> int:
         user, tenant = await accounts.create_user(
             given.email, password, given.tenant, given.role, given.name
         )
-    print(f"{user.id} {user.email} is {given.role} of {tenant.name}")
+    print(f"{user.id} {user.email} is {given.role} of {tenant.name} ({tenant.id})")
     return 0

@@ -55,7 +55,8 @@ class Accounts:
     async def register(
         self, email: str, password: str, name: str | None = None, invitation: str | None = None
     ) -> tuple[User, Tenant]:
-        """A new user: in the tenant of the invitation, or as the owner of a tenant of their own.
+        """A new user: in the tenant of the invitation, or as the owner of a tenant of their own,
+        which is called after their address.
 
         Raises Fault: "permission_denied" when registration is off, or by invitation and there is
         no valid one; "conflict" when the address has an account; "invalid_params" for an address
@@ -79,7 +80,9 @@ class Accounts:
         try:
             async with self._database.write(EVERY_TENANT) as session:
                 if invitation is None:
-                    tenant = Tenant(id=new_id("t"), name=name or address)
+                    # Names with an @ are for these tenants, and the others for the operator's: a
+                    # name that people chose could be one that the operator uses.
+                    tenant = Tenant(id=new_id("t"), name=address[:200])
                     role = "owner"
                     session.add(tenant)
                 else:
@@ -158,23 +161,18 @@ class Accounts:
     async def create_user(
         self, email: str, password: str, tenant: str, role: str, name: str | None = None
     ) -> tuple[User, Tenant]:
-        """A new user in the tenant of this name (the oldest, or a new one), for the operator.
+        """A new user in a tenant, for the operator: ``tenant`` is its id, or the name of one that
+        ``create_user`` made, or makes now.
 
-        Raises Fault: "conflict", "invalid_params".
+        Raises Fault: "conflict"; "not_found" for an id without a tenant; "invalid_params", also
+        for a name with an @, as tenants have that somebody made by registering.
         """
         address = _address(email)
         hashed = await self._passwords.hash(password)
         user = User(id=new_id("u"), email=address, name=name, password_hash=hashed)
         try:
             async with self._database.write(EVERY_TENANT) as session:
-                found = await session.exec(
-                    select(Tenant).where(Tenant.name == tenant).order_by(col(Tenant.id)).limit(1)
-                )
-                place = found.first()
-                if place is None:
-                    place = Tenant(id=new_id("t"), name=tenant)
-                    session.add(place)
-                    await session.flush()
+                place = await _operators_tenant(session, tenant)
                 await _check_role(session, place.id, role)
                 await _join(session, user, place, role)
         except IntegrityError:
@@ -227,6 +225,29 @@ class Accounts:
         ):
             raise Fault("not_found", f"There is no active account {email}.")
         return user.id, tenant_id
+
+
+async def _operators_tenant(session: AsyncSession, wanted: str) -> Tenant:
+    if wanted.startswith("t_"):
+        place = await session.get(Tenant, wanted)
+        if place is None:
+            raise Fault("not_found", f"There is no tenant {wanted}.")
+        return place
+    if not wanted.strip() or "@" in wanted:
+        raise Fault(
+            "invalid_params",
+            "A tenant's name is not empty and has no @. Name a tenant that somebody made by "
+            "registering by its id, t_….",
+        )
+    found = await session.exec(
+        select(Tenant).where(Tenant.name == wanted).order_by(col(Tenant.id)).limit(1)
+    )
+    place = found.first()
+    if place is None:
+        place = Tenant(id=new_id("t"), name=wanted)
+        session.add(place)
+        await session.flush()
+    return place
 
 
 async def _join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> None:

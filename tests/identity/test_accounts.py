@@ -264,7 +264,7 @@ async def test_of_several_tenants_the_oldest_is_entered_or_the_one_named(
 
     assert await entered(None) == first.id
     assert await entered(second.id) == second.id
-    assert await entered("Bob") == second.id
+    assert await entered("bob@hub.example") == second.id
     async with database.write(EVERY_TENANT) as session:
         await session.exec(
             update(Tenant).where(col(Tenant.id) == first.id).values(suspended_at=now())
@@ -340,6 +340,26 @@ async def test_the_operator_creates_users_in_a_tenant_by_name(
     assert await reason(unknown) == "invalid_params"
     async with database.read(EVERY_TENANT) as session:
         assert len((await session.exec(select(Tenant))).all()) == 1
+
+
+@pytest.mark.parametrize("name", ["default", "acme"])
+async def test_who_registers_cannot_wait_for_the_operators_users_under_a_tenants_name(
+    accounts: Accounts, name: str
+) -> None:
+    _, theirs = await accounts.register("eve@hub.example", PASSWORD, name)
+    _, place = await accounts.create_user(EMAIL, PASSWORD, name, "member")
+    assert place.name == name
+    assert place.id != theirs.id
+    by_address = accounts.create_user("bob@hub.example", PASSWORD, theirs.name, "member")
+    assert await reason(by_address) == "invalid_params"
+
+
+async def test_the_operator_creates_users_in_any_tenant_by_its_id(accounts: Accounts) -> None:
+    _, theirs = await accounts.register("eve@hub.example", PASSWORD)
+    _, place = await accounts.create_user(EMAIL, PASSWORD, theirs.id, "member")
+    assert place.id == theirs.id
+    nowhere = accounts.create_user("bob@hub.example", PASSWORD, new_id("t"), "member")
+    assert await reason(nowhere) == "not_found"
 
 
 async def test_the_operator_gets_an_access_token_for_an_address(

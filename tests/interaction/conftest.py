@@ -51,7 +51,9 @@ class World:
     async def colleague(self, owner: Person, role: str) -> Person:
         """Somebody new, in the tenant of ``owner``."""
         email = f"{role}-{next(_NUMBERS)}@hub.example"
-        await self.hub.hub.services.accounts.create_user(email, PASSWORD, owner.email, role)
+        services = self.hub.hub.services
+        tenant_id = services.tokens.read(owner.session["access_token"]).tenant_id
+        await services.accounts.create_user(email, PASSWORD, tenant_id, role)
         async with httpx.AsyncClient(base_url=self.hub.url, trust_env=False) as client:
             answer = await client.post(
                 "/v1/auth/login", json={"email": email, "password": PASSWORD}

@@ -169,8 +169,9 @@ async def test_what_is_allowed_no_more_ends_while_the_socket_stays(serve_hub: Se
     async with serve_hub() as hub:
         ada = await hub.sign_up("ada@hub.example")
         services = hub.hub.services
+        tenant_id = services.tokens.read(ada["access_token"]).tenant_id
         await services.accounts.create_user(
-            "bob@hub.example", "correct horse battery", "ada@hub.example", "admin"
+            "bob@hub.example", "correct horse battery", tenant_id, "admin"
         )
         bob = await services.accounts.login("bob@hub.example", "correct horse battery")
         async with (
