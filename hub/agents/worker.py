@@ -80,12 +80,19 @@ class Worker:
             runner.cancel()
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a step; a backplane or database that is away is waited for."""
+        """Repeat a step; a backplane or database that is away is waited for.
+
+        Nothing ends it but a cancel: a loop that was dead would leave lost runs unfound, while the
+        node still said that it is ready.
+        """
         while True:
             try:
                 await step()
             except Fault as fault:
                 log.warning("a worker waits", why=fault.message)
+                await asyncio.sleep(AWAY_S)
+            except Exception:
+                log.exception("a worker's step failed")
                 await asyncio.sleep(AWAY_S)
 
     async def _take(self) -> None:

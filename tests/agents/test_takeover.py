@@ -10,6 +10,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from hub.agents import run_log, worker
+from hub.agents.orchestrator import Orchestrator
 from hub.backplane.memory import MemoryBackplane
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run, now
@@ -56,6 +57,31 @@ async def test_a_run_that_is_taken_over_says_so_and_ends_once(hub: ServedHub) ->
         assert said(events).endswith(whole)
         assert said(events).startswith("w0 w1 w2 w3 ")
         await assert_all_agree(client, conversation)
+        run = await client.call("run.get", run_id=sent["run_id"])
+        assert (run["status"], run["attempt"]) == ("succeeded", 2)
+
+
+async def test_a_sweep_that_fails_for_an_unforeseen_reason_is_made_again(
+    hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unattended = Orchestrator.unattended
+    failed = asyncio.Event()
+
+    async def fails_once(self: Orchestrator, *asked: Any) -> list[tuple[str, str]]:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("an error that nobody mapped")
+        return await unattended(self, *asked)
+
+    monkeypatch.setattr(worker, "AWAY_S", 0.05)
+    monkeypatch.setattr(Orchestrator, "unattended", fails_once)
+    await asyncio.wait_for(failed.wait(), 5)
+    async with opened(hub.url, await someone(hub)) as client:
+        conversation = await client.conversation()
+        sent = await client.send(conversation, slowly(15))
+        await client.says(conversation, "w3 ")
+        lose_leases(hub)  # only the sweep can find the run now
+        await client.ended(conversation)
         run = await client.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["attempt"]) == ("succeeded", 2)
 
