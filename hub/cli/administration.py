@@ -66,9 +66,13 @@ async def init(settings: Settings) -> int:
     async with _accounts(settings) as accounts:
         made = await _make_administrator(accounts, settings.data_dir)
     print(f"Ready: {settings.data_dir}")
-    if made is not None:
-        print(f"Administrator: {made[0]}\nPassword:      {made[1]}")
+    _tell(made)
     return 0
+
+
+def _tell(administrator: tuple[str, str] | None) -> None:
+    if administrator is not None:
+        print(f"Administrator: {administrator[0]}\nPassword:      {administrator[1]}")
 
 
 async def token(settings: Settings, email: str) -> int:
@@ -96,6 +100,8 @@ async def create_user(settings: Settings, given: argparse.Namespace) -> int:
     else:
         raise Fault("invalid_params", "Give the password with --password-stdin.")
     async with _accounts(settings) as accounts:
+        # None is made once there is a user.
+        _tell(await _make_administrator(accounts, settings.data_dir))
         user, tenant = await accounts.create_user(
             given.email, password, given.tenant, given.role, given.name
         )

@@ -4,6 +4,7 @@ The commands run in this process: what they do not catch is raised here.
 """
 
 import io
+import json
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -73,6 +74,18 @@ def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:
         assert ended.status == 1
         assert said in ended.err
         assert ended.err.splitlines()[-1].startswith("hub: ")
+
+
+def test_who_is_created_before_the_first_start_is_not_instead_of_the_administrator(
+    hub: Hub, tmp_path: Path
+) -> None:
+    create = ("user", "create", "--password-stdin", "--email")
+    first = hub(*create, "ada@hub.example", stdin=PASSWORD)
+    kept = json.loads((tmp_path / ".hub/administrator.json").read_text())
+    assert first.status == 0
+    assert f"Administrator: {kept['email']}\nPassword:      {kept['password']}" in first.out
+    assert "Password" not in hub(*create, "bob@hub.example", stdin=PASSWORD).out
+    assert hub("link", "--email", kept["email"]).status == 0
 
 
 @pytest.mark.parametrize(
