@@ -102,7 +102,7 @@ class Connection:
         if self._session.state is State.READY:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_S):
-                    while self._outbox:
+                    while self._outbox or self._session.waiting:
                         self._flushed.clear()
                         await self._flushed.wait()
         for task in self._tasks:

@@ -5,6 +5,7 @@ wanted (``call``, ``want``, ``unwant``); each answers with effects for the IO pa
 order. It knows nothing of sockets, tasks or time.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -39,6 +40,8 @@ from hub_client.frames import encode_request as encode
 
 SAFE_VERBS: Final = frozenset({"get", "list", "info", "ping", "history", "presence", "search"})
 SAFE_METHODS: Final = frozenset({"run.cancel", "channel.subscribe", "channel.unsubscribe"})
+MAX_IN_FLIGHT: Final = 60
+"""Requests without an answer on one socket; more of them wait here. The hub refuses the 65th."""
 
 
 class State(Enum):
@@ -71,8 +74,8 @@ _TABLE: Final = {
 @dataclass(slots=True)
 class _Pending:
     request: Request
+    text: str
     channel: Channel | None = None
-    sent: bool = False
 
 
 class Session:
@@ -82,6 +85,9 @@ class Session:
         self.state = State.OFFLINE
         self._last_id = 0
         self._pending: dict[int, _Pending] = {}
+        self._unsent: deque[int] = deque()
+        # With those whose caller left: the hub works on them until it answers.
+        self._in_flight: set[int | str] = set()
         self._channels: dict[str, Channel] = {}
         self._error: HubError = ConnectionClosed(1000)
 
@@ -99,9 +105,11 @@ class Session:
             case Event():
                 return self._event(frame)
             case Reply(id, result):
-                return self._reply(id, result)
+                self._in_flight.discard(id)
+                return self._reply(id, result) + self._send()
             case ErrorReply(id, error):
-                return self._refusal(id, fault_from(error))
+                self._in_flight.discard(id or 0)
+                return self._refusal(id, fault_from(error)) + self._send()
             case Notice(method, params):
                 return self._notice(method, params)
             case Request(id, method, _):
@@ -115,12 +123,12 @@ class Session:
         for id, pending in list(self._pending.items()):
             if pending.channel is not None:
                 del self._pending[id]
-            elif not pending.sent or is_safe(pending.request):
-                pending.sent = False
-            else:
+            elif id in self._in_flight and not is_safe(pending.request):
                 del self._pending[id]
                 lost = ConnectionLost(error.code, error.reason, _lost(pending.request.method))
                 effects.append(Refused(id, lost))
+        self._in_flight.clear()
+        self._unsent = deque(self._pending)
         for channel in list(self._channels.values()):
             channel.move(Move.LOST)
             channel.stale = channel.postponed = False
@@ -132,6 +140,7 @@ class Session:
         self._move(Input.CLOSED)
         self._error = error
         pending, self._pending = self._pending, {}
+        self._unsent.clear()
         channels, self._channels = self._channels, {}
         effects: list[Effect] = [Refused(id, error) for id in pending if not pending[id].channel]
         effects += [Ended(name, error) for name, channel in channels.items() if channel.wanted]
@@ -140,11 +149,16 @@ class Session:
     # --- what is wanted ---
 
     def call(self, method: str, params: Mapping[str, Any]) -> tuple[int, list[Effect]]:
-        """Begin a request; it is sent now or when the session is ready next.
+        """Begin a request; it is sent when the session is ready and the hub takes one more.
 
         Raises BadFrame if it cannot be encoded, and the closing error once closed.
         """
         return self._begin(method, params)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are requests that the hub does not take yet."""
+        return bool(self._unsent)
 
     def forget(self, id: int) -> None:
         """Nobody waits for this request any more; its reply is ignored."""
@@ -207,11 +221,19 @@ class Session:
         request = Request(self._last_id + 1, method, params)
         text = encode(request)
         self._last_id += 1
-        pending = self._pending[self._last_id] = _Pending(request, channel)
-        if self.state is not State.READY:
-            return self._last_id, []
-        pending.sent = True
-        return self._last_id, [Send(text)]
+        self._pending[self._last_id] = _Pending(request, text, channel)
+        self._unsent.append(self._last_id)
+        return self._last_id, self._send()
+
+    def _send(self) -> list[Effect]:
+        """Send what waits, in order, as far as the hub takes it."""
+        effects: list[Effect] = []
+        while self.state is State.READY and self._unsent and len(self._in_flight) < MAX_IN_FLIGHT:
+            pending = self._pending.get(id := self._unsent.popleft())
+            if pending is not None:
+                self._in_flight.add(id)
+                effects.append(Send(pending.text))
+        return effects
 
     def _notice(self, method: str, params: Mapping[str, Any]) -> list[Effect]:
         effects: list[Effect] = [Noticed(method, params)]
@@ -219,12 +241,11 @@ class Session:
             if self.state is not State.OPENING:
                 raise BadFrame("session.ready came twice")
             self._move(Input.AUTHENTICATED)
+            later, self._unsent = self._unsent, deque()
             for channel in list(self._channels.values()):
                 effects += self._advance(channel)
-            for pending in self._pending.values():
-                if not pending.sent:
-                    pending.sent = True
-                    effects.append(Send(encode(pending.request)))
+            self._unsent += later
+            effects += self._send()
         elif method == "subscription.ended":
             effects += self._subscription_ended(params)
         return effects

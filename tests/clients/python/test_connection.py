@@ -20,6 +20,7 @@ from hub_client import (
 )
 from hub_client.faults import BadFrame, ModelUnavailable, NotFound
 from hub_client.retry import Backoff
+from hub_client.session import MAX_IN_FLIGHT
 
 from tests.clients.python.scripted_hub import Conversations, Params, Refusal
 
@@ -64,6 +65,30 @@ async def test_ask_answers_the_text_and_what_it_took(server: Conversations, clie
     assert (str(answer), answer.outcome) == ("Hello there", "success")
     assert answer.message_id == f"a_{answer.run_id}"
     assert (answer.usage[0].input_tokens, answer.usage[0].output_tokens) == (3, 2)
+
+
+async def test_more_requests_than_the_hub_takes_at_once_wait_for_replies(
+    server: Conversations, client: Hub
+) -> None:
+    full, go, busy = asyncio.Event(), asyncio.Event(), 0
+
+    async def get(params: Params) -> Params:
+        nonlocal busy
+        busy += 1
+        if busy > 64:
+            raise Refusal(4290, "rate_limited")
+        if busy == MAX_IN_FLIGHT:
+            full.set()
+        await go.wait()
+        busy -= 1
+        return {}
+
+    server.answers["run.get"] = get
+    async with asyncio.timeout(10):
+        calls = asyncio.gather(*(client.call("run.get", run_id=str(n)) for n in range(200)))
+        await full.wait()
+        go.set()
+        assert await calls == [{}] * 200
 
 
 async def test_a_failed_run_yields_its_error_and_then_raises_it(

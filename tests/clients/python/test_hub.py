@@ -184,3 +184,10 @@ async def test_two_conversations_stream_on_one_socket(serve_hub: ServeHub) -> No
         answers = await asyncio.gather(*asked)
         for number, answer in enumerate(answers):
             assert f"word {number}" in answer.text
+
+
+async def test_a_hundred_asks_at_once_on_one_socket_are_all_answered(client: Hub) -> None:
+    made = await asyncio.gather(*(client.conversations.create(model="echo") for _ in range(100)))
+    asked = (each.ask(f"word {n}.", timeout=60) for n, each in enumerate(made))
+    answers = await asyncio.gather(*asked)
+    assert [f"word {n}." in answer.text for n, answer in enumerate(answers)] == [True] * 100

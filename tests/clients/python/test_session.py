@@ -25,7 +25,7 @@ from hub_client.faults import (
     ResumeGap,
     SubscriptionEnded,
 )
-from hub_client.session import Session, State
+from hub_client.session import MAX_IN_FLIGHT, Session, State
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -113,6 +113,38 @@ def test_a_request_whose_caller_left_is_not_repeated_and_its_reply_is_ignored() 
     assert session.received(frame(id=number, result={})) == []
     session.lost(ConnectionClosed(1006))
     assert sent(ready(session)) == []
+
+
+def test_no_more_is_sent_at_once_than_the_hub_takes_and_the_rest_follows_in_order() -> None:
+    session = Session()
+    ready(session)
+    effects: list[Effect] = []
+    numbers = []
+    for _ in range(MAX_IN_FLIGHT + 3):
+        number, more = session.call("run.get", {})
+        numbers.append(number)
+        effects += more
+    assert [request["id"] for request in sent(effects)] == numbers[:MAX_IN_FLIGHT]
+    assert session.waiting
+    first, second, third = numbers[MAX_IN_FLIGHT:]
+    session.forget(second)
+    answered = session.received(frame(id=numbers[5], result={}))
+    assert [request["id"] for request in sent(answered)] == [first]
+    session.forget(numbers[0])  # its caller left, but the hub works on it until it answers
+    assert sent(session.call("run.get", {})[1]) == []
+    error = {"code": 4040, "message": "No.", "data": {"reason": "not_found"}}
+    refused = session.received(frame(id=numbers[0], error=error))
+    assert [request["id"] for request in sent(refused)] == [third]
+
+
+def test_what_waits_while_the_hub_is_busy_is_not_lost_with_the_connection() -> None:
+    session = Session()
+    ready(session)
+    numbers = [session.call("conversation.create", {})[0] for _ in range(MAX_IN_FLIGHT + 2)]
+    effects = session.lost(ConnectionClosed(1006))
+    refused = [effect.id for effect in effects if isinstance(effect, Refused)]
+    assert refused == numbers[:MAX_IN_FLIGHT]
+    assert [request["id"] for request in sent(ready(session))] == numbers[MAX_IN_FLIGHT:]
 
 
 def test_the_session_resumes_after_the_last_event_it_delivered() -> None:
