@@ -18,7 +18,8 @@ from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Message, Run, now
 
 HISTORY_TURNS: Final = 200
-
+MAX_STEERING: Final = 100
+"""Messages that may wait to steer one generation of a run; it has ``GENERATION_STEPS`` steps."""
 
 _conversation: BindParameter[str] = bindparam("conversation")
 _turn: BindParameter[int] = bindparam("turn")
@@ -93,7 +94,10 @@ async def last_step(session: AsyncSession, run: Run) -> int:
 
 
 async def steering_step(session: AsyncSession, run: Run) -> int:
-    """The next step after what the turn has: a generation that is not kept yet comes first."""
+    """The next step after what the turn has: a generation that is not kept yet comes first.
+
+    Raises Fault("conversation_busy") if ``MAX_STEERING`` messages wait for that generation's end.
+    """
     generations = (
         await session.exec(
             select(func.count())
@@ -106,7 +110,10 @@ async def steering_step(session: AsyncSession, run: Run) -> int:
         )
     ).one()
     under_way = generations * GENERATION_STEPS + 1
-    return max(under_way, await last_step(session, run)) + 1
+    step = max(under_way, await last_step(session, run)) + 1
+    if step - under_way > MAX_STEERING:
+        raise Fault("conversation_busy", f"{MAX_STEERING} messages wait to steer its run already.")
+    return step
 
 
 async def cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:

@@ -13,6 +13,7 @@ from hub.agents.orchestrator import Assignment, OnBusy, Orchestrator, Sent
 from hub.agents.run_state import RunEvent
 from hub.backplane.interface import LeaseLost
 from hub.backplane.memory import MemoryBackplane
+from hub.faults import Fault
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
@@ -149,6 +150,26 @@ async def test_a_message_that_steers_in_the_moment_of_the_end_is_not_lost(desk: 
     assert await ending is False
     assert [m.content for m in await desk.orchestrator.steering(run, 0)] == ["Wait!"]
     assert (await desk.run(run.id)).status == "running"
+
+
+async def test_a_generation_is_steered_by_so_many_messages_and_the_run_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MAX_STEERING", 3)
+    await desk.send("Hello")
+    run = (await desk.begin()).run
+    for generation in range(2):
+        names = [f"{generation}.{at}" for at in range(3)]
+        sent = [await desk.send(name, name, on_busy="steer") for name in names]
+        with pytest.raises(Fault) as refused:
+            await desk.send("One more", on_busy="steer")
+        assert refused.value.reason == "conversation_busy"
+        assert await desk.send(names[2], names[2], on_busy="steer") == sent[2]
+        assert await desk.finish(run, number=generation) is False
+        steering = await desk.orchestrator.steering(run, generation)
+        assert [message.content for message in steering] == names
+        await desk.orchestrator.keep(run, Output(new_id("m"), "So.", True, generation))
+    assert await desk.finish(run, number=2)
 
 
 async def test_a_message_that_comes_just_after_the_end_gets_a_run_of_its_own(desk: Desk) -> None:
