@@ -42,6 +42,9 @@ from hub.transports.subscriptions import Subscriptions
 MAX_IN_FLIGHT: Final = 64
 """Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
 
+LARGE_BYTES: Final = 4_096
+"""A longer reply waits for room in the outbox."""
+
 RECHECK_S: Final = 5.0
 """How often an open connection's standing is looked at, should the word of a change be lost."""
 
@@ -344,7 +347,11 @@ class SocketConnection:
                 if operation.name == "session.authenticate":
                     self.refused(fault)
                 return
-            self.send(encode_reply(request.id, msgspec.Raw(result.encode())))
+            reply = encode_reply(request.id, msgspec.Raw(result.encode()))
+            if len(reply) > LARGE_BYTES:
+                # Many such replies at once, after a resume, are no sign of a slow reader.
+                await self._outbox.room()
+            self.send(reply)
             # The request is answered: its id is free, and what follows holds nothing up.
             for step in call.after:
                 self._spawn(step())

@@ -110,6 +110,27 @@ def _connection_id(socket: Socket) -> str:
     return str(socket.left("session.ready")[0]["connection_id"])
 
 
+async def test_a_client_that_asks_for_many_large_pages_at_once_gets_them_all(
+    served_hub: ServedHub,
+) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    async with open_socket(served_hub.ws_url, token) as socket:
+        conversation = (await socket.ask("conversation.create"))["id"]
+    channel = f"conversation:{conversation}"
+    await _flood(served_hub, channel, 5)
+    async with stalling(served_hub, token) as busy:
+        params = {"channel": channel, "after": 0}
+        asked = {f"page {number}" for number in range(40)}
+        for id in asked:
+            frame = {"jsonrpc": "2.0", "id": id, "method": "channel.history", "params": params}
+            await busy.send(json.dumps(frame))
+        while asked:
+            reply = json.loads(await busy.recv())
+            if "id" in reply:
+                assert len(reply["result"]["items"]) == 5
+                asked.remove(reply["id"])
+
+
 async def test_a_reader_that_never_reads_again_is_cut_off(
     served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
