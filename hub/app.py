@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from starlette.applications import Starlette
@@ -40,6 +41,9 @@ from hub.transports.rest import Rest, http_exception, json_response, unexpected
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
+
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104
+"""The addresses of all interfaces; from here they are reached at loopback."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ def _hub(services: Services) -> Hub:
 
 def _origins(settings: Settings) -> set[str]:
     """The origins of browsers that may connect: the hub's own, and the operator's list."""
-    hosts = set(LOOPBACK) if settings.host in LOOPBACK else {settings.host}
+    # Never the Host header instead: a rebound name would be its own.
+    local = settings.host in (*LOOPBACK, *EVERYWHERE)
+    hosts = set(LOOPBACK) if local else {settings.host}
     own = {f"http://{f'[{host}]' if ':' in host else host}:{settings.port}" for host in hosts}
     return own | set(settings.allowed_origins)
 

@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 from prometheus_client import start_http_server
 
-from hub.app import Hub, running
+from hub.app import EVERYWHERE, Hub, running
 from hub.backplane.choice import open_backplane
 from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
 from hub.cli.claim import claim
@@ -202,6 +202,10 @@ def _runtime_file(path: Path, url: str) -> Iterator[None]:
 async def _greet(hub: Hub, url: str, generated: tuple[str, str] | None) -> None:
     services = hub.services
     lines = [f"\nThe hub is up at {url}   (reference: {url}/docs, stop: ctrl-C)"]
+    if services.settings.host in EVERYWHERE and not services.settings.allowed_origins:
+        lines.append(
+            "Browsers that reach it by another name need that origin in HUB_ALLOWED_ORIGINS."
+        )
     try:
         code = await services.accounts.login_code_for()
         lines.append(f"Sign in once, within 10 minutes:  {url}/#code={code}")

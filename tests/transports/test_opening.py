@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from hub.protocol.limits import CLIENT_LIMITS
 from hub.transports import connection
 from tests.interaction.drivers import Refused, Socket, open_socket
-from tests.parts.hub import ServedHub
+from tests.parts.hub import ServedHub, ServeHub
 from tests.transports.conftest import ORIGIN
 from tests.transports.tokens import lasting
 
@@ -69,6 +69,21 @@ async def test_the_origins_on_the_list_and_the_hubs_own_are_let_in(
     for origin in (ORIGIN, hub.url, f"http://localhost:{port}"):
         async with open_socket(hub.ws_url, token, origin=origin) as socket:
             await socket.notice("session.ready")
+
+
+async def test_a_hub_on_all_interfaces_lets_its_own_page_in_at_loopback_and_no_other_name(
+    serve_hub: ServeHub,
+) -> None:
+    async with serve_hub(HUB_HOST="0.0.0.0", HUB_REGISTRATION="open") as served:
+        port = served.url.rpartition(":")[2]
+        own = f"http://127.0.0.1:{port}"
+        served.url = own
+        token = (await served.sign_up("ada@hub.example"))["access_token"]
+        for origin in (own, f"http://localhost:{port}"):
+            async with open_socket(served.ws_url, token, origin=origin) as socket:
+                await socket.notice("session.ready")
+        status, _ = await _refused(served.ws_url, token=token, origin=f"http://hub.example:{port}")
+        assert status == 403
 
 
 async def test_a_plain_http_request_is_told_to_upgrade(hub: ServedHub) -> None:
