@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from hub_client.conversations import Conversation
-from hub_client.dialogue import Dialogue, choose_model, stream_answer
+from hub_client.dialogue import (
+    Dialogue,
+    begin,
+    choose_model,
+    stream_answer,
+    stream_first_answer,
+)
 from hub_client.faults import ConnectFailed, Fault, HubError, Unauthenticated
 from hub_client.hub import Connecting, Hub, connect
 from hub_client.terminal import Interrupts, Lines, Screen, Terminal, kept_modes
@@ -48,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     screen, lines = Screen(), Lines()
     try:
+        if options.text and not " ".join(options.text).strip():
+            raise Usage("there is nothing to say: TEXT is blank")
         connecting = _connecting(options, os.environ, lines)
         with kept_modes(lines):
             return asyncio.run(_chat(options, connecting, screen, lines))
@@ -172,11 +180,13 @@ async def _talk(options: argparse.Namespace, hub: Hub, terminal: Terminal) -> in
         return await Dialogue(hub, terminal, conversation, options.model).run()
     text = " ".join(options.text)
     await choose_model(hub, terminal.screen, options.model, conversation)
-    conversation = conversation or await hub.conversations.create(title=text[:60])
-    stream = conversation.send(
-        text, model=options.model, timeout=options.timeout, cancel_on_break=True
-    )
-    if await stream_answer(stream, terminal) == "cancelled":
+    told = conversation or await begin(hub, text)
+    stream = told.send(text, model=options.model, timeout=options.timeout, cancel_on_break=True)
+    if conversation is None:
+        outcome = await stream_first_answer(told, stream, terminal)
+    else:
+        outcome = await stream_answer(stream, terminal)
+    if outcome == "cancelled":
         terminal.screen.note("hub chat: cancelled")
         return INTERRUPTED
     return OK

@@ -1,11 +1,12 @@
 """The conversation in a terminal: prompt, answer, commands."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hub_client.conversations import Conversation
-from hub_client.faults import ConnectionClosed, HubError
+from hub_client.faults import BadFrame, ConnectionClosed, Fault, HubError
 from hub_client.hub import Hub
 from hub_client.records import Model
 from hub_client.runs import RunStream
@@ -65,6 +66,24 @@ async def _show(stream: RunStream, screen: Screen) -> str:
         if not last.endswith("\n"):
             screen.write("\n")
     return stream.follower.outcome
+
+
+async def begin(hub: Hub, text: str) -> Conversation:
+    """A new conversation, named after its first message."""
+    return await hub.conversations.create(title=text.strip()[:60])
+
+
+async def stream_first_answer(
+    conversation: Conversation, stream: RunStream, terminal: Terminal
+) -> str:
+    """``stream_answer`` of a new conversation, which is deleted when its message is refused."""
+    try:
+        return await stream_answer(stream, terminal)
+    except (Fault, BadFrame):
+        if stream.run_id is None:
+            with contextlib.suppress(HubError):  # the refusal says more
+                await conversation.delete()
+        raise
 
 
 async def choose_model(
@@ -151,10 +170,19 @@ class Dialogue:
             await self._say(text)
 
     async def _say(self, text: str) -> None:
+        conversation = self._conversation or await begin(self._hub, text)
+        stream = conversation.send(text, model=self._model)
         if self._conversation is None:
-            self._conversation = await self._hub.conversations.create(title=text[:60])
-        stream = self._conversation.send(text, model=self._model)
-        if await stream_answer(stream, self._terminal) == "cancelled":
+            self._conversation = conversation
+            try:
+                outcome = await stream_first_answer(conversation, stream, self._terminal)
+            except (Fault, BadFrame):
+                if stream.run_id is None:
+                    self._conversation = None
+                raise
+        else:
+            outcome = await stream_answer(stream, self._terminal)
+        if outcome == "cancelled":
             self._screen.note("(cancelled)")
 
     async def _read(self) -> str | None:

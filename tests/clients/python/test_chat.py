@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hub_client.chat import main
 
-from tests.clients.python.scripted_hub import NOW, Conversations, Params
+from tests.clients.python.scripted_hub import NOW, Conversations, Params, Refusal
 
 CLIENT = Path(__file__).parents[3] / "clients" / "python"
 
@@ -161,6 +161,8 @@ def test_a_hub_that_is_not_there_is_said_and_what_to_do(
         (["--password-stdin", "--token", "t", "hi"], "--email"),
         (["--email", "e", "--password-file", "/nowhere", "hi"], "cannot read"),
         (["--url", "ftp://x", "--token", "t", "hi"], "not the address"),
+        (["--token", "t", ""], "TEXT is blank"),
+        (["--token", "t", " ", "\t\n"], "TEXT is blank"),
     ],
 )
 def test_a_command_that_cannot_be_followed_says_why(
@@ -220,6 +222,24 @@ async def test_a_conversation_is_listed_and_gone_on_with(server: Conversations) 
     _, out, _ = await chat(server, "--conversation", "c_1", HUB_TOKEN="t")
     assert out == "you> before\n"
     assert server.count("conversation.create") == 0
+
+
+async def test_a_first_message_that_is_refused_leaves_no_conversation_behind(
+    server: Conversations,
+) -> None:
+    async def refuse(params: Params) -> Params:
+        raise Refusal(-32602, "invalid_params")
+
+    server.answers |= {"message.send": refuse, "conversation.delete": server.nothing}
+    status, out, err = await chat(server, "--token", "t", "too long")
+    assert (status, out) == (1, "")
+    assert "scripted invalid_params" in err
+    assert await server.until("conversation.delete") == {"conversation_id": "c_1"}
+    status, _, err = await chat(server, given="too long\ntoo long\n", HUB_TOKEN="t")
+    assert (status, err.count("scripted invalid_params")) == (0, 2)
+    assert server.count("conversation.create") == server.count("conversation.delete") == 3
+    await chat(server, "--conversation", "c_1", "too long", HUB_TOKEN="t")
+    assert server.count("conversation.delete") == 3
 
 
 async def test_ctrl_c_cancels_the_run_and_not_the_program(server: Conversations) -> None:
