@@ -28,7 +28,10 @@ from hub.storage.tables import Conversation, Message, Run, Usage, now
 RUN_QUEUE: Final = "runs"
 RUN_CONTROL: Final = "runs"
 MAX_WAITING: Final = 20
-"""Runs that may wait in one conversation; the next ``message.send`` is answered busy."""
+"""Runs of one conversation that may be queued or run; a ``message.send`` that would add another
+is answered busy. One that was asked to cancel is not counted: it needs no model any more, and an
+``interrupt`` of a full queue puts its own run in that place.
+"""
 
 OnBusy = Literal["queue", "reject", "interrupt", "steer"]
 
@@ -149,8 +152,6 @@ class Orchestrator:
             active = await rows.active(session, message.conversation_id)
             if active and on_busy == "reject":
                 raise Fault("conversation_busy", "A run is active in this conversation.")
-            if len(active) >= MAX_WAITING:
-                raise Fault("conversation_busy", f"{MAX_WAITING} runs wait in it already.")
             if on_busy == "interrupt":
                 # The current run only; what others have queued behind it is still wanted.
                 cancelled = await rows.cancel(session, active[:1])
@@ -161,6 +162,9 @@ class Orchestrator:
                 message.run_id = running.id
                 session.add(message)
                 return Sent(message.id, running.id), ()
+            wanted = [r for r in active if r.status in ACTIVE and not r.cancel_requested]
+            if len(wanted) >= MAX_WAITING:
+                raise Fault("conversation_busy", f"{MAX_WAITING} runs wait in it already.")
             run = Run(
                 id=new_id("r"),
                 tenant_id=actor.tenant_id,

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from hub.agents import rows
+from hub.agents import orchestrator, rows
 from hub.agents.generation import Output
 from hub.agents.orchestrator import Assignment, OnBusy, Orchestrator, Sent
 from hub.agents.run_state import RunEvent
@@ -74,8 +74,7 @@ async def desk(database: Database) -> Desk:
         session.add(
             Conversation(id=conversation, tenant_id=actor.tenant_id, owner_id=actor.user_id)
         )
-    orchestrator = Orchestrator(database, MemoryBackplane())
-    return Desk(database, orchestrator, actor, conversation)
+    return Desk(database, Orchestrator(database, MemoryBackplane()), actor, conversation)
 
 
 async def test_many_that_send_the_same_message_at_once_get_the_same_answer(desk: Desk) -> None:
@@ -170,6 +169,35 @@ async def test_a_generation_is_steered_by_so_many_messages_and_the_run_goes_on(
         assert [message.content for message in steering] == names
         await desk.orchestrator.keep(run, Output(new_id("m"), "So.", True, generation))
     assert await desk.finish(run, number=2)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["queued", "running"])
+async def test_a_full_queue_still_takes_an_interrupt_in_the_place_of_what_it_ends(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    monkeypatch.setattr(orchestrator, "MAX_WAITING", 3)
+    first, *_ = [await desk.send(f"number {at}") for at in range(3)]
+    if begun:
+        await desk.begin()
+    with pytest.raises(Fault, match="wait in it already"):
+        await desk.send("One more")
+    await desk.send("Stop!", on_busy="interrupt")
+    ended = await desk.run(first.run_id)
+    assert ended.cancel_requested if begun else ended.status == "cancelled"
+    with pytest.raises(Fault, match="wait in it already"):
+        await desk.send("One more")
+
+
+async def test_a_full_queue_still_takes_what_steers_its_running_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator, "MAX_WAITING", 3)
+    first, *_ = [await desk.send(f"number {at}") for at in range(3)]
+    with pytest.raises(Fault, match="wait in it already"):
+        await desk.send("Be brief", on_busy="steer")  # nothing runs yet: it would be queued
+    await desk.begin()
+    steering = await desk.send("Be brief", on_busy="steer")
+    assert steering.run_id == first.run_id
 
 
 async def test_a_message_that_comes_just_after_the_end_gets_a_run_of_its_own(desk: Desk) -> None:
