@@ -23,9 +23,15 @@ ADMINISTRATOR_FILE: Final = "administrator.json"
 
 
 @asynccontextmanager
-async def _accounts(settings: Settings) -> AsyncIterator[Accounts]:
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[Accounts]:
+    """``makes``: whether what is not there yet is made; without it a hub must be there."""
     database = Database(settings.database)
+    if not makes and database.file is not None and not database.file.exists():
+        raise Fault(
+            "not_found",
+            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
+        )
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     passwords = Passwords(settings.bcrypt_cost)
     await database.start()
     try:
@@ -77,14 +83,14 @@ def _tell(administrator: tuple[str, str] | None) -> None:
 
 async def token(settings: Settings, email: str) -> int:
     """``hub token``"""
-    async with _accounts(settings) as accounts:
+    async with _accounts(settings, makes=False) as accounts:
         print(await accounts.access_token_for(email))
     return 0
 
 
 async def link(settings: Settings, email: str) -> int:
     """``hub link``"""
-    async with _accounts(settings) as accounts:
+    async with _accounts(settings, makes=False) as accounts:
         print(await accounts.login_code_for(email))
     return 0
 

@@ -1,7 +1,8 @@
-"""``hub doctor``: looks at each part, and says what to do about what is wrong."""
+"""``hub doctor``: looks at each part, and says what to do about what is wrong. It makes nothing."""
 
 import asyncio
 import json
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from typing import Final
 from hub.backplane.choice import open_backplane
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
+from hub.identity.signing import FILE as KEY_FILE
 from hub.identity.signing import signing_key
 from hub.inference.catalogue import Catalogue
 from hub.settings import BadSettings, Settings
@@ -18,6 +20,7 @@ from hub.storage.database import Database
 
 LEAST_FREE_BYTES: Final = 500 * 1024 * 1024
 MODEL_S: Final = 60.0
+NOT_YET: Final = "not made yet (`hub init` or `hub serve` makes it)"
 
 
 async def examine(settings: Settings) -> int:
@@ -43,31 +46,41 @@ async def examine(settings: Settings) -> int:
 
 
 async def _data_dir(settings: Settings) -> str:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    probe = settings.data_dir / ".probe"
-    probe.write_text("probe")
-    probe.unlink()
-    free = shutil.disk_usage(settings.data_dir).free
+    place = settings.data_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OSError(f"{place} is not a directory that can be written; see HUB_DATA_DIR")
+    free = shutil.disk_usage(place).free
     if free < LEAST_FREE_BYTES:
-        raise OSError(f"{settings.data_dir} has {free >> 20} MiB left; make room")
-    return f"{settings.data_dir}, writable, {free >> 30} GiB free"
+        raise OSError(f"{place} has {free >> 20} MiB left; make room")
+    found = "writable" if settings.data_dir.exists() else NOT_YET
+    return f"{settings.data_dir}, {found}, {free >> 30} GiB free"
 
 
 async def _key(settings: Settings) -> str:
+    if settings.jwt_secret is None and not (settings.data_dir / KEY_FILE).exists():
+        return NOT_YET
     signing_key(settings)
     return "JWT_SECRET_KEY" if settings.jwt_secret else "generated, in the data directory"
 
 
 async def _database(settings: Settings) -> str:
     database = Database(settings.database)
+    if database.file is not None and not database.file.exists():
+        return NOT_YET
     try:
-        await database.start()
-        await database.migrate()
         await database.ping()
+        newest = await database.migrated()
     finally:
         await database.close()
     kind = settings.database.partition(":")[0]
-    return f"{kind} answers, its tables are of this version"
+    tables = {
+        True: "its tables are of this version",
+        False: "its tables are of an older version (`hub init` or `hub serve` renews them)",
+        None: "its tables are not made yet (`hub init` or `hub serve` makes them)",
+    }
+    return f"{kind} answers, {tables[newest]}"
 
 
 async def _backplane(settings: Settings) -> str:

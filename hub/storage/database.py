@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.faults import Fault
 from hub.settings import BadSettings
 from hub.storage import sqlite
-from hub.storage.schema import upgrade
+from hub.storage.schema import is_newest, upgrade
 from hub.storage.scope import EVERY_TENANT, Scope, ScopedSession
 
 PING_S: Final = 2.0
@@ -83,15 +83,19 @@ class Database:
                 connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
             )
 
+    @property
+    def file(self) -> Path | None:
+        """The file of an embedded database."""
+        return Path(self.url.database) if self.embedded and self.url.database else None
+
     async def start(self) -> None:
         """Make the directory of an embedded database, and connect.
 
         Raises Fault("backend_unavailable").
         """
-        if self.embedded:
-            assert self.url.database is not None
+        if self.file is not None:
             try:
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+                self.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _away() from error
             # The writer makes the file and sets WAL before a reader opens it.
@@ -106,6 +110,14 @@ class Database:
         """
         async with _faults():
             await asyncio.to_thread(upgrade, self.url)
+
+    async def migrated(self) -> bool | None:
+        """Whether the schema is at the newest revision; None when there is no schema yet.
+
+        Changes nothing. Raises as ``migrate`` does.
+        """
+        async with _faults(), self._reader.connect() as connection:
+            return await connection.run_sync(is_newest)
 
     async def ping(self) -> None:
         """Raise Fault("backend_unavailable") within 2 s unless the database answers."""

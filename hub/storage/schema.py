@@ -35,6 +35,18 @@ def upgrade(url: URL) -> None:
     asyncio.run(_upgrade(url))
 
 
+def is_newest(connection: Connection) -> bool | None:
+    """Whether the database is at the newest revision; None when it is at none yet.
+
+    Raises BadSettings when it is at a revision that this hub does not know.
+    """
+    at = MigrationContext.configure(connection).get_current_heads()
+    scripts = ScriptDirectory.from_config(_config())
+    if not {script.revision for script in scripts.walk_revisions()}.issuperset(at):
+        raise _unknown(at)
+    return at == tuple(scripts.get_heads()) if at else None
+
+
 def differences(connection: Connection) -> list[Any]:
     """What a revision would still have to change for the database to be as the tables say."""
     context = MigrationContext.configure(
@@ -86,7 +98,11 @@ def _run(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise BadSettings(
-            f"HUB_DATABASE_URL: the database is at a revision that this version of the hub does "
-            f"not know ({', '.join(at)}); use the newer hub"
-        ) from error
+        raise _unknown(at) from error
+
+
+def _unknown(at: tuple[str, ...]) -> BadSettings:
+    return BadSettings(
+        f"HUB_DATABASE_URL: the database is at a revision that this version of the hub does "
+        f"not know ({', '.join(at)}); use the newer hub"
+    )

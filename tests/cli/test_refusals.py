@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +143,42 @@ def test_a_wrong_command_line_is_answered_with_how_it_goes(hub: Hub) -> None:
         assert "usage: hub" in ended.err
 
 
+def test_where_there_is_no_hub_there_is_no_token_and_no_link_and_nothing_is_made(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for words in (("token", "--email", "ada@hub.example"), ("link",)):
+        ended = hub(*words)
+        assert (ended.status, ended.out) == (1, "")
+        assert f"there is no hub's data at {tmp_path}/.hub/hub.db" in ended.err
+        assert "--data-dir" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_makes_nothing_and_changes_nothing(hub: Hub, tmp_path: Path) -> None:
+    nothing = hub("doctor").out.splitlines()
+    for part in ("data directory", "signing key", "database"):
+        (line,) = [line for line in nothing if f" {part}: " in line]
+        assert line.startswith("ok ")
+        assert "not made yet (`hub init` or `hub serve` makes it)" in line
+    assert list(tmp_path.iterdir()) == []
+    kept = tmp_path / ".hub/hub.db"
+    kept.parent.mkdir()
+    with closing(sqlite3.connect(kept)) as empty:
+        empty.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        assert "its tables are not made yet" in hub("doctor").out
+        empty.execute("INSERT INTO alembic_version VALUES ('from-the-future')")
+        empty.commit()
+        assert "PROBLEM  database: HUB_DATABASE_URL: the database is at" in hub("doctor").out
+        assert [name for (name,) in empty.execute("SELECT name FROM sqlite_schema")] == [
+            "alembic_version"
+        ]
+    kept.unlink()
+    hub("init")
+    assert "its tables are of this version" in hub("doctor").out
+
+
 def test_an_unknown_address_gets_no_token_and_no_link(hub: Hub) -> None:
+    hub("init")
     for command in ("token", "link"):
         ended = hub(command, "--email", "nobody@hub.example")
         assert (ended.status, ended.out) == (1, "")
