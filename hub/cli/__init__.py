@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -63,6 +64,9 @@ def _run(given: argparse.Namespace) -> int:
         HUB_PORT=getattr(given, "port", None),
         HUB_DATA_DIR=given.data_dir,
     )
+    if given.command in _WRITERS:
+        # The data directory may have been there before, open to others; what is put in is not.
+        os.umask(0o077)
     configure_logs(form=settings.log_format, level=settings.log_level)
     if given.command == "serve":
         return serving.serve(settings, worker=not given.no_worker, greet=given.greet)
@@ -78,6 +82,8 @@ def _run(given: argparse.Namespace) -> int:
     }
     return asyncio.run(steps[given.command]())
 
+
+_WRITERS: Final = {"serve", "worker", "init", "user", "token", "link"}
 
 _DOCUMENTS: Final = {
     "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),

@@ -6,8 +6,10 @@ The commands run in this process: what they do not catch is raised here.
 import io
 import json
 import logging
+import os
 import socket
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -37,6 +39,7 @@ def hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Hub]:
     """``hub("init", HUB_PORT="1")``: run a command with a data directory of the test."""
+    mask = os.umask(0o022)
     root = logging.getLogger()
     handlers, level, config = list(root.handlers), root.level, structlog.get_config()
     monkeypatch.chdir(tmp_path)
@@ -56,6 +59,7 @@ def hub(
         return Ended(status, *capsys.readouterr())
 
     yield run
+    os.umask(mask)
     structlog.configure(**config)
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -88,6 +92,22 @@ def test_who_is_created_before_the_first_start_is_not_instead_of_the_administrat
     assert f"Administrator: {kept['email']}\nPassword:      {kept['password']}" in first.out
     assert "Password" not in hub(*create, "bob@hub.example", stdin=PASSWORD).out
     assert hub("link", "--email", kept["email"]).status == 0
+
+
+def test_what_is_kept_is_the_operators_alone_in_a_directory_that_is_open_to_others(
+    hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / ".hub").mkdir(mode=0o755)
+    hub("init")
+    with closing(sqlite3.connect(tmp_path / ".hub/hub.db")) as reader:
+        # SQLite takes the log away with its last connection.
+        reader.execute("SELECT count(*) FROM users")
+        hub("link")
+        kept = {
+            path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / ".hub").iterdir()
+        }
+    assert kept.keys() >= {"hub.db", "hub.db-wal", "hub.db-shm", "jwt.key"}
+    assert set(kept.values()) == {0o600}
 
 
 @pytest.mark.parametrize(
