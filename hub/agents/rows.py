@@ -5,12 +5,13 @@ anyway, and knows no locks of rows); a conversation's row is locked before its r
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import BindParameter, bindparam, func, update
+from sqlalchemy import BindParameter, Integer, bindparam, func, tuple_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.agents.conversations.context import BYTES_PER_TOKEN, MAX_CONTEXT_TOKENS
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, RunEvent, RunStatus, advance
 from hub.faults import Fault
@@ -18,6 +19,10 @@ from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Message, Run, now
 
 HISTORY_TURNS: Final = 200
+HISTORY_BYTES: Final = MAX_CONTEXT_TOKENS * BYTES_PER_TOKEN
+"""What a prompt can hold of a conversation, however long its messages are."""
+HISTORY_PAGE: Final = 32
+"""Messages that are read of it at once, from the newest; each further page is twice as long."""
 MAX_STEERING: Final = 100
 """Messages that may wait to steer one generation of a run; it has ``GENERATION_STEPS`` steps."""
 
@@ -55,10 +60,12 @@ _HISTORY: Final = prebuilt(
     select(Message)
     .where(
         col(Message.conversation_id) == _conversation,
-        col(Message.turn) <= _turn,
         col(Message.turn) > _turn - HISTORY_TURNS,
+        tuple_(col(Message.turn), col(Message.step))
+        < tuple_(bindparam("before_turn", type_=Integer), bindparam("before_step", type_=Integer)),
     )
-    .order_by(col(Message.turn), col(Message.step))
+    .order_by(col(Message.turn).desc(), col(Message.step).desc())
+    .limit(bindparam("page"))
 )
 
 
@@ -133,10 +140,24 @@ async def cancel(session: AsyncSession, runs: Sequence[Run]) -> list[Run]:
 
 
 async def history(session: AsyncSession, run: Run) -> tuple[Message, ...]:
-    """The messages before the run's answer, oldest first; the run's own partial ones are not."""
-    asked = {"conversation": run.conversation_id, "turn": run.turn}
-    rows = await session.exec(_HISTORY, params=asked)
-    return tuple(rows.all())
+    """What the run's prompt may be made of: its turn whole, with what it has kept already, and
+    the newest messages before it, up to ``HISTORY_BYTES`` and one that goes beyond; oldest first.
+    """
+    asked: dict[str, Any] = {"conversation": run.conversation_id, "turn": run.turn}
+    asked |= {"before_turn": run.turn + 1, "before_step": 0, "page": HISTORY_PAGE}
+    found: list[Message] = []
+    size = 0
+    while True:
+        page = (await session.exec(_HISTORY, params=asked)).all()
+        for message in page:
+            if size > HISTORY_BYTES and message.turn < run.turn:
+                return tuple(reversed(found))
+            found.append(message)
+            size += len(message.content.encode())
+        if len(page) < asked["page"]:
+            return tuple(reversed(found))
+        asked |= {"before_turn": page[-1].turn, "before_step": page[-1].step}
+        asked["page"] *= 2
 
 
 def message_of(run: Run, output: Output) -> Message:

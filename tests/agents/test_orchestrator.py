@@ -1,6 +1,7 @@
 """The rows of runs under transactions that cross, on SQLite and PostgreSQL."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from hub.agents import orchestrator, rows
+from hub.agents.conversations.context import MAX_CONTEXT_TOKENS, fit
 from hub.agents.generation import Output
 from hub.agents.orchestrator import Assignment, OnBusy, Orchestrator, Sent
 from hub.agents.run_state import RunEvent
@@ -15,6 +17,7 @@ from hub.backplane.interface import LeaseLost
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.ids import new_id
+from hub.inference.interface import ChatMessage
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -250,6 +253,72 @@ async def test_a_beginning_that_crosses_a_cancel_does_not_begin(desk: Desk) -> N
     assignment = await beginning
     assert (assignment.announce_only, assignment.run.status) == (True, "cancelled")
     assert (await desk.run(sent.run_id)).status == "cancelled"
+
+
+async def past(desk: Desk, contents: Sequence[str]) -> None:
+    """Messages of turns that have ended, oldest first: a question and its answer each turn."""
+    async with desk.database.write(desk.actor.tenant_id) as session:
+        for at, content in enumerate(contents):
+            turn = at // 2 + 1
+            if at % 2 == 0:
+                assert await rows.next_turn(session, desk.conversation) == turn
+            session.add(
+                Message(
+                    id=new_id("m"),
+                    tenant_id=desk.actor.tenant_id,
+                    conversation_id=desk.conversation,
+                    turn=turn,
+                    step=at % 2,
+                    role="assistant" if at % 2 else "user",
+                    content=content,
+                )
+            )
+
+
+@pytest.mark.parametrize("messages", [0, 30, 32, 150])
+async def test_a_conversation_of_short_messages_is_read_whole(desk: Desk, messages: int) -> None:
+    contents = [f"number {at}" for at in range(messages)]
+    await past(desk, contents)
+    await desk.send("And now?")
+    history = (await desk.begin()).history
+    assert [message.content for message in history] == [*contents, "And now?"]
+
+
+async def test_no_more_turns_are_read_than_the_limit(desk: Desk) -> None:
+    await past(desk, [f"number {at}" for at in range(2 * rows.HISTORY_TURNS + 6)])
+    await desk.send("And now?")
+    history = (await desk.begin()).history
+    assert [message.content for message in history[:2]] == ["number 8", "number 9"]
+    assert len(history) == 2 * (rows.HISTORY_TURNS - 1) + 1
+
+
+@pytest.mark.parametrize("letter", ["x", "語"])
+async def test_of_long_messages_no_more_are_read_than_a_prompt_can_hold(
+    desk: Desk, letter: str
+) -> None:
+    long = letter * (3_000 // len(letter.encode()))
+    contents = [f"{at:03} {long}" for at in range(100)]
+    await past(desk, contents)
+    await desk.send("And now?")
+    history = [message.content for message in (await desk.begin()).history]
+    assert history == [*contents, "And now?"][-len(history) :]
+    chat = [ChatMessage("user", content) for content in [*contents, "And now?"]]
+    prompt = fit(None, chat, MAX_CONTEXT_TOKENS)
+    assert fit(None, chat[-len(history) :], MAX_CONTEXT_TOKENS) == prompt
+    assert len(prompt) <= len(history) <= len(prompt) + 3
+
+
+async def test_a_runs_own_turn_is_read_whole_however_long_it_is(desk: Desk) -> None:
+    await past(desk, ["Before", "this"])
+    await desk.send("x" * 10_000)
+    run = (await desk.begin()).run
+    for generation in range(3):
+        await desk.send(f"steer {generation}", on_busy="steer")
+        output = Output(new_id("m"), "y" * 20_000, True, generation)
+        await desk.orchestrator.keep(run, output)
+    history = (await desk.begin()).history  # taken over: its worker counts what was kept
+    assert [message.step for message in history] == [0, 1, 2, 1001, 1002, 2001, 2002]
+    assert {message.turn for message in history} == {run.turn}
 
 
 async def test_the_sweep_sees_every_conversation_page_by_page(desk: Desk) -> None:
