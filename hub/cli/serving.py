@@ -24,7 +24,7 @@ from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
-from hub.transports.wire import HubProtocol
+from hub.transports.wire import HttpProtocol, HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
 GRACEFUL_S: Final = 20
@@ -92,7 +92,7 @@ class HubServer(uvicorn.Server):
             uvicorn.Config(
                 hub.application,
                 ws=HubProtocol,
-                http="httptools",
+                http=HttpProtocol,
                 loop="none",
                 lifespan="off",
                 log_config=None,

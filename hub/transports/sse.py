@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from hub.backplane.interface import Position
 from hub.events.delivery import Delivery
@@ -27,10 +27,14 @@ from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
 from hub.transports.rest import Rest, fault_response
+from hub.transports.wire import ABORT_S
 
 PATH: Final = "/v1/channels/{channel}/events"
 RECHECK_S: Final = 5.0
 """A stream's permissions are checked again at least this often."""
+
+_LOOK_S: Final = 0.25
+"""How often a stream whose client takes nothing looks whether it has ended."""
 
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -93,17 +97,67 @@ class _StreamReader:
 
 
 class _EventResponse(StreamingResponse):
-    """A stream that lets go of its channel even when the client has left before it began."""
+    """A stream that lets go of its channel even when the client has left before it began.
 
-    def __init__(self, content: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+    A client that does not take what it is sent is cut off after ``ABORT_S``, or at once when the
+    stream ends.
+    """
+
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        reader: _StreamReader,
+        still_allowed: Callable[[], Awaitable[None]],
+        release: Callable[[], None],
+    ) -> None:
         super().__init__(content, headers=_HEADERS, media_type=_MEDIA_TYPE)
+        self._reader = reader
+        self._still_allowed = still_allowed
         self._release = release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        abort = scope.get("extensions", {}).get("hub.abort")
+
+        async def within(message: Message) -> None:
+            sending = asyncio.ensure_future(send(message))
+            try:
+                if await self._taken(sending):
+                    return
+                if abort is None:
+                    body.cancel()
+                else:
+                    abort()
+                    await asyncio.wait({sending}, timeout=1.0)  # it ends with the connection
+            finally:
+                sending.cancel()
+
+        body = asyncio.create_task(super().__call__(scope, receive, within))
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait({body})
         finally:
+            if not body.done():
+                body.cancel()
+                await asyncio.wait({body})
             self._release()
+        if not body.cancelled():
+            body.result()
+
+    async def _taken(self, sending: asyncio.Future[None]) -> bool:
+        """Whether the client took what was sent, before it was too slow or the stream's end."""
+        reader, loop = self._reader, asyncio.get_running_loop()
+        due = loop.time() + ABORT_S
+        while not (await asyncio.wait({sending}, timeout=_LOOK_S))[0]:
+            if reader.doubtful:
+                reader.doubtful = False
+                try:
+                    await self._still_allowed()
+                except Fault as fault:
+                    reader.end = fault.reason
+            if reader.end is not None or loop.time() >= due:
+                reader.end = reader.end or "too_slow"
+                return False
+        sending.result()
+        return True
 
 
 class EventStreams:
@@ -176,7 +230,8 @@ class EventStreams:
             self._services.fanout.leave(channel, reader)
 
         self._readers.add(reader)
-        return _EventResponse(self._stream(channel, reader, join, still_allowed), release)
+        content = self._stream(channel, reader, join, still_allowed)
+        return _EventResponse(content, reader, still_allowed, release)
 
     async def _stream(
         self,

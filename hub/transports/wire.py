@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -141,6 +142,15 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
         # A peer may close while a message of its own is still unread.
         self.continue_reading()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the way to cut its peer off in the scope's ``hub.abort``."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        abort: Any = self.transport.abort
+        self.scope["extensions"] = {"hub.abort": abort}
 
 
 class AsgiWriter:

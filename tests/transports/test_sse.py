@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import socket as sockets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from hub.ids import new_id
 from hub.transports import sse
 from tests.interaction.drivers import RestCaller, eventually, refused
-from tests.parts.hub import PASSWORD, ServedHub
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.transports.tokens import lasting
 
 
@@ -171,6 +172,65 @@ async def test_a_node_that_goes_away_ends_its_streams(ada: Someone) -> None:
         ada.hub.hub.drain()
         assert await stream.next() == Sent("ended", None, {"reason": "draining"})
         assert await stream.next() is None
+
+
+@asynccontextmanager
+async def stalled(ada: Someone) -> AsyncIterator[asyncio.StreamReader]:
+    """A stream whose client reads nothing, and whose response is blocked by that."""
+    peer = sockets.socket()
+    peer.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4_096)
+    peer.setblocking(False)
+    host, port = ada.hub.url.removeprefix("http://").split(":")
+    await asyncio.get_running_loop().sock_connect(peer, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=peer, limit=4_096)
+    writer.write(
+        f"GET {ada.path()} HTTP/1.1\r\nHost: {host}\r\n"
+        f"Authorization: Bearer {ada.token}\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"following")
+    (stream,) = ada.hub.hub.streams._readers
+    event = json.dumps({"type": "CUSTOM", "name": "flood", "value": "x" * 60_000}).encode()
+    while stream._size < 800_000:  # it cannot be but blocked
+        await ada.hub.hub.services.backplane.append(f"conversation:{ada.conversation}", event)
+        await asyncio.sleep(0)
+    try:
+        yield reader
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("why", ["too slow", "logout", "drain"])
+async def test_a_client_that_takes_nothing_is_cut_off_and_nothing_is_logged(
+    ada: Someone, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if why == "too slow":
+        monkeypatch.setattr(sse, "ABORT_S", 0.3)
+    async with stalled(ada):
+        if why == "logout":
+            await ada.ask("account.logout")
+        elif why == "drain":
+            ada.hub.hub.drain()
+
+        async def gone() -> bool:
+            return not ada.hub.hub.streams._readers
+
+        await eventually(gone, within=2.0)
+    assert "Traceback" not in caplog.text
+    assert "ASGI" not in caplog.text
+
+
+async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(serve_hub: ServeHub) -> None:
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        async with serve_hub() as hub:
+            session = await hub.sign_up("ada@hub.example")
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=hub.url, trust_env=False)
+            )
+            someone = await Someone(hub, client, session["access_token"]).begin()
+            await stack.enter_async_context(stalled(someone))
+            began = loop.time()
+        assert loop.time() - began < 5.0
 
 
 async def test_somebody_elses_and_missing_channels_answer_the_same(ada: Someone) -> None:
