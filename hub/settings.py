@@ -18,7 +18,9 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     host: str = Field("127.0.0.1", alias="HUB_HOST", description="Address to listen on.")
     port: int = Field(
@@ -129,6 +131,15 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("data_dir", "local_model", mode="after")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        # No shell has read .env, nor what a service manager passes on.
+        try:
+            return value.expanduser() if value is not None else None
+        except RuntimeError:
+            raise ValueError("there is no home directory of this user") from None
 
     @field_validator("ollama_host", mode="after")
     @classmethod
