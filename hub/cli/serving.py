@@ -234,6 +234,8 @@ async def _work(settings: Settings) -> int:
     stop = asyncio.Event()
     with _signals(stop.set):
         async with running(settings, worker=True) as hub:
+            if settings.metrics_port is not None:
+                _serve_metrics(settings, hub)
             settle_memory()
             log.info("the worker is up", node=hub.services.node)
             await stop.wait()
