@@ -1,11 +1,18 @@
 """The addresses of one hub, from the one that a person writes. Pure."""
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 _SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss")} | {
     "ws": ("http", "ws"),
     "wss": ("https", "wss"),
+}
+
+_ADVICE: Final = {
+    401: ": the credentials are not valid",
+    403: ": the credentials do not allow it",
+    404: ": is it a hub?",
 }
 
 
@@ -23,6 +30,13 @@ class Address:
     @property
     def encrypted(self) -> bool:
         return self.http.startswith("https:")
+
+    def advice(self, status: int) -> str:
+        """What may be wrong with the address when it is answered with this HTTP status."""
+        path = urlsplit(self.http).path
+        if path and status in (403, 404, 405):
+            return f": nothing of a hub is at {path}; try {self.http[: -len(path)]}"
+        return _ADVICE.get(status, "")
 
 
 def parse_address(url: str) -> Address:

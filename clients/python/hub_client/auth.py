@@ -13,7 +13,14 @@ from typing import Any, Final, Protocol
 import httpx
 
 from hub_client.addresses import Address, parse_address
-from hub_client.faults import ConnectFailed, Fault, TokenExpired, Unauthenticated, fault_from
+from hub_client.faults import (
+    ConnectFailed,
+    Fault,
+    MethodNotFound,
+    TokenExpired,
+    Unauthenticated,
+    fault_from,
+)
 
 TIMEOUT_S: Final = 20.0
 TokenSource = Callable[[], Awaitable[str]]
@@ -41,7 +48,7 @@ class Auth(Protocol):
 
 
 class TokenAuth:
-    """A token (an access token or an API key) that somebody else looks after."""
+    """An access token that somebody else looks after."""
 
     def __init__(self, token: str | TokenSource) -> None:
         self._token = token
@@ -193,7 +200,9 @@ async def post(
         return value
     if isinstance(value, dict) and isinstance(value.get("error"), dict):
         fault: Fault = fault_from(value["error"])
-        raise fault
-    raise ConnectFailed(
-        f"{client.base_url} answered {answer.status_code}; is it a hub?", status=answer.status_code
-    )
+        if not isinstance(fault, MethodNotFound):  # a hub, but not at this path
+            raise fault
+    status = answer.status_code
+    url = str(client.base_url).rstrip("/")
+    advice = parse_address(url).advice(status) or ": is it a hub?"
+    raise ConnectFailed(f"{url} answered {status}{advice}", status=status)

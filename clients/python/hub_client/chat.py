@@ -15,13 +15,22 @@ from typing import Any, Final, TypeVar
 
 from hub_client.conversations import Conversation
 from hub_client.dialogue import (
+    NO_CONVERSATION,
     Dialogue,
     begin,
     choose_model,
     stream_answer,
     stream_first_answer,
 )
-from hub_client.faults import ConnectFailed, Fault, HubError, Unauthenticated
+from hub_client.faults import (
+    ConnectFailed,
+    ConnectionClosed,
+    Fault,
+    HubError,
+    InvalidParams,
+    TokenExpired,
+    Unauthenticated,
+)
 from hub_client.hub import Connecting, Hub, connect
 from hub_client.terminal import Interrupts, Lines, Screen, Terminal, kept_modes
 
@@ -31,7 +40,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
 environment:
   HUB_URL     the hub's address (default: http://127.0.0.1:8000)
-  HUB_TOKEN   an access token or an API key, when no other credential is given
+  HUB_TOKEN   an access token, when no other credential is given
   NO_COLOR    no colours
 
 examples:
@@ -41,6 +50,11 @@ examples:
 
 exit status: 0 answered, 1 failed, 2 wrong usage, 130 interrupted
 """
+
+ANOTHER: Final = (
+    " Where the hub runs, `hub token --email you@example.org` prints a new token; or sign in with"
+    " --email."
+)
 
 T = TypeVar("T")
 
@@ -86,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     password.add_argument("--password-file", type=Path, metavar="FILE", help="its first line")
     password.add_argument("--password-stdin", action="store_true", help="first line of the input")
     who.add_argument("--tenant", help="the tenant, for members of several")
-    who.add_argument("--token", help="an access token or an API key")
+    who.add_argument("--token", help="an access token")
     who.add_argument("--code", help="the code of a one-time login link")
     what = parser.add_argument_group("what to talk about")
     what.add_argument("--conversation", metavar="ID", help="go on with this conversation")
@@ -158,7 +172,12 @@ async def _chat(
         except Unauthenticated as error:
             screen.note(f"hub chat: you could not be signed in: {error.message}")
         except ConnectFailed as error:
-            screen.note(f"hub chat: {error.message}. Is the hub running? (`hub serve`)")
+            advice = "" if error.status else ". Is the hub running? (`hub serve`)"
+            screen.note(f"hub chat: {error.message}{advice}")
+        except (ConnectionClosed, TokenExpired) as error:
+            by_token = not (options.email or options.code)
+            useless = isinstance(error, TokenExpired) or error.code in (4005, 4500)
+            screen.note(f"hub chat: {error}{ANOTHER if by_token and useless else ''}")
         except Fault as error:
             trace = f" (trace {error.trace_id})" if error.trace_id else ""
             screen.note(f"hub chat: {error.message}{trace}")
@@ -174,7 +193,10 @@ async def _talk(options: argparse.Namespace, hub: Hub, terminal: Terminal) -> in
         return OK
     conversation: Conversation | None = None
     if options.conversation:
-        conversation = await hub.conversations.get(options.conversation)
+        try:
+            conversation = await hub.conversations.get(options.conversation)
+        except InvalidParams as error:
+            raise Usage(NO_CONVERSATION.format(options.conversation, "--list")) from error
     if not options.text:
         terminal.lines.edit()
         return await Dialogue(hub, terminal, conversation, options.model).run()

@@ -13,11 +13,6 @@ from hub_client.frames import SUBPROTOCOL
 
 OPEN_TIMEOUT_S: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-_ADVICE: Final = {
-    401: ": the credentials are not valid",
-    403: ": the credentials do not allow it",
-    404: ": is it a hub?",
-}
 
 
 async def dial(address: Address, token: str) -> ClientConnection:
@@ -36,7 +31,7 @@ async def dial(address: Address, token: str) -> ClientConnection:
     except websockets.InvalidStatus as error:
         status = error.response.status_code
         raise ConnectFailed(
-            f"{address.http} refused the WebSocket with {status}{_ADVICE.get(status, '')}",
+            f"{address.http} refused the WebSocket with {status}{address.advice(status)}",
             status=status,
         ) from None
     except (OSError, TimeoutError, EOFError, websockets.InvalidHandshake) as error:

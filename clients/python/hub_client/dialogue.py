@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hub_client.conversations import Conversation
-from hub_client.faults import BadFrame, ConnectionClosed, Fault, HubError
+from hub_client.faults import BadFrame, ConnectionClosed, Fault, HubError, InvalidParams
 from hub_client.hub import Hub
 from hub_client.records import Model
 from hub_client.runs import RunStream
@@ -24,6 +24,7 @@ ctrl-C         stop the answer that is coming"""
 
 
 PROMPT: Final = "you> "
+NO_CONVERSATION: Final = "{!r} is not the id of a conversation, like c_01J…; {} lists yours"
 
 
 async def stream_answer(stream: RunStream, terminal: Terminal) -> str:
@@ -220,7 +221,11 @@ class Dialogue:
             self._screen.line(f"{here} {each.id}  {each.title or ''}".rstrip())
 
     async def _open(self, id: str) -> None:
-        self._conversation = await self._hub.conversations.get(id)
+        try:
+            self._conversation = await self._hub.conversations.get(id)
+        except InvalidParams:
+            self._screen.note(NO_CONVERSATION.format(id, "/list"))
+            return
         await self._history("")
 
     async def _choose(self, name: str) -> None:

@@ -124,8 +124,8 @@ def connect(
 ) -> Connecting:
     """Connect to the hub at ``url`` with one of three credentials.
 
-    ``token``: an access token or an API key, or an async function that answers one whenever one
-    is needed. ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and
+    ``token``: an access token, or an async function that answers one whenever one is needed.
+    ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and
     keeps the login fresh. ``code``: of a one-time login link. ``timeout``: seconds that a request
     may take, reconnecting included.
 

@@ -242,6 +242,19 @@ async def test_a_first_message_that_is_refused_leaves_no_conversation_behind(
     assert server.count("conversation.delete") == 3
 
 
+async def test_what_is_not_a_conversations_id_is_said_in_the_conversation_too(
+    server: Conversations,
+) -> None:
+    async def refuse(params: Params) -> Params:
+        raise Refusal(-32602, "invalid_params")
+
+    server.answers["conversation.get"] = refuse
+    status, out, err = await chat(server, given="/open nope\nhi\n", HUB_TOKEN="t")
+    assert (status, out) == (0, "Hello there\n")
+    assert "'nope' is not the id of a conversation" in err
+    assert "/list lists yours" in err
+
+
 async def test_ctrl_c_cancels_the_run_and_not_the_program(server: Conversations) -> None:
     endless(server)
     async with on_terminal(server, HUB_TOKEN="t") as screen:
@@ -307,5 +320,6 @@ def test_help_is_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
+    assert "API key" not in shown  # the hub has none yet
     for word in ("--conversation", "HUB_URL", "exit status", "Why is the sky blue?"):
         assert word in shown

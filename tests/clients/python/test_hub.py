@@ -1,8 +1,11 @@
 """The client and the real hub: what each promises the other."""
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hub_client import ConnectionClosed, Event, Hub, connect, register
@@ -12,6 +15,7 @@ from hub_client.retry import Backoff
 from tests.parts.hub import PASSWORD, HubProcess, ServedHub, ServeHub
 
 EMAIL = "reader@example.org"
+CLIENT = Path(__file__).parents[3] / "clients" / "python"
 
 
 async def sign_in(url: str) -> Hub:
@@ -191,3 +195,33 @@ async def test_a_hundred_asks_at_once_on_one_socket_are_all_answered(client: Hub
     asked = (each.ask(f"word {n}.", timeout=60) for n, each in enumerate(made))
     answers = await asyncio.gather(*asked)
     assert [f"word {n}." in answer.text for n, answer in enumerate(answers)] == [True] * 100
+
+
+async def test_hub_chat_says_what_to_do_about_what_was_given_wrong(served_hub: ServedHub) -> None:
+    token = (await served_hub.sign_up(EMAIL))["access_token"]
+    status, err = await chat("--url", f"{served_hub.url}/docs", "--token", token, "hi")
+    assert (status, "credentials" in err) == (1, False)
+    assert f"nothing of a hub is at /docs; try {served_hub.url}" in err
+    login = ("--email", EMAIL, "--password-stdin")
+    status, err = await chat("--url", f"{served_hub.url}/nowhere", *login, "hi")
+    assert (status, f"try {served_hub.url}" in err) == (1, True)
+    status, err = await chat("--url", served_hub.url, "--token", "abc", "hi")
+    assert (status, "`hub token --email" in err) == (1, True)
+    words = ("--url", served_hub.url, "--token", token, "--conversation")
+    status, err = await chat(*words, "nope", "hi")
+    assert (status, "'nope' is not the id of a conversation" in err) == (2, True)
+
+
+async def chat(*words: str) -> tuple[int, str]:
+    """The exit status of ``hub chat`` and what it says on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hub_client", *words),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(CLIENT)},
+    )
+    async with asyncio.timeout(20):
+        _, err = await process.communicate(f"{PASSWORD}\n".encode())
+    assert process.returncode is not None
+    return process.returncode, err.decode()
