@@ -278,9 +278,11 @@ async def _choose_tenant(session: AsyncSession, user_id: str, wanted: str | None
 
 
 async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
-    found = await session.get(Role, role)
-    if found is None or found.tenant_id not in (None, tenant_id):
-        raise Fault("invalid_params", f"There is no role {role!r} here.")
+    roles = select(Role.id).where(or_(col(Role.tenant_id).is_(None), Role.tenant_id == tenant_id))
+    found = (await session.exec(roles.order_by(col(Role.rank), col(Role.id)))).all()
+    if role not in found:
+        there = ", ".join(found)
+        raise Fault("invalid_params", f"There is no role {role!r} here. There are: {there}.")
 
 
 def _address(email: str) -> str:

@@ -73,6 +73,7 @@ def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:
     for ended, said in (
         (hub(*create, "ada@hub.example", stdin=PASSWORD), "has an account already"),
         (hub(*create, "b@hub.example", "--role", "king", stdin=PASSWORD), "no role 'king'"),
+        (hub(*create, "b@hub.example", "--role", "king", stdin=PASSWORD), "member, "),
         (hub(*create, "c@hub.example", stdin="short"), "12 to 128 characters"),
         (hub(*create, "nonsense", stdin=PASSWORD), "Not an e-mail address"),
         (hub("user", "create", "--email", "d@hub.example"), "--password-stdin"),
