@@ -79,7 +79,15 @@ ControlSink = Callable[[bytes], None]
 """Called with each message published on a control topic that was listened to."""
 
 LOG_MAX_ENTRIES: Final = 10_000
-"""A log holds at least this many of its newest entries (it may hold a few more)."""
+"""A log holds at least this many of its newest entries (it may hold a few more), unless a limit of
+bytes comes first.
+"""
+LOG_MAX_BYTES: Final = 8 * 1024 * 1024
+"""In memory, what the data of one log's entries comes to at most; the newest is always held."""
+LOGS_MAX_BYTES: Final = 512 * 1024 * 1024
+"""In memory, what all logs come to at most; the log that was least recently appended to is lost
+first. In Redis ``maxmemory`` is the bound.
+"""
 LOG_TTL_S: Final = 86_400
 """A log is kept for 24 hours after its last entry."""
 IDEMPOTENCY_TTL_S: Final = 3_600

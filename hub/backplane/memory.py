@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
-from secrets import token_hex
 
 from hub.backplane.expiring import Expiring
 from hub.backplane.interface import (
@@ -23,22 +22,11 @@ from hub.backplane.interface import (
     LogSlice,
 )
 from hub.backplane.limits import LogLimits
+from hub.backplane.memory_logs import Log, MemoryLogs
 from hub.backplane.sinks import call_sink
 
 NEARLY = 1e-9
 """Tokens that rounding may take away from a bucket."""
-
-
-class _Log:
-    """A channel's log, and the keys of its appends with when to forget them."""
-
-    __slots__ = ("entries", "epoch", "keys", "seq")
-
-    def __init__(self, limits: LogLimits) -> None:
-        self.epoch = "e" + token_hex(8)
-        self.seq = 0
-        self.entries: deque[Entry] = deque(maxlen=limits.entries)
-        self.keys: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
 
 class _Queue:
@@ -68,7 +56,7 @@ class MemoryShared:
     ) -> None:
         self.limits = limits or LogLimits()
         self.clock = clock
-        self.logs: Expiring[str, _Log] = Expiring()
+        self.logs = MemoryLogs(self.limits)
         self.sinks: dict[str, dict[int, EntrySink]] = {}
         self.listeners: dict[str, list[tuple[int, ControlSink]]] = {}
         self.leases: Expiring[str, Lease] = Expiring()
@@ -87,14 +75,6 @@ class MemoryShared:
         self.buckets.clear()
         for queue in self.queues.values():
             queue.items.clear()
-
-    def log(self, channel: str, now: float) -> _Log:
-        """The channel's log, a new one if it has none."""
-        log = self.logs.get(channel, now)
-        if log is None:
-            log = _Log(self.limits)
-            self.logs.put(channel, log, now + self.limits.ttl_s, now)
-        return log
 
     def deliver(self, channel: str, epoch: str, entry: Entry) -> None:
         """Call the channel's sinks; what a sink appends is delivered after what is under way."""
@@ -148,20 +128,17 @@ class MemoryBackplane:
             if lease.name != channel:
                 raise ValueError("an append is fenced by the lease of its channel's name")
             self._check(lease, now)
-        log = shared.log(channel, now)
+        log = shared.logs.begun(channel, now)
         if key is not None:
             first = self._known(log, key, now)
             if first is not None:
                 return Appended(log.epoch, first, True)
-        log.seq += 1
-        entry = Entry(log.seq, data)
-        log.entries.append(entry)
-        shared.logs.keep(channel, now + shared.limits.ttl_s)
+        entry = shared.logs.append(channel, log, data, now)
         if channel in shared.sinks:
             shared.deliver(channel, log.epoch, entry)
         return Appended(log.epoch, entry.seq, False)
 
-    def _known(self, log: _Log, key: str, now: float) -> int | None:
+    def _known(self, log: Log, key: str, now: float) -> int | None:
         # All keys live equally long, so the oldest are in front.
         keys = log.keys
         while keys and next(iter(keys.values()))[0] <= now:
@@ -173,7 +150,7 @@ class MemoryBackplane:
         return None
 
     async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
-        log = self._shared.log(channel, self._shared.clock())
+        log = self._shared.logs.begun(channel, self._shared.clock())
         first = log.seq - len(log.entries) + 1
         start = max(after + 1 - first, 0)
         entries = tuple(islice(log.entries, start, start + limit))

@@ -181,7 +181,7 @@ async def test_an_end_that_the_log_has_is_not_said_again_even_when_its_key_is_fo
         await client.ended(conversation)
         await eventually(lambda: noted(sent["run_id"]))
         # As after a crash between the end and its note, found when the key has expired.
-        log = cast(MemoryBackplane, services.backplane)._shared.log(
+        log = cast(MemoryBackplane, services.backplane)._shared.logs.begun(
             f"conversation:{conversation}", 0.0
         )
         log.keys.clear()

@@ -229,6 +229,62 @@ async def test_what_has_expired_leaves_the_memory() -> None:
     assert len(busy.keys) < 100
 
 
+async def test_a_log_is_trimmed_to_its_bytes_but_keeps_its_newest_entry() -> None:
+    shared = MemoryShared(LogLimits(log_bytes=100))
+    node = MemoryBackplane(shared)
+    for at in range(30):
+        await node.append("a", b"%02d" % at * 15)
+    page = await node.read("a", 0)
+    assert (page.first, page.last) == (28, 30)
+    assert [entry.data[:2] for entry in page.entries] == [b"27", b"28", b"29"]
+    assert shared.logs.bytes == 90
+    await node.append("a", b"x" * 1_000)
+    page = await node.read("a", 0)
+    assert (page.first, [entry.seq for entry in page.entries]) == (31, [31])
+    await node.append("a", b"small")
+    page = await node.read("a", 0)
+    assert (page.first, [entry.seq for entry in page.entries]) == (32, [32])
+    assert shared.logs.bytes == 5
+
+
+async def test_of_too_many_bytes_in_all_the_log_without_news_is_lost_first() -> None:
+    shared = MemoryShared(LogLimits(total_bytes=100))
+    node = MemoryBackplane(shared)
+    epochs = {}
+    for channel in ("a", "b", "c"):
+        epochs[channel] = (await node.append(channel, b"x" * 30)).epoch
+    await node.append("a", b"y")
+    await node.read("b", 0)  # being read is not news
+    await node.append("c", b"z" * 30)
+    assert shared.logs.bytes == 91
+    for channel in ("a", "c"):
+        page = await node.read(channel, 0)
+        assert (page.epoch, page.first, page.last) == (epochs[channel], 1, 2)
+    lost = await node.read("b", 0)
+    assert lost.epoch != epochs["b"]
+    assert (lost.first, lost.last, lost.entries) == (1, 0, ())
+    await node.append("b", b"x" * 1_000)  # alone too much, and held all the same
+    assert len((await node.read("b", 0)).entries) == 1
+    assert shared.logs.bytes == 1_000
+
+
+async def test_the_bytes_of_logs_that_expired_or_were_lost_are_not_counted() -> None:
+    clock = Clock()
+    shared = MemoryShared(LogLimits(entries=2, ttl_s=10), clock)
+    node = MemoryBackplane(shared)
+    for at in range(20):
+        for _ in range(5):
+            await node.append(f"c{at}", b"x" * 10)
+    assert shared.logs.bytes == 20 * 2 * 10
+    clock.now += 11
+    await node.append("c19", b"x")  # expired itself, and not in front
+    for at in range(10):
+        await node.append(f"new{at}", b"x")
+    assert (len(shared.logs), shared.logs.bytes) == (11, 11)
+    shared.clear()
+    assert (len(shared.logs), shared.logs.bytes) == (0, 0)
+
+
 async def test_an_item_that_was_given_to_who_is_cancelled_is_given_to_another() -> None:
     node = MemoryBackplane()
     quitter = asyncio.create_task(node.dequeue("q", 5))
