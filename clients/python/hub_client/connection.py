@@ -152,7 +152,7 @@ class Connection:
             live = self._session.live(channel)
             if live is not None:
                 self._join(mailbox, live)
-        return Subscription(self, mailbox, wake)
+        return Subscription(self, mailbox, wake, self._backoff.another())
 
     def leave(self, mailbox: Mailbox) -> None:
         """Feed this mailbox no more; the last one of a channel unsubscribes it."""

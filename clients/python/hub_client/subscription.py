@@ -1,13 +1,18 @@
 """A subscription as its reader sees it: an asynchronous iterator of events."""
 
 import asyncio
+import contextlib
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 from hub_client.events import Event, Position
-from hub_client.faults import BadFrame, CallTimedOut, ConnectionClosed, ResumeGap
+from hub_client.faults import BadFrame, CallTimedOut, ConnectionClosed, Fault, ResumeGap
 from hub_client.mailbox import Mailbox
+from hub_client.retry import Backoff
+
+log = logging.getLogger("hub_client")
 
 _PAGE = 200
 
@@ -36,11 +41,14 @@ class Subscription:
     SubscriptionEnded, SubscriberTooSlow, ResumeGap.
     """
 
-    def __init__(self, source: Source, mailbox: Mailbox, wake: asyncio.Event) -> None:
+    def __init__(
+        self, source: Source, mailbox: Mailbox, wake: asyncio.Event, backoff: Backoff
+    ) -> None:
         self.channel = mailbox.channel
         self._source = source
         self._mailbox = mailbox
         self._wake = wake
+        self._backoff = backoff
         # The connection holds the mailbox only: a subscription that nobody holds any more, such
         # as that of a loop that was left by `break`, unsubscribes.
         loop = asyncio.get_running_loop()
@@ -105,10 +113,26 @@ class Subscription:
         try:
             page = await self._source.call("channel.history", params)
             mailbox.fill(_events(self.channel, page))
+            self._backoff.failures = 0
         except ResumeGap:
             since = mailbox.restart()
             if since is not None:
                 self._source.restart(self.channel, since)
+        except Fault as fault:
+            if not fault.retryable:
+                raise
+            wait = self._backoff.lost(ready_for=0.0, retry_after=fault.retry_after or 0.0)
+            log.info("the hub cannot read the history of %s now; asking again", self.channel)
+            await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the history is not needed any more."""
+        catch_up = self._mailbox.catch_up
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._mailbox.catch_up is catch_up and not self._mailbox.ended:
+                    self._wake.clear()
+                    await self._wake.wait()
 
 
 def defer(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
