@@ -21,6 +21,7 @@ from hub.events.delivery import Delivery
 from hub.events.fanout import Join
 from hub.events.position import parse_since
 from hub.faults import Fault
+from hub.identity.tokens import LEEWAY_S
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
@@ -219,7 +220,7 @@ class EventStreams:
 
         async def still_allowed() -> None:
             assert call.claims is not None
-            if call.claims.expires_at <= time.time():
+            if call.claims.expires_at + LEEWAY_S <= time.time():  # as at the other doors
                 raise Fault("token_expired")
             await authenticate(self._operation, call)
             await authorise(self._operation, params, call)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from hub.identity.tokens import LEEWAY_S
 from hub.ids import new_id
 from hub.transports import sse
 from tests.interaction.drivers import RestCaller, eventually, refused
@@ -162,8 +163,12 @@ async def test_a_stream_ends_when_its_token_does(
     ada: Someone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "RECHECK_S", 0.2)
-    ada.token = lasting(ada.hub, ada.token, 1)
+    ada.token = lasting(ada.hub, ada.token, 2 - LEEWAY_S)
     async with ada.stream() as stream:
+        # Within the leeway, as for a request, a check changes nothing.
+        ada.hub.hub.services.authority._forget("user", "another")
+        await ada.send("hello")
+        assert (await stream.run())[0].id is not None
         assert await stream.next() == Sent("ended", None, {"reason": "token_expired"})
 
 
