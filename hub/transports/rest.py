@@ -97,9 +97,13 @@ class Rest:
 
         return endpoint
 
-    def call(self, request: Request, trace_id: str) -> Call:
-        """The call that a request makes. Raises Fault unauthenticated, token_expired."""
-        token = bearer(request.headers)
+    def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
+        """The call that a request makes. Raises Fault unauthenticated, token_expired.
+
+        ``public``: credentials do not matter and are not looked at, since a client that signs in
+        again may still send its old token.
+        """
+        token = None if public else bearer(request.headers)
         return Call(
             services=self._services,
             actor=ANONYMOUS,
@@ -117,11 +121,7 @@ class Rest:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         with traced(trace_id, method=operation.name):
             try:
-                # Credentials that do not matter are not looked at: a client that signs in again
-                # may still send its old token.
-                call = self.call(request, trace_id) if operation.permission != PUBLIC else None
-                if call is None:
-                    call = self._anonymous(request, trace_id)
+                call = self.call(request, trace_id, public=operation.permission == PUBLIC)
                 params = await _params(request, operation)
                 body = await self._once(operation, params, call)
             except Fault as fault:
@@ -129,12 +129,6 @@ class Rest:
                 return fault_response(fault, trace_id)
         headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
         return json_response(body, operation.http.status, headers)
-
-    def _anonymous(self, request: Request, trace_id: str) -> Call:
-        call = Call(self._services, ANONYMOUS, None, None, "rest", trace_id)
-        call.address = request.client.host if request.client else None
-        call.device = request.headers.get("user-agent", "")[:400] or None
-        return call
 
     async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
         """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""

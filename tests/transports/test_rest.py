@@ -16,7 +16,7 @@ from hub.operations.table import OPERATIONS
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
 from tests.interaction.drivers import RestCaller, refused
-from tests.parts.hub import ServedHub
+from tests.parts.hub import PASSWORD, ServedHub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -122,6 +122,15 @@ async def test_who_has_no_valid_credentials_is_told_how_to_show_them(hub: Served
             response = await stranger.get("/v1/conversations", headers={"Authorization": value})
             assert refused(response).reason == "unauthenticated"
             assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_who_signs_in_again_may_still_show_the_old_token(hub: ServedHub) -> None:
+    await hub.sign_up("again@hub.example")
+    account = {"email": "again@hub.example", "password": PASSWORD}
+    old = {"Authorization": "Bearer nonsense"}
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as stranger:
+        response = await stranger.post("/v1/auth/login", json=account, headers=old)
+    assert response.is_success
 
 
 async def test_a_token_in_the_query_is_no_credential(hub: ServedHub, token: str) -> None:
