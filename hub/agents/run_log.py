@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hub.backplane.interface import Appended, Backplane, Lease, Position
+from hub.backplane.interface import LOG_MAX_BYTES, Appended, Backplane, Lease, Position
 from hub.events.vocabulary import reasoning_content, text_content
 from hub.faults import Fault
 from hub.telemetry.metrics import Metrics
@@ -25,6 +25,8 @@ DELTA_BYTES: Final = 32 * 1024
 """Text that is joined into one event; a longer one could not be delivered whole."""
 RESTATE_EVERY: Final = 4_000
 """Entries after which the run's state is said again, so that a trimmed log can still be read."""
+RESTATE_BYTES: Final = LOG_MAX_BYTES // 3
+"""The same for the bytes of entries, by which a log in memory is trimmed."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class RunLog:
         self._failure: BaseException | None = None
         self._at: Position | None = None
         self._since_restated = 0
+        self._bytes_since_restated = 0
         self._task: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] | None = None
         self.needs_restating = False
@@ -121,6 +124,7 @@ class RunLog:
         """The state was said again: count anew."""
         self.needs_restating = False
         self._since_restated = 0
+        self._bytes_since_restated = 0
 
     # --- the pump ---
 
@@ -144,7 +148,7 @@ class RunLog:
                         data, key = item.encode(), None
                     else:
                         data, key = item.data, item.key
-                    self._note(await self._append(data, key))
+                    self._note(await self._append(data, key), len(data))
                 self._idle.set()
         except asyncio.CancelledError:
             raise
@@ -155,10 +159,11 @@ class RunLog:
             if self.on_failure is not None:
                 self.on_failure()
 
-    def _note(self, appended: Appended) -> None:
+    def _note(self, appended: Appended, size: int) -> None:
         self._appended.inc()
         self._since_restated += 1
-        if self._since_restated >= RESTATE_EVERY:
+        self._bytes_since_restated += size
+        if self._since_restated >= RESTATE_EVERY or self._bytes_since_restated >= RESTATE_BYTES:
             self.needs_restating = True
         if self._at is not None and appended.epoch != self._at.epoch:
             self.needs_restating = True

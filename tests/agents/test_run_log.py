@@ -8,7 +8,7 @@ import pytest
 
 from hub.agents import run_log
 from hub.agents.run_log import DELTA_BYTES, QUEUED_BYTES, RunLog
-from hub.backplane.interface import Appended, Lease, LeaseLost, Position
+from hub.backplane.interface import LOG_MAX_BYTES, Appended, Lease, LeaseLost, Position
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.events import vocabulary as say
 from hub.faults import Fault
@@ -187,3 +187,18 @@ async def test_a_log_that_was_lost_is_to_be_restated(
     pen.text("m_1", "on")
     await pen.settled()
     assert not pen.needs_restating
+
+
+async def test_a_log_that_grew_far_in_bytes_is_to_be_restated_before_it_is_trimmed(
+    pen: RunLog, backplane: Flaky
+) -> None:
+    for _ in range(2):
+        said = 0
+        while not pen.needs_restating:
+            pen.text("m_1", "x" * DELTA_BYTES)
+            await pen.settled()
+            said += DELTA_BYTES
+            assert said < LOG_MAX_BYTES / 2
+        assert said > LOG_MAX_BYTES / 4
+        pen.restated()
+    assert (await backplane.read(CHANNEL, 0)).first == 1
