@@ -18,7 +18,7 @@ from hub_client import (
     SubscriptionEnded,
     connect,
 )
-from hub_client.faults import BadFrame, ModelUnavailable, NotFound, PermissionDenied
+from hub_client.faults import BadFrame, ModelUnavailable, NotFound
 from hub_client.retry import Backoff
 from hub_client.session import MAX_IN_FLIGHT
 
@@ -673,43 +673,3 @@ def quick() -> Backoff:
 
 def slow() -> Backoff:
     return Backoff(lambda: 1.0)
-
-
-async def test_a_history_that_the_hub_cannot_read_for_a_while_is_asked_for_again(
-    server: Conversations, client: Hub
-) -> None:
-    words = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": d} for d in "abcdef"]
-    await server.emit(CHANNEL, *words[:5])
-    answers, read = iter([1, 2, 0, 3]), server.history
-
-    async def history(params: Params) -> Params:
-        if next(answers, 0):
-            raise Refusal(5032, "backend_unavailable", retry_after_ms=1)
-        return await read(params)
-
-    server.answers["channel.history"] = history
-    async with client.subscribe(CHANNEL), client.subscribe(CHANNEL, "start") as late:
-        await server.emit(CHANNEL, words[5])
-        async with asyncio.timeout(5):
-            assert text([await anext(late) for _ in words]) == "abcdef"
-    assert server.count("channel.history") == 5
-
-
-async def test_a_reader_that_waits_for_its_history_can_be_closed_and_a_refusal_is_raised(
-    server: Conversations, client: Hub
-) -> None:
-    reasons = iter(["backend_unavailable", "permission_denied"])
-
-    async def history(params: Params) -> Params:
-        raise Refusal(5032, next(reasons), retry_after_ms=60_000)
-
-    server.answers["channel.history"] = history
-    await server.emit(CHANNEL, {"type": "X"})
-    async with client.subscribe(CHANNEL), asyncio.timeout(5):
-        async with client.subscribe(CHANNEL, "start") as waits:
-            reading = asyncio.create_task(collect(waits))
-            await server.until("channel.history")
-        assert await reading == []
-        async with client.subscribe(CHANNEL, "start") as refused:
-            with pytest.raises(PermissionDenied):
-                await anext(refused)
