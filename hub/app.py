@@ -60,6 +60,10 @@ class Hub:
         self.socket.connections.drain()
         self.streams.drain()
 
+    async def drained(self) -> None:
+        """Return when the sockets have finished what was under way; within seconds, anyhow."""
+        await self.socket.connections.drained()
+
 
 @asynccontextmanager
 async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[Hub]:

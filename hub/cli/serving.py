@@ -1,6 +1,7 @@
 """``hub serve`` and ``hub worker``: a node from its start to its end."""
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -76,9 +77,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            advice = "Give an address of this machine with --host or HUB_HOST."
+        else:
+            advice = "Choose another port with --port or HUB_PORT (0 picks a free one)."
         raise CannotServe(
-            f"cannot listen on {host} port {port}: {error.strerror}. "
-            "Choose another port with --port or HUB_PORT (0 picks a free one)."
+            f"cannot listen on {host} port {port}: {error.strerror}. {advice}"
         ) from None
     listening.setblocking(False)
     return listening
@@ -118,6 +122,7 @@ class HubServer(uvicorn.Server):
         for server in self.servers:
             server.close()  # nobody new, while those who are here are sent elsewhere
         self._hub.drain()
+        await self._hub.drained()
         await super().shutdown(sockets)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from random import randrange
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -41,6 +42,12 @@ from hub.transports.subscriptions import Subscriptions
 
 MAX_IN_FLIGHT: Final = 64
 """Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
+
+DRAIN_S: Final = 3.0
+"""How long a connection of a node that goes away waits for the answers under way."""
+
+COME_BACK_MS: Final = 2_000
+"""The clients of a node that goes away come back spread over this time."""
 
 LARGE_BYTES: Final = 4_096
 """A longer reply waits for room in the outbox."""
@@ -87,6 +94,7 @@ class SocketConnection:
         self._timers: list[asyncio.TimerHandle] = []
         self._recheck_timer: asyncio.TimerHandle | None = None
         self._standing: Actor | None = None
+        self._come_back_ms: int | None = None
         self._later(AUTHENTICATE_DEADLINE_S, lambda: self.on(Event.AUTH_DEADLINE))
 
     # --- the session's state ---
@@ -107,19 +115,31 @@ class SocketConnection:
         if transition.close_code is not None:
             self._services.metrics.closes.labels(transition.close_code).inc()
             kind = CLOSES.get(transition.close_code)
+            wait = self._come_back_ms if kind and kind.reason == "draining" else None
             self._outbox.flush()
-            self._writer.close(
-                transition.close_code, close_reason(transition.close_code) if kind else ""
-            )
+            reason = close_reason(transition.close_code, retry_after_ms=wait) if kind else ""
+            self._writer.close(transition.close_code, reason)
         if transition.state is State.CLOSED:
             self.close()
 
     def drain(self) -> None:
-        """The node is going away: say so, and close with 4001."""
-        self.notice("session.draining", {"retry_after_ms": 0})
+        """The node is going away: say so, finish what is under way, and close with 4001."""
+        if self._come_back_ms is not None:
+            return
+        self._come_back_ms = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
+        self.notice("session.draining", {"retry_after_ms": self._come_back_ms})
         self.on(Event.DRAIN)
         if self.open:
-            self.on(Event.DRAIN_OVER)
+            self._spawn(self._drained())
+
+    async def _drained(self) -> None:
+        deadline = asyncio.get_running_loop().time() + DRAIN_S
+        while self._in_flight:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await asyncio.wait(self._in_flight.values(), timeout=left)
+        self.on(Event.DRAIN_OVER)
 
     def close(self) -> None:
         """Let go of everything. The socket is closed, or being closed. Idempotent.

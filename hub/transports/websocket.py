@@ -1,5 +1,6 @@
 """The WebSocket endpoint: who may open one, and the loop that reads it."""
 
+import asyncio
 import re
 from collections.abc import Collection
 from typing import Final
@@ -15,7 +16,7 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SUBPROTOCOL
 from hub.protocol.session import Event
-from hub.transports.connection import ConnectionWriter, SocketConnection
+from hub.transports.connection import DRAIN_S, ConnectionWriter, SocketConnection
 from hub.transports.wire import AsgiWriter
 
 _DEVICE: Final = 400
@@ -26,6 +27,7 @@ class Connections:
 
     def __init__(self, services: Services) -> None:
         self._all: set[SocketConnection] = set()
+        self._left = asyncio.Event()
         self._services = services
         services.authority.on_change(self._changed)
 
@@ -38,13 +40,24 @@ class Connections:
 
     def remove(self, connection: SocketConnection) -> None:
         self._all.discard(connection)
+        self._left.set()
         self._services.metrics.connections.dec()
         connection.close()
 
     def drain(self) -> None:
-        """The node is going away: tell every connection, and close it with 4001."""
+        """The node is going away: tell every connection; each closes with 4001 when it is done."""
         for connection in list(self._all):
             connection.drain()
+
+    async def drained(self) -> None:
+        """Return when all that drain have left; at the latest after ``DRAIN_S`` and a second."""
+        try:
+            async with asyncio.timeout(DRAIN_S + 1.0):
+                while self._all:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            return
 
     def _changed(self, kind: str, identifier: str) -> None:
         for connection in list(self._all):
