@@ -50,18 +50,23 @@ class Topology:
         self.changed: list[Callable[[], None]] = []
 
     async def start(self) -> None:
-        """Find the servers, and see that they answer and are new enough."""
-        if self.clustered:
-            try:
-                await self._find()
-            except (RedisError, OSError) as error:
-                raise away(error) from error
-        else:
-            self._owners = [self._server(self._seed)] * PARTITIONS
+        """Find the servers, and see that they answer and are new enough.
+
+        Raises Fault("backend_unavailable"), which names the setting and the place, for an operator.
+        """
         try:
+            if self.clustered:
+                await self._find()
+            else:
+                self._owners = [self._server(self._seed)] * PARTITIONS
             link = await self._owners[0].open()
         except (RedisError, OSError) as error:
-            raise away(error) from error
+            host, port = self._seed
+            raise Fault(
+                "backend_unavailable",
+                f"HUB_REDIS_URL: Redis at {host}:{port} cannot be used: "
+                f"{str(error) or type(error).__name__}",
+            ) from error
         await link.close()
         version = tuple(int(part) for part in link.version.split(".")[:2] if part.isdigit())
         if version and version < OLDEST:

@@ -70,7 +70,7 @@ async def _database(settings: Settings) -> str:
     if database.file is not None and not database.file.exists():
         return NOT_YET
     try:
-        await database.ping()
+        await database.start()
         newest = await database.migrated()
     finally:
         await database.close()

@@ -91,17 +91,28 @@ class Database:
     async def start(self) -> None:
         """Make the directory of an embedded database, and connect.
 
-        Raises Fault("backend_unavailable").
+        Raises Fault("backend_unavailable"), which names the setting and the place, for an operator.
         """
-        if self.file is not None:
-            try:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _away() from error
-            # The writer makes the file and sets WAL before a reader opens it.
-            async with _faults(), self._writer.connect():
-                pass
-        await self.ping()
+        try:
+            if self.file is not None:
+                async with _faults():
+                    self.file.parent.mkdir(parents=True, exist_ok=True)
+                    # The writer makes the file and sets WAL before a reader opens it.
+                    async with self._writer.connect():
+                        pass
+            await self.ping()
+        except Fault as fault:
+            raise Fault(
+                "backend_unavailable", f"HUB_DATABASE_URL: {self._missed(fault)}"
+            ) from fault
+
+    def _missed(self, fault: Fault) -> str:
+        place = self.file or f"{self.url.host or 'localhost'}:{self.url.port or 5432}"
+        cause: BaseException = fault
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = "no answer" if cause is fault else str(cause) or type(cause).__name__
+        return f"the database at {place} cannot be used: {why}"
 
     async def migrate(self) -> None:
         """Bring the schema to the newest revision. Several nodes may do this at once.

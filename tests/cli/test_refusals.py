@@ -151,6 +151,36 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(hub: Hub) -> None:
     assert "--port" in ended.err
 
 
+@pytest.mark.parametrize("address", ["999.1.1.1", "192.0.2.1"])  # no address; not one of ours
+def test_an_address_that_is_not_of_this_machine_is_not_taken_for_a_port(
+    hub: Hub, address: str
+) -> None:
+    ended = hub("serve", "--host", address, "--port", "0")
+    assert ended.status == 1
+    assert f"cannot listen on {address}" in ended.err
+    assert "--host" in ended.err
+    assert "--port" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("HUB_DATABASE_URL", "postgresql+asyncpg://hub:{password}@{place}/hub"),
+        ("HUB_REDIS_URL", "redis://hub:{password}@{place}/0"),
+        ("HUB_REDIS_URL", "redis+cluster://hub:{password}@{place}"),
+    ],
+)
+def test_a_server_that_is_down_is_named_by_its_setting_and_place_without_the_password(
+    hub: Hub, setting: str, url: str
+) -> None:
+    place = f"127.0.0.1:{free_port()}"
+    given = {setting: url.format(password="open-sesame", place=place)}
+    for ended in (hub("serve", "--port", "0", **given), hub("doctor", **given)):
+        (line,) = [line for line in (ended.out + ended.err).splitlines() if setting in line]
+        assert place in line
+        assert "open-sesame" not in ended.out + ended.err
+
+
 def test_without_redis_there_are_no_workers_of_their_own(hub: Hub) -> None:
     for ended in (hub("serve", "--no-worker"), hub("worker")):
         assert ended.status == 1
