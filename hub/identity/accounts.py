@@ -278,7 +278,9 @@ async def _choose_tenant(session: AsyncSession, user_id: str, wanted: str | None
 
 
 async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
-    roles = select(Role.id).where(or_(col(Role.tenant_id).is_(None), Role.tenant_id == tenant_id))
+    roles = select(Role.id).where(
+        or_(col(Role.tenant_id).is_(None), col(Role.tenant_id) == tenant_id)
+    )
     found = (await session.exec(roles.order_by(col(Role.rank), col(Role.id)))).all()
     if role not in found:
         there = ", ".join(found)
