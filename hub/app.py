@@ -105,6 +105,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     tokens = Tokens(key, settings.jwt_algorithm, settings.access_token_minutes)
     authority = Authority(database, backplane)
     await authority.start()
+    resources = Resources(database, backplane)
+    await resources.start()
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
@@ -118,7 +120,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
         authority=authority,
-        resources=Resources(database),
+        resources=resources,
         catalogue=catalogue,
         orchestrator=Orchestrator(database, backplane),
         transcript=Transcript(database, backplane),

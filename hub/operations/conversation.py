@@ -11,6 +11,7 @@ from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, operation
 from hub.operations.shapes import Conversation, Id, Listing, PageById, Text
 from hub.storage import tables
+from hub.telemetry.logs import log_failure
 
 _GUARDS = ("conversation", "conversation_id")
 _FAULTS = ("not_found", "permission_denied")
@@ -147,5 +148,8 @@ async def delete(call: Call, params: Named) -> Done:
                 delete_rows(table).where(col(table.conversation_id) == conversation_id)
             )
         await session.delete(row)
-    call.services.resources.forget(conversation_id, tenant_id)
+    try:
+        await call.services.resources.gone(conversation_id, tenant_id)
+    except Fault as fault:
+        log_failure(fault)  # it is deleted all the same; other nodes find out
     return Done()

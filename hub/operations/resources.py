@@ -1,16 +1,18 @@
 """Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
 
 Owners do not change, so what was found is remembered for a while. What is deleted is forgotten at
-once on this node; on others a handler's own transaction sees that it is gone, and a channel, which
-has no such transaction, is looked for again within ``REMEMBERED_S``.
+once on every node; one that does not hear of it looks again within ``REMEMBERED_S``.
 """
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import orjson
 from sqlmodel import col, select
 
+from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.ids import is_id
 from hub.rbac.actor import Actor
@@ -19,6 +21,7 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Run, Tenant
 
+TOPIC: Final = "gone"
 REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 5.0
 
@@ -31,10 +34,20 @@ class _Found(NamedTuple):
 class Resources:
     """Finds resources by kind and id within a tenant."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, backplane: Backplane) -> None:
         self._database = database
+        self._backplane = backplane
+        self._listeners: list[Callable[[str], None]] = []
         self._known: OrderedDict[tuple[str, str, str], _Found] = OrderedDict()
         self._metrics: Resource | None = None
+
+    async def start(self) -> None:
+        """Listen to what other nodes delete. Raises Fault("backend_unavailable")."""
+        await self._backplane.listen(TOPIC, self._heard)
+
+    def on_gone(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener(channel)`` for each channel that is no more; it must not block."""
+        self._listeners.append(listener)
 
     async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
         """The resource, as this actor may come to it.
@@ -59,10 +72,26 @@ class Resources:
             self._known.popitem(last=False)
         return found
 
+    async def gone(self, conversation_id: str, tenant_id: str) -> None:
+        """Say that a conversation was deleted, and its channel with it, after that was committed.
+
+        This node acts on it before this awaits anything. Raises Fault("backend_unavailable") when
+        others could not be told.
+        """
+        self.forget(conversation_id, tenant_id)
+        await self._backplane.publish(TOPIC, orjson.dumps([conversation_id, tenant_id]))
+
     def forget(self, conversation_id: str, tenant_id: str) -> None:
-        """The conversation was deleted, and its channel with it."""
+        """Forget a conversation and its channel on this node, whose readers end."""
+        channel = f"conversation:{conversation_id}"
         self._known.pop(("conversation", conversation_id, tenant_id), None)
-        self._known.pop(("channel", f"conversation:{conversation_id}", tenant_id), None)
+        self._known.pop(("channel", channel, tenant_id), None)
+        for listener in self._listeners:
+            listener(channel)
+
+    def _heard(self, message: bytes) -> None:
+        conversation_id, tenant_id = orjson.loads(message)
+        self.forget(conversation_id, tenant_id)
 
     async def _find_metrics(self) -> Resource:
         """The numbers of the whole hub are the operator's, whose tenant the first start made. That

@@ -418,5 +418,9 @@ class SocketConnection:
     def unsubscribe(self, channel: str) -> bool:
         return self._subscriptions.drop(channel)
 
+    def gone(self, channel: str) -> None:
+        """What the channel tells of was deleted."""
+        self._subscriptions.end(channel, "not_found")
+
     def ended(self, channel: str, reason: str) -> None:
         self._subscriptions.ended(channel, reason)

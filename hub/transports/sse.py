@@ -44,7 +44,8 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 class _StreamReader:
     """A channel's reader whose events wait for an HTTP response."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._changed = asyncio.Event()
@@ -170,10 +171,16 @@ class EventStreams:
         self._rest = rest
         self._readers: set[_StreamReader] = set()
         services.authority.on_change(self._changed)
+        services.resources.on_gone(self._gone)
 
     def _changed(self, kind: str, identifier: str) -> None:
         for reader in self._readers:
             reader.doubt()
+
+    def _gone(self, channel: str) -> None:
+        for reader in self._readers:
+            if reader.channel == channel:
+                reader.ended(channel, "not_found")
 
     def drain(self) -> None:
         """The node is going away: end every stream, so that clients resume elsewhere."""
@@ -200,7 +207,7 @@ class EventStreams:
                 raise Fault("invalid_params", f"since: {error}") from None
             if request.method == "HEAD":
                 return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-            reader = _StreamReader()
+            reader = _StreamReader(channel)
             join = await self._services.fanout.join(channel, reader, since)
             if not join.recovered:
                 try:

@@ -30,6 +30,7 @@ class Connections:
         self._left = asyncio.Event()
         self._services = services
         services.authority.on_change(self._changed)
+        services.resources.on_gone(self._gone)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -62,6 +63,10 @@ class Connections:
     def _changed(self, kind: str, identifier: str) -> None:
         for connection in list(self._all):
             connection.authority_changed(kind, identifier)
+
+    def _gone(self, channel: str) -> None:
+        for connection in list(self._all):
+            connection.gone(channel)
 
 
 class SocketEndpoint:

@@ -1,13 +1,16 @@
 """Channels on a WebSocket: subscribe, leave, subscribe again (contract 4)."""
 
+import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from hub.ids import new_id
 from hub.transports import subscriptions
 from tests.interaction.drivers import Refused, Socket, open_socket
-from tests.parts.hub import ServedHub
+from tests.parts.hub import ServedHub, ServeHub
+from tests.parts.redis import RedisProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -205,3 +208,35 @@ async def test_a_position_of_another_form_is_refused(
             await socket.ask("channel.subscribe", {"channel": channel, "since": since})
         assert refusal.value.reason == "invalid_params"
         assert refusal.value.message.startswith("since")
+
+
+async def test_who_follows_a_conversation_that_is_deleted_is_told_so_on_every_node(
+    serve_hub: ServeHub, redis_server: RedisProcess
+) -> None:
+    async with (
+        serve_hub(HUB_REDIS_URL=redis_server.url) as one,
+        serve_hub(HUB_REDIS_URL=redis_server.url) as other,
+    ):
+        token = (await one.sign_up("ada@hub.example"))["access_token"]
+        async with (
+            open_socket(one.ws_url, token) as here,
+            open_socket(other.ws_url, token) as there,
+            httpx.AsyncClient(base_url=other.url, trust_env=False) as client,
+        ):
+            kept = f"conversation:{(await here.ask('conversation.create'))['id']}"
+            conversation = (await here.ask("conversation.create"))["id"]
+            channel = f"conversation:{conversation}"
+            for socket in (here, there):
+                await socket.ask("channel.subscribe", {"channel": kept})
+                await socket.ask("channel.subscribe", {"channel": channel})
+            headers = {"Authorization": f"Bearer {token}"}
+            path = f"/v1/channels/{channel}/events"
+            async with client.stream("GET", path, headers=headers) as stream:
+                await here.ask("conversation.delete", {"conversation_id": conversation})
+                told = {"channel": channel, "reason": "not_found"}
+                for socket in (here, there):
+                    assert await socket.notice("subscription.ended") == told
+                    await socket.ask("channel.unsubscribe", {"channel": kept})
+                async with asyncio.timeout(3):
+                    text = (await stream.aread()).decode()
+                assert text.endswith('event: ended\ndata: {"reason":"not_found"}\n\n')
