@@ -7,15 +7,16 @@ sent goes through the outbox. Writes that name the same conversation keep their 
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import randrange
-from typing import Any, Final, Protocol
+from typing import Any
 
 import msgspec
 
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join, Reader
-from hub.events.outbox import FlushScheduler, Outbox, Writer
+from hub.events.outbox import FlushScheduler, Outbox
 from hub.faults import CLOSES, Fault
 from hub.identity.tokens import Claims
 from hub.ids import new_id
@@ -38,30 +39,9 @@ from hub.protocol.session import Event, SessionState, State, Transition
 from hub.rbac.actor import Actor
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
+from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES, MAX_IN_FLIGHT, RECHECK_S
 from hub.transports.subscriptions import Subscriptions
-
-MAX_IN_FLIGHT: Final = 64
-"""Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
-
-DRAIN_S: Final = 3.0
-"""How long a connection of a node that goes away waits for the answers under way."""
-
-COME_BACK_MS: Final = 2_000
-"""The clients of a node that goes away come back spread over this time."""
-
-LARGE_BYTES: Final = 4_096
-"""A longer reply waits for room in the outbox."""
-
-RECHECK_S: Final = 5.0
-"""How often an open connection's standing is looked at, should the word of a change be lost."""
-
-
-class ConnectionWriter(Writer, Protocol):
-    def close(self, code: int, reason: str) -> object:
-        """Send a close frame behind what was written."""
-
-    async def settled(self) -> None:
-        """Return when what was written, and a close frame, are with the server."""
+from hub.transports.wire import ConnectionWriter
 
 
 class SocketConnection:
@@ -133,12 +113,10 @@ class SocketConnection:
             self._spawn(self._drained())
 
     async def _drained(self) -> None:
-        deadline = asyncio.get_running_loop().time() + DRAIN_S
-        while self._in_flight:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await asyncio.wait(self._in_flight.values(), timeout=left)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while self._in_flight:
+                    await asyncio.wait(self._in_flight.values())
         self.on(Event.DRAIN_OVER)
 
     def close(self) -> None:
@@ -417,10 +395,6 @@ class SocketConnection:
 
     def unsubscribe(self, channel: str) -> bool:
         return self._subscriptions.drop(channel)
-
-    def gone(self, channel: str) -> None:
-        """What the channel tells of was deleted."""
-        self._subscriptions.end(channel, "not_found")
 
     def ended(self, channel: str, reason: str) -> None:
         self._subscriptions.ended(channel, reason)

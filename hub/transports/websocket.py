@@ -16,8 +16,9 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SUBPROTOCOL
 from hub.protocol.session import Event
-from hub.transports.connection import DRAIN_S, ConnectionWriter, SocketConnection
-from hub.transports.wire import AsgiWriter
+from hub.transports.bounds import DRAIN_S
+from hub.transports.connection import SocketConnection
+from hub.transports.wire import AsgiWriter, ConnectionWriter
 
 _DEVICE: Final = 400
 
@@ -65,8 +66,10 @@ class Connections:
             connection.authority_changed(kind, identifier)
 
     def _gone(self, channel: str) -> None:
+        told = {"channel": channel, "reason": "not_found"}
         for connection in list(self._all):
-            connection.gone(channel)
+            if connection.unsubscribe(channel):
+                connection.notice("subscription.ended", told)
 
 
 class SocketEndpoint:

@@ -8,12 +8,13 @@ that stalls can be aborted. On another ASGI server ``AsgiWriter`` does the same 
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from hub.events.outbox import Writer
 from hub.protocol.codec import close_reason
 from hub.protocol.rfc6455 import payloads
 from hub.transports.inbox import Gate, Inbox
@@ -28,6 +29,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 def _nothing(*_: object) -> None:
     pass
+
+
+class ConnectionWriter(Writer, Protocol):
+    def close(self, code: int, reason: str) -> object:
+        """Send a close frame behind what was written."""
+
+    async def settled(self) -> None:
+        """Return when what was written, and a close frame, are with the server."""
 
 
 class Wire:

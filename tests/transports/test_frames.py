@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import select
 
 from hub.storage.scope import EVERY_TENANT
-from hub.transports.connection import MAX_IN_FLIGHT
+from hub.transports.bounds import MAX_IN_FLIGHT
 from tests.interaction.drivers import Refused, eventually, open_socket
 from tests.parts.hub import ServedHub
 from tests.protocol.vectors import data_of, rows
