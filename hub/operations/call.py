@@ -4,7 +4,7 @@ A handler never sees a request or a socket. Where an operation is about the conn
 (subscriptions, credentials), it speaks to the ``Connection`` interface.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +67,10 @@ class Connection(Protocol):
         """End a subscription; whether there was one."""
 
 
+AfterReply = Callable[[], Coroutine[Any, Any, None]]
+"""What is done once a reply is on its way."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request being answered."""
@@ -80,9 +84,9 @@ class Call:
     address: str | None = None
     device: str | None = None
     idempotency_key: str | None = None
-    after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    after: list[AfterReply] = field(default_factory=list)
 
-    def after_reply(self, step: Callable[[], Awaitable[None]]) -> None:
+    def after_reply(self, step: AfterReply) -> None:
         """Do this once the reply is on its way (a subscription's events follow its reply)."""
         self.after.append(step)
 

@@ -63,7 +63,7 @@ class Connections:
 
     def _changed(self, kind: str, identifier: str) -> None:
         for connection in list(self._all):
-            connection.authority_changed(kind, identifier)
+            connection.login.changed(kind, identifier)
 
     def _gone(self, channel: str) -> None:
         told = {"channel": channel, "reason": "not_found"}

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 from hub.cli import serving as cli_serving
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run
-from hub.transports import connection, wire
+from hub.transports import connection, login, wire
 from hub.transports.connection import SocketConnection
 from tests.interaction.drivers import Socket, eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -96,7 +96,7 @@ async def test_a_reader_that_stops_is_closed_with_4008_and_its_memory_is_free(
                         *range(sent - 4, sent + 1)
                     ]
             assert slow._outbox.size == 0
-            assert len(slow._subscriptions) == 0
+            assert len(slow.subscriptions) == 0
             await _flood(served_hub, channel, 5)
             if neighbours:
                 assert (await neighbour.event())["seq"] == sent + 1
@@ -206,7 +206,7 @@ async def test_a_close_for_what_the_peer_sent_is_counted_once(
 async def test_nothing_is_left_of_a_connection(
     served_hub: ServedHub, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "EXPIRED_GRACE_S", 0.1)
+    monkeypatch.setattr(login, "EXPIRED_GRACE_S", 0.1)
     session = await served_hub.sign_up("ada@hub.example")
     token = session["access_token"]
     connections = served_hub.hub.socket.connections
@@ -299,7 +299,7 @@ async def test_what_is_under_way_when_the_node_goes_away_is_answered_before_the_
             (draining,) = hub.hub.socket.connections._all
             async with writing(hub):
                 asked = await socket.begin("conversation.create")  # it waits for our write
-                await eventually(_truth(lambda: draining._in_flight))
+                await eventually(_truth(lambda: draining.requests))
                 hub.hub.drain()
                 await socket.notice("session.draining")
                 assert draining.open
@@ -319,7 +319,7 @@ async def test_what_takes_too_long_does_not_hold_up_a_node_that_goes_away(
             async with writing(hub):
                 await socket.begin("conversation.create")
                 (draining,) = hub.hub.socket.connections._all
-                await eventually(_truth(lambda: draining._in_flight))
+                await eventually(_truth(lambda: draining.requests))
                 hub.hub.drain()
                 assert (await socket.closed())[0] == 4001
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
-from hub.transports import connection
+from hub.transports import login
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
@@ -35,7 +35,7 @@ class TestRunningOut:
     async def test_the_notice_comes_before_the_end(
         self, hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection, "EXPIRING_NOTICE_S", 1.0)
+        monkeypatch.setattr(login, "EXPIRING_NOTICE_S", 1.0)
         async with open_socket(hub.ws_url, lasting(hub, token, 2)) as socket:
             ready = await socket.notice("session.ready")
             expiring = await socket.notice("session.expiring")
@@ -45,7 +45,7 @@ class TestRunningOut:
     async def test_a_newer_token_keeps_the_connection_beyond_the_older_ones_end(
         self, hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection, "EXPIRED_GRACE_S", 0.1)
+        monkeypatch.setattr(login, "EXPIRED_GRACE_S", 0.1)
         async with open_socket(hub.ws_url, lasting(hub, token, 1)) as socket:
             first = await socket.notice("session.ready")
             later = lasting(hub, token, 600)
@@ -59,7 +59,7 @@ class TestRunningOut:
     async def test_an_expired_token_takes_no_requests_and_closes_after_the_grace(
         self, hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection, "EXPIRED_GRACE_S", 0.5)
+        monkeypatch.setattr(login, "EXPIRED_GRACE_S", 0.5)
         async with open_socket(hub.ws_url, lasting(hub, token, -5)) as socket:
             await socket.notice("session.expiring")
             with pytest.raises(Refused) as refusal:
@@ -72,7 +72,7 @@ class TestRunningOut:
     async def test_in_the_grace_a_new_token_brings_everything_back(
         self, hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch, method: str
     ) -> None:
-        monkeypatch.setattr(connection, "EXPIRED_GRACE_S", 0.5)
+        monkeypatch.setattr(login, "EXPIRED_GRACE_S", 0.5)
         async with open_socket(hub.ws_url, lasting(hub, token, -5)) as socket:
             await socket.notice("session.expiring")
             await socket.ask(method, {"token": token})
@@ -153,7 +153,7 @@ async def test_a_logout_that_a_node_was_not_told_of_is_found_by_looking(
     serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two nodes on one database that do not hear each other, as with a backplane that is away."""
-    monkeypatch.setattr(connection, "RECHECK_S", 0.3)
+    monkeypatch.setattr(login, "RECHECK_S", 0.3)
     async with serve_hub() as deaf, serve_hub() as other:
         deaf.hub.services.authority._recheck_s = 0.2
         session = await other.sign_up("ada@hub.example")

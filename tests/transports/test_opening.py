@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from hub.protocol.limits import CLIENT_LIMITS
-from hub.transports import connection
+from hub.transports import login
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import ServedHub, ServeHub
 from tests.transports.conftest import ORIGIN
@@ -190,7 +190,7 @@ async def test_authenticating_with_a_token_that_has_run_out_closes_with_4005(
 async def test_who_never_authenticates_is_closed_with_4502(
     hub: ServedHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "AUTHENTICATE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(login, "AUTHENTICATE_DEADLINE_S", 0.2)
     began = asyncio.get_running_loop().time()
     async with open_socket(hub.ws_url) as socket:
         assert await _closed(socket) == (4502, "never_authenticated")
@@ -200,7 +200,7 @@ async def test_who_never_authenticates_is_closed_with_4502(
 async def test_the_deadline_is_over_once_one_is_authenticated(
     hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "AUTHENTICATE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(login, "AUTHENTICATE_DEADLINE_S", 0.2)
     async with open_socket(hub.ws_url, token) as socket:
         with pytest.raises(TimeoutError):
             await socket.closed(within=0.5)

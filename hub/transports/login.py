@@ -1,0 +1,211 @@
+"""Who is on a connection: its credentials, and what they allow from moment to moment."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from hub.faults import Fault
+from hub.identity.tokens import Claims
+from hub.operations.call import Call, Services
+from hub.operations.dispatcher import Dispatcher, authorise, validate
+from hub.protocol.limits import (
+    AUTHENTICATE_DEADLINE_S,
+    CLIENT_LIMITS,
+    EXPIRED_GRACE_S,
+    EXPIRING_NOTICE_S,
+    HEARTBEAT_S,
+    SUBPROTOCOL,
+)
+from hub.protocol.session import Event
+from hub.rbac.actor import Actor
+from hub.transports.bounds import RECHECK_S
+from hub.transports.subscriptions import Subscriptions
+
+
+class Host(Protocol):
+    """The connection that somebody is on."""
+
+    id: str
+    subscriptions: Subscriptions
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not closed."""
+
+    @property
+    def opening(self) -> bool:
+        """Whether nobody has shown valid credentials yet."""
+
+    def on(self, event: Event) -> None:
+        """Something happened to the session."""
+
+    def notice(self, method: str, params: Mapping[str, Any]) -> None:
+        """Tell the client."""
+
+    def call(self, trace_id: str | None) -> Call:
+        """What the dispatcher is given."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it for as long as the connection is open."""
+
+
+class Login:
+    """The credentials of one connection, from the first token to the last."""
+
+    __slots__ = (
+        "_dispatcher", "_host", "_recheck_timer", "_services", "_standing", "_timers", "claims",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, services: Services, dispatcher: Dispatcher) -> None:
+        self.claims: Claims | None = None
+        self._host = host
+        self._services = services
+        self._dispatcher = dispatcher
+        self._standing: Actor | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._recheck_timer: asyncio.TimerHandle | None = None
+        self._later(AUTHENTICATE_DEADLINE_S, lambda: host.on(Event.AUTH_DEADLINE))
+
+    async def authenticate(self, token: str) -> Mapping[str, Any]:
+        """Take these credentials; what ``session.ready`` says. Raises Fault."""
+        host = self._host
+        claims = self._services.tokens.read(token)
+        actor = await self._services.authority.actor(claims)
+        if self.claims is not None and (claims.user_id, claims.tenant_id) != (
+            self.claims.user_id,
+            self.claims.tenant_id,
+        ):
+            raise Fault("permission_denied", "A connection stays with its user and tenant.")
+        first = host.opening
+        host.on(Event.AUTHENTICATED if first else Event.REFRESHED)
+        if not host.open:
+            raise Fault("unauthenticated")
+        self.claims = claims
+        self._standing = actor
+        self.stop()
+        self._look_later()
+        left = claims.expires_at - time.time()
+        self._later(left - EXPIRING_NOTICE_S, self._expiring)
+        self._later(left, self._expired)
+        ready = self._ready(claims, actor)
+        if first:
+            host.notice("session.ready", ready)
+        else:
+            await self.recheck()
+        return ready
+
+    def _ready(self, claims: Claims, actor: Actor) -> dict[str, Any]:
+        return {
+            "protocol": SUBPROTOCOL,
+            "connection_id": self._host.id,
+            "node": self._services.node,
+            "user": actor.user_id,
+            "tenant": actor.tenant_id,
+            "roles": list(actor.roles),
+            "expires_at": datetime.fromtimestamp(claims.expires_at, UTC).isoformat(),
+            "heartbeat_s": HEARTBEAT_S,
+            "limits": CLIENT_LIMITS,
+            "resumed": False,
+        }
+
+    def refused(self, fault: Fault) -> None:
+        """An authentication failed: close, unless it can be tried again with other parameters."""
+        host = self._host
+        if fault.reason == "unauthenticated":
+            host.on(Event.AUTH_FAILED)
+        elif host.opening and fault.reason != "invalid_params":
+            expired = fault.reason == "token_expired"
+            host.on(Event.TOKEN_EXPIRED if expired else Event.FAILED)
+
+    # --- time passes ---
+
+    def stop(self) -> None:
+        """Cancel what is due later. Idempotent."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._recheck_timer is not None:
+            self._recheck_timer.cancel()
+
+    def _later(self, delay_s: float, step: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(max(0.0, delay_s), step))
+
+    def _expiring(self) -> None:
+        if self.claims is not None:
+            expires_at = datetime.fromtimestamp(self.claims.expires_at, UTC).isoformat()
+            self._host.notice("session.expiring", {"expires_at": expires_at})
+
+    def _expired(self) -> None:
+        host = self._host
+        host.on(Event.TOKEN_EXPIRED)
+        if host.open:
+            self._later(EXPIRED_GRACE_S, lambda: host.on(Event.GRACE_OVER))
+
+    # --- permissions change ---
+
+    def changed(self, kind: str, identifier: str) -> None:
+        """Somebody's permissions have changed: if they may be ours, check again."""
+        claims = self.claims
+        if claims is None:
+            return
+        ours = {
+            "session": claims.session_id,
+            "user": claims.user_id,
+            "tenant": claims.tenant_id,
+        }
+        if kind not in ours or ours[kind] == identifier:
+            self._host.spawn(self.recheck())
+
+    def _look_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._recheck_timer = loop.call_later(RECHECK_S, lambda: self._host.spawn(self._look()))
+
+    async def _look(self) -> None:
+        """Look whether the standing is what it was when the subscriptions were last checked."""
+        assert self.claims is not None
+        try:
+            same = await self._services.authority.actor(self.claims) == self._standing
+        except Fault as fault:
+            # What cannot be known now is asked again; meanwhile every request is refused.
+            same = fault.reason == "backend_unavailable"
+        if not same:
+            await self.recheck()
+        if self._host.open:
+            self._look_later()
+
+    async def recheck(self) -> None:
+        """Permissions may have changed: end what is not allowed any more."""
+        host = self._host
+        if self.claims is None or not host.open:
+            return
+        try:
+            actor = await self._services.authority.actor(self.claims)
+        except Fault as fault:
+            if fault.reason == "unauthenticated":
+                host.notice("session.revoked", {"reason": fault.reason})
+                host.on(Event.REVOKED)
+            elif fault.reason == "backend_unavailable":
+                # Unsure means no: nothing more is delivered; the client may subscribe again.
+                for channel in host.subscriptions:
+                    host.subscriptions.end(channel, fault.reason)
+            return
+        self._standing = actor
+        for channel in host.subscriptions:
+            await self._check(channel, actor)
+
+    async def check_now(self, channel: str) -> None:
+        """End the subscription unless it is allowed at this moment."""
+        assert self.claims is not None
+        await self._check(channel, await self._services.authority.actor(self.claims))
+
+    async def _check(self, channel: str, actor: Actor) -> None:
+        subscribe = self._dispatcher.find("channel.subscribe")
+        call = self._host.call(None)
+        call.actor = actor
+        try:
+            await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
+        except Fault as fault:
+            self._host.subscriptions.end(channel, fault.reason)
