@@ -15,6 +15,7 @@ from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
 from hub.events.position import Since
 from hub.events.recovery import Arrival, classify, resume
+from hub.events.span import joined
 from hub.faults import Fault
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
@@ -228,7 +229,16 @@ class Fanout:
 
     def _fill(self, channel: _Channel) -> None:
         if channel.filling is None:
+            self._metrics.gap_fills.inc()
             channel.filling = self._spawn(self._fill_gap(channel))
+
+    def _deliveries(self, channel: _Channel, page: LogSlice) -> list[Delivery]:
+        """What a page of the log holds, the deltas of a message joined."""
+        deliveries = joined(
+            [Delivery(channel.name, page.epoch, entry.seq, entry.data) for entry in page.entries]
+        )
+        self._metrics.joined.labels("log").inc(len(page.entries) - len(deliveries))
+        return deliveries
 
     async def _fill_gap(self, channel: _Channel) -> None:
         """Read on from the live position until the log has no more, delivering to all readers."""
@@ -243,11 +253,8 @@ class Fanout:
                 if resume(at, page) is None:
                     self._lost(channel, page)
                 else:
-                    for entry in page.entries:
-                        self._metrics.gap_fills.inc()
-                        self._deliver(
-                            channel, Delivery(channel.name, page.epoch, entry.seq, entry.data)
-                        )
+                    for delivery in self._deliveries(channel, page):
+                        self._deliver(channel, delivery)
                 # Also after a loss: what was heard during the read comes after what it found.
                 if channel.at.seq >= page.last and not channel.behind:
                     break
@@ -275,14 +282,14 @@ class Fanout:
             if resume(at, page) is None:
                 reader.ended(channel.name, "resume_gap")
                 return
-            for entry in page.entries:
+            deliveries = self._deliveries(channel, page)
+            for delivery in deliveries:
                 await reader.room()  # for each: a page of long events is more than an outbox holds
                 if join.abandoned:
                     return
-                delivery = Delivery(channel.name, page.epoch, entry.seq, entry.data)
                 reader.deliver(delivery)
                 at = delivery.position
-            self._replayed.inc(len(page.entries))
+            self._replayed.inc(len(deliveries))
             if at.seq >= page.last and (at.seq > channel.at.seq or at.epoch != channel.at.epoch):
                 # The log is ahead of what pub/sub has brought us: let the others catch up too.
                 self._fill(channel)

@@ -1,14 +1,18 @@
 """Outboxes: what waits to be written to a connection, bounded, and written in one go.
 
-An outbox is a queue of ready WebSocket frames. One ``FlushScheduler`` per process writes each dirty
-outbox once per turn of the event loop with one call, so that frames of one turn cost one system
-call, and no connection has a task of its own on the send path.
+While the transport takes what it is given, an outbox is a list of ready frames, and one
+``FlushScheduler`` per process writes each that became dirty in a turn of the event loop with one
+call at the turn's end: the frames of a turn cost one system call, and no connection has a task of
+its own on the send path. When the transport is full, what comes is held; deltas of one message are
+joined (``span``) when that comes to too much, and again before it is written.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from hub.events.delivery import Delivery
+from hub.events.span import join
 from hub.protocol.limits import OUTBOX_BYTES
 
 REPLAY_BYTES: Final = OUTBOX_BYTES // 4
@@ -16,31 +20,36 @@ REPLAY_BYTES: Final = OUTBOX_BYTES // 4
 
 
 class Writer(Protocol):
-    """The way out of a connection. ``write`` never blocks; it is called only while ``ready``."""
+    """The way out of a connection. ``write`` never blocks.
+
+    When the transport is full it calls ``paused``, and ``resumed`` when it takes more again. In
+    between nothing is written.
+    """
+
+    paused: Callable[[], None]
+    resumed: Callable[[], None]
 
     @property
-    def ready(self) -> bool:
-        """Whether the transport takes more now; when it does again, it calls ``resumed``."""
-
-    def write(self, data: bytes) -> None:
+    def write(self) -> Callable[[bytes], object]:
         """Hand ready frames to the transport."""
-
-    resumed: Callable[[], None]
 
 
 class FlushScheduler:
-    """Writes every outbox that became dirty in a turn of the loop, at the end of that turn."""
+    """Writes every outbox that became dirty in a turn of the loop, at the end of that turn.
 
-    def __init__(self) -> None:
-        self._dirty: list[Outbox] = []
+    ``joined`` is told how many deliveries were joined into others for readers that are slow.
+    """
 
-    def add(self, outbox: "Outbox") -> None:
-        if not self._dirty:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._dirty.append(outbox)
+    def __init__(self, joined: Callable[[int], None] = lambda count: None) -> None:
+        self.dirty: list[Outbox] = []
+        self.joined = joined
+
+    def wake(self) -> None:
+        """There is a first dirty outbox in this turn."""
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
+        dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
                 outbox.flush()
@@ -52,14 +61,15 @@ class FlushScheduler:
 
 
 class Outbox:
-    """The frames that wait for one connection.
+    """What waits for one connection; ``size`` is the bytes of it.
 
-    ``overflow`` is called once, when more than ``limit`` bytes wait; the outbox then drops what it
-    holds and takes no more: the connection is to be closed with 4008.
+    ``overflow`` is called once, when more than ``limit`` bytes are held for a full transport though
+    their deltas were joined; the outbox then drops what it holds and takes no more: the connection
+    is to be closed with 4008.
     """
 
-    __slots__ = ("_dirty", "_frames", "_limit", "_overflow", "_room", "_scheduler", "_writer",
-                 "closed", "size")  # fmt: skip
+    __slots__ = ("_frames", "_held", "_limit", "_overflow", "_ready", "_room", "_scheduler",
+                 "_writer", "closed", "size")  # fmt: skip
 
     def __init__(
         self,
@@ -73,37 +83,58 @@ class Outbox:
         self._overflow = overflow
         self._limit = limit
         self._frames: list[bytes] = []  # a deque would be a KiB, and only ever taken whole
-        self._dirty = False
+        self._held: list[Delivery | bytes] = []
+        self._ready = True
         self._room: asyncio.Event | None = None
         self.size = 0
         self.closed = False
-        writer.resumed = self.flush
+        writer.paused = self._pause
+        writer.resumed = self._resume
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Queue an event."""
+        # As ``put``, written out: this runs once per event and subscriber.
+        if self._ready:
+            frame = delivery.frame
+            frames = self._frames
+            if not frames:
+                dirty = self._scheduler.dirty
+                if not dirty:
+                    self._scheduler.wake()
+                dirty.append(self)
+            frames.append(frame)
+            self.size += len(frame)
+            if self.size > self._limit:
+                self.flush()
+        else:
+            self._hold(delivery, len(delivery.frame))
 
     def put(self, frame: bytes) -> None:
         """Queue a ready frame."""
-        if self.closed:
-            return
-        self._frames.append(frame)
-        self.size += len(frame)
-        if self.size > self._limit:
-            self.close()
-            self._overflow()
-        elif not self._dirty:
-            self._dirty = True
-            self._scheduler.add(self)
-
-    def flush(self) -> None:
-        """Write what waits, if the transport takes it."""
-        self._dirty = False
-        if not self._frames or not self._writer.ready:
+        if not self._ready:
+            self._hold(frame, len(frame))
             return
         frames = self._frames
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        frames.clear()
-        self.size = 0
-        self._writer.write(data)
-        if self._room is not None:
-            self._room.set()
+        if not frames:
+            dirty = self._scheduler.dirty
+            if not dirty:
+                self._scheduler.wake()
+            dirty.append(self)
+        frames.append(frame)
+        self.size += len(frame)
+        if self.size > self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, unless the transport is full."""
+        frames = self._frames
+        if frames:
+            self._frames = []
+            self.size = 0
+            # Of bytes that are joined, nothing is copied when there is one.
+            self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            if self._room is not None:
+                self._room.set()
 
     async def room(self) -> None:
         """Return when less than ``REPLAY_BYTES`` wait; CancelledError once the outbox is closed."""
@@ -115,10 +146,58 @@ class Outbox:
         if self.closed:
             raise asyncio.CancelledError
 
+    def forget(self, channel: str) -> None:
+        """Drop the events of a channel that are held: its subscription has ended."""
+        if self._held:
+            self._hold_only([i for i in self._held if isinstance(i, bytes) or i.channel != channel])
+
     def close(self) -> None:
         """Drop what waits and take no more. Idempotent."""
         self.closed = True
-        self._frames.clear()
+        self._ready = False
+        self._frames = []
+        self._held = []
         self.size = 0
         if self._room is not None:
             self._room.set()
+
+    # --- while the transport is full ---
+
+    def _pause(self) -> None:
+        self._ready = False
+        if self._frames:  # of this turn, written to by somebody else meanwhile
+            self._held += self._frames
+            self._frames = []
+
+    def _resume(self) -> None:
+        if self.closed:
+            return
+        self._ready = True
+        if self._held:
+            self._join()
+            held, self._held = self._held, []
+            self._frames = [i if isinstance(i, bytes) else i.frame for i in held]
+            self.flush()
+        elif self._room is not None:
+            self._room.set()
+
+    def _hold(self, item: Delivery | bytes, size: int) -> None:
+        if self.closed:
+            return
+        self._held.append(item)
+        self.size += size
+        if self.size > self._limit:
+            self._join()
+            if self.size > self._limit:
+                self.close()
+                self._overflow()
+
+    def _join(self) -> None:
+        held = self._held
+        self._hold_only(join(held))
+        if len(self._held) < len(held):
+            self._scheduler.joined(len(held) - len(self._held))
+
+    def _hold_only(self, items: list[Delivery | bytes]) -> None:
+        self._held = items
+        self.size = sum(len(i) if isinstance(i, bytes) else len(i.frame) for i in items)

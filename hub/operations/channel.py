@@ -7,7 +7,9 @@ import orjson
 from pydantic import Field
 
 from hub.backplane.interface import Position
+from hub.events.delivery import Delivery
 from hub.events.recovery import resume
+from hub.events.span import joined
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
@@ -55,13 +57,17 @@ class History(Params):
 
 
 class PastEvent(Result):
+    """``span``: the event stands for so many positions, which end at ``seq``; left out, for one."""
+
     seq: int
+    span: int | None = None
     event: Mapping[str, Any]
 
 
 class Past(Result):
-    """Events of the log, fewer than asked for when they are long: ``first`` and ``last`` tell
-    what it holds.
+    """Events of the log, deltas of one message joined; fewer than asked for when they are long.
+
+    ``first`` and ``last`` tell what the log holds.
     """
 
     epoch: str
@@ -147,5 +153,14 @@ async def history(call: Call, params: History) -> Past:
         epoch=page.epoch,
         first=page.first,
         last=page.last,
-        items=[PastEvent(seq=entry.seq, event=orjson.loads(entry.data)) for entry in entries],
+        items=[
+            PastEvent(
+                seq=delivery.seq,
+                span=delivery.span if delivery.span > 1 else None,
+                event=orjson.loads(delivery.event),
+            )
+            for delivery in joined(
+                [Delivery(params.channel, page.epoch, entry.seq, entry.data) for entry in entries]
+            )
+        ],
     )

@@ -51,6 +51,13 @@ class Metrics:
             ("path",),
             registry=registry,
         )
+        self.joined = Counter(
+            "hub_events_joined",
+            "Deltas that went out as part of another event, by where they were joined: `outbox` "
+            "for a reader that is slow, `log` for one that reads the log.",
+            ("where",),
+            registry=registry,
+        )
         self.resumes = Counter(
             "hub_resumes", "Subscriptions begun, by outcome.", ("outcome",), registry=registry
         )

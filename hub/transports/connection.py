@@ -5,7 +5,7 @@ reader (``received``) never waits, and what is sent goes through the outbox.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from random import randrange
 from typing import Any
@@ -44,13 +44,15 @@ class SocketConnection:
         self.id = new_id("k")
         self._services = services
         self._writer = writer
-        self._outbox = Outbox(writer, scheduler, lambda: self.on(Event.TOO_SLOW))
+        self._outbox = Outbox(writer, scheduler, self._too_slow)
+        self.deliver: Callable[[Delivery], None] = self._outbox.deliver
+        writer.stalled = self._stalled
         self._state = SessionState()
         self._address = address
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
         self._come_back_ms: int | None = None
-        self.subscriptions = Subscriptions(services.fanout, self, self.notice)
+        self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
         self.requests = Requests(self, dispatcher)
         self.login = Login(self, services, dispatcher)
 
@@ -85,6 +87,15 @@ class SocketConnection:
             self._writer.close(transition.close_code, reason)
         if transition.state is State.CLOSED:
             self.close()
+
+    def _too_slow(self) -> None:
+        self.on(Event.TOO_SLOW)
+
+    def _stalled(self) -> None:
+        """The peer takes nothing: no close frame would reach it either."""
+        if self.open:
+            self.on(Event.TOO_SLOW)
+        self._writer.abort()
 
     def drain(self) -> None:
         """The node is going away: say so, finish what is under way, and close with 4001."""
@@ -181,9 +192,6 @@ class SocketConnection:
 
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         self.send(encode_notice(method, params))
-
-    def deliver(self, delivery: Delivery) -> None:
-        self._outbox.put(delivery.frame)
 
     async def room(self) -> None:
         await self._outbox.room()

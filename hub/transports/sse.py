@@ -6,7 +6,6 @@ browser's ``Last-Event-ID`` resumes it.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -20,6 +19,7 @@ from hub.backplane.interface import Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join
 from hub.events.position import parse_since
+from hub.events.span import join
 from hub.faults import Fault
 from hub.identity.tokens import LEEWAY_S
 from hub.operations.call import Services
@@ -34,6 +34,9 @@ PATH: Final = "/v1/channels/{channel}/events"
 RECHECK_S: Final = 5.0
 """A stream's permissions are checked again at least this often."""
 
+SLOW_BYTES: Final = 64 * 1024
+"""Deltas are joined for a client for whom more than this waits."""
+
 _LOOK_S: Final = 0.25
 """How often a stream whose client takes nothing looks whether it has ended."""
 
@@ -44,9 +47,10 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 class _StreamReader:
     """A channel's reader whose events wait for an HTTP response."""
 
-    def __init__(self, channel: str) -> None:
+    def __init__(self, channel: str, count_joined: Callable[[int], None]) -> None:
         self.channel = channel
-        self._waiting: deque[bytes] = deque()
+        self._count_joined = count_joined
+        self._waiting: list[Delivery | bytes] = []
         self._size = 0
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
@@ -54,18 +58,30 @@ class _StreamReader:
         self.doubtful = False
 
     def deliver(self, delivery: Delivery) -> None:
-        self.put(
-            b"id: %s:%d\ndata: %s\n\n" % (delivery.epoch.encode(), delivery.seq, delivery.event)
-        )
+        self._put(delivery, len(delivery.event))
 
     def put(self, chunk: bytes) -> None:
-        if self._size > OUTBOX_BYTES:
-            self.end = self.end or "too_slow"
-            self._waiting.clear()
-        else:
-            self._waiting.append(chunk)
-            self._size += len(chunk)
+        """Queue what is no event of the channel."""
+        self._put(chunk, len(chunk))
+
+    def _put(self, item: Delivery | bytes, size: int) -> None:
+        if self.end is None:
+            self._waiting.append(item)
+            self._size += size
+            if self._size > OUTBOX_BYTES:
+                self._waiting = self._joined()
+                self._size = sum(
+                    len(i) if isinstance(i, bytes) else len(i.event) for i in self._waiting
+                )
+                if self._size > OUTBOX_BYTES:
+                    self.end = "too_slow"
+                    self._waiting.clear()
         self._changed.set()
+
+    def _joined(self) -> list[Delivery | bytes]:
+        joined = join(self._waiting)
+        self._count_joined(len(self._waiting) - len(joined))
+        return joined
 
     async def room(self) -> None:
         while self._size > OUTBOX_BYTES // 4 and self.end is None:
@@ -91,8 +107,10 @@ class _StreamReader:
                     await self._changed.wait()
             except TimeoutError:
                 return None
-        data = b"".join(self._waiting)
-        self._waiting.clear()
+        # So much waits for a client only that is slow.
+        waiting = self._joined() if self._size > SLOW_BYTES else self._waiting
+        data = b"".join(i if isinstance(i, bytes) else _event(i) for i in waiting)
+        self._waiting = []
         self._size = 0
         self._drained.set()
         return data
@@ -207,7 +225,8 @@ class EventStreams:
                 raise Fault("invalid_params", f"since: {error}") from None
             if request.method == "HEAD":
                 return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-            reader = _StreamReader(channel)
+            joined = self._services.metrics.joined.labels("outbox")
+            reader = _StreamReader(channel, joined.inc)
             join = await self._services.fanout.join(channel, reader, since)
             if not join.recovered:
                 try:
@@ -274,6 +293,14 @@ class EventStreams:
             join.abandon()
             follow.cancel()
             await asyncio.gather(follow, return_exceptions=True)
+
+
+def _event(delivery: Delivery) -> bytes:
+    return b"id: %s:%d\ndata: %s\n\n" % (
+        delivery.epoch.encode(),
+        delivery.seq,
+        delivery.event,
+    )
 
 
 def _snapshot(at: Position, event: dict[str, object]) -> bytes:

@@ -10,17 +10,20 @@ MAX_SUBSCRIPTIONS: Final = 200
 """Channels that one connection may follow."""
 
 Notice = Callable[[str, Mapping[str, Any]], None]
+Forget = Callable[[str], None]
+"""Drops what waits for the reader of a channel."""
 
 
 class Subscriptions:
     """The subscriptions of one ``reader``; iterates over a copy of their channels."""
 
-    __slots__ = ("_fanout", "_joins", "_notice", "_reader")
+    __slots__ = ("_fanout", "_forget", "_joins", "_notice", "_reader")
 
-    def __init__(self, fanout: Fanout, reader: Reader, notice: Notice) -> None:
+    def __init__(self, fanout: Fanout, reader: Reader, notice: Notice, forget: Forget) -> None:
         self._fanout = fanout
         self._reader = reader
         self._notice = notice
+        self._forget = forget
         self._joins: dict[str, Join] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -70,8 +73,9 @@ class Subscriptions:
         return True
 
     def end(self, channel: str, reason: str) -> None:
-        """End a subscription, and say why."""
+        """End a subscription that is not allowed any more, and say why."""
         if self.drop(channel):
+            self._forget(channel)
             self._tell(channel, reason)
 
     def ended(self, channel: str, reason: str) -> None:

@@ -81,7 +81,7 @@ class SocketEndpoint:
         self._services = services
         self._dispatcher = dispatcher
         self._origins = frozenset(origins)
-        self._scheduler = FlushScheduler()
+        self._scheduler = FlushScheduler(services.metrics.joined.labels("outbox").inc)
         self.connections = Connections(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,6 +146,9 @@ class SocketEndpoint:
                     connection.on(Event.BINARY_FRAME)
                     return
                 connection.received(text)
+        except asyncio.CancelledError:
+            if not writer.aborted:
+                raise
         finally:
             self.connections.remove(connection)
             await connection.settled()

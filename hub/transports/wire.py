@@ -22,6 +22,9 @@ from hub.transports.inbox import Gate, Inbox
 ABORT_S: Final = 10.0
 """A peer that does not take our close frame in this time is cut off."""
 
+SEND_S: Final = 10.0
+"""A peer that takes nothing for this long, while the transport is full, is cut off."""
+
 NO_PONG: Final = 4012
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -32,32 +35,46 @@ def _nothing(*_: object) -> None:
 
 
 class ConnectionWriter(Writer, Protocol):
+    stalled: Callable[[], None]
+    """Called when the transport was full for ``SEND_S`` and nothing left it."""
+
+    @property
+    def aborted(self) -> bool:
+        """Whether ``abort`` ended the task that serves the connection."""
+
     def close(self, code: int, reason: str) -> object:
         """Send a close frame behind what was written."""
+
+    def abort(self) -> None:
+        """Cut the peer off."""
 
     async def settled(self) -> None:
         """Return when what was written, and a close frame, are with the server."""
 
 
 class Wire:
-    """A connection's transport, for one outbox."""
+    """A connection's transport, for one outbox.
 
-    __slots__ = ("_protocol", "closing", "resumed")
+    ``write`` is the transport's own until a close frame is sent, by whichever side: then it drops
+    what it is given, as RFC 6455 section 5.5.1 has it.
+    """
+
+    aborted = False  # a transport that is cut off tells its task by itself
+
+    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "paused", "resumed",
+                 "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
+        self._timer: asyncio.TimerHandle | None = None
+        self._left = 0
+        self._since = 0.0
+        self.write: Callable[[bytes], object] = protocol.transport.write
+        self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
+        self.stalled: Callable[[], None] = _nothing
         self.closing: Callable[[int], None] = _nothing
         """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
-
-    @property
-    def ready(self) -> bool:
-        return self._protocol.writable.is_set()
-
-    def write(self, data: bytes) -> None:
-        protocol = self._protocol
-        if not protocol.close_sent and not protocol.disconnected:
-            protocol.transport.write(data)
 
     def close(self, code: int, reason: str) -> bool:
         """Send a close frame now, behind what was written, and cut the peer off if it lingers.
@@ -67,6 +84,7 @@ class Wire:
         protocol = self._protocol
         if protocol.close_sent or protocol.disconnected or protocol.transport.is_closing():
             return False
+        self.shut()
         protocol.conn.send_close(code, reason)
         protocol.transport.write(b"".join(protocol.conn.data_to_send()))
         protocol.close_sent = True
@@ -77,8 +95,51 @@ class Wire:
         protocol.close_timer = protocol.loop.call_later(ABORT_S, protocol.transport.abort)
         return True
 
+    def abort(self) -> None:
+        self.shut()
+        self._protocol.transport.abort()
+
+    def shut(self) -> None:
+        """Nothing more is written."""
+        self.write = _nothing
+        self._stop_watch()
+
     async def settled(self) -> None:
         """All of it is with the transport already."""
+
+    # --- what the transport says ---
+
+    def full(self) -> None:
+        """The transport holds more than its high-water mark: watch whether the peer takes it."""
+        self.paused()
+        if self.write is not _nothing:
+            self._left = self._protocol.transport.get_write_buffer_size()
+            self._since = self._protocol.loop.time()
+            self._watch()
+
+    def drained(self) -> None:
+        """The transport is below its low-water mark."""
+        self._stop_watch()
+        self.resumed()
+
+    def _watch(self) -> None:
+        self._timer = self._protocol.loop.call_later(SEND_S / 5, self._look)
+
+    def _stop_watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        left, now = self._protocol.transport.get_write_buffer_size(), self._protocol.loop.time()
+        if left < self._left:
+            # Slow is not stalled: it has taken something.
+            self._left, self._since = left, now
+        if now - self._since >= SEND_S:
+            self._timer = None
+            self.stalled()
+        else:
+            self._watch()
 
 
 class HubProtocol(WebSocketsSansIOProtocol):
@@ -109,10 +170,20 @@ class HubProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions["hub.wire"] = self.wire
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.wire is not None:
+            self.wire.full()
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.wire is not None:
-            self.wire.resumed()
+            self.wire.drained()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.wire is not None:
+            self.wire.shut()
+        super().connection_lost(exc)
 
     def continue_reading(self) -> None:
         """Read on after a pause for a message that nobody will take any more."""
@@ -143,11 +214,20 @@ class HubProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(1.0, self.transport.abort)
 
     def handle_parser_exception(self) -> None:
-        if self.wire is not None and not self.close_sent and self.conn.close_sent is not None:
-            self.wire.closing(self.conn.close_sent.code)
+        if self.wire is not None:
+            self.wire.shut()
+            if not self.close_sent and self.conn.close_sent is not None:
+                self.wire.closing(self.conn.close_sent.code)
         super().handle_parser_exception()
 
+    def shutdown(self) -> None:
+        if self.wire is not None:
+            self.wire.shut()
+        super().shutdown()
+
     def handle_close(self, event: Frame) -> None:
+        if self.wire is not None:
+            self.wire.shut()
         super().handle_close(event)
         # A peer may close while a message of its own is still unread.
         self.continue_reading()
@@ -163,25 +243,30 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class AsgiWriter:
-    """A writer over ASGI ``send``, for servers other than ours."""
+    """A writer over ASGI ``send``, for servers other than ours, made by the task that serves."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._server = asyncio.current_task()
+        self.aborted = False
         self._task: asyncio.Task[None] | None = None
         self._closing: tuple[int, str] | None = None
+        self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
-
-    @property
-    def ready(self) -> bool:
-        return self._task is None
+        self.stalled: Callable[[], None] = _nothing
 
     def write(self, data: bytes) -> None:
         self._task = asyncio.create_task(self._write(data))
+        self.paused()
 
     async def _write(self, data: bytes) -> None:
         try:
             for payload in payloads(data):
-                await self._send({"type": "websocket.send", "text": payload.decode()})
+                async with asyncio.timeout(SEND_S):
+                    await self._send({"type": "websocket.send", "text": payload.decode()})
+        except TimeoutError:
+            self.stalled()
+            return
         except OSError:
             return  # the peer is gone; receive() says so too
         self._task = None
@@ -189,6 +274,13 @@ class AsgiWriter:
             self.close(*self._closing)
         else:
             self.resumed()
+
+    def abort(self) -> None:
+        # ASGI has no word for it: the application ends, and the server does what it does then.
+        self.aborted = True
+        for task in (self._task, self._server):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
     def close(self, code: int, reason: str) -> None:
         if self._task is not None:

@@ -2,28 +2,40 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import orjson
 import pytest
 
+from hub.events.delivery import Delivery
 from hub.events.outbox import REPLAY_BYTES, FlushScheduler, Outbox
+from hub.events.vocabulary import text_content
+from hub.protocol.rfc6455 import payloads, text_frame
 
 
 class Pipe:
-    """A ``Writer`` whose transport can be full, or closed under our hands."""
+    """A ``Writer`` whose transport can be full, or closed under our hands. ``narrow``: it is full
+    with the first byte that it is given, as a transport is above its high-water mark.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, narrow: bool = False) -> None:
         self.written: list[bytes] = []
-        self.ready = True
         self.broken = False
+        self.narrow = narrow
+        self.paused: Callable[[], None] = lambda: None
         self.resumed: Callable[[], None] = lambda: None
 
     def write(self, data: bytes) -> None:
         if self.broken:
             raise RuntimeError("the handle is closed")
         self.written.append(data)
+        if self.narrow:
+            self.paused()
+
+    def fill(self) -> None:
+        self.paused()
 
     def drained(self) -> None:
-        self.ready = True
         self.resumed()
 
 
@@ -72,7 +84,7 @@ async def test_all_outboxes_of_a_turn_are_written_at_its_end() -> None:
 async def test_a_full_transport_is_waited_for_and_gets_everything_in_order() -> None:
     pipe = Pipe()
     outbox, overflow = boxed(pipe)
-    pipe.ready = False
+    pipe.fill()
     for at in range(5):
         outbox.put(b"%d" % at)
         await turn()
@@ -88,7 +100,7 @@ async def test_a_full_transport_is_waited_for_and_gets_everything_in_order() -> 
 async def test_more_than_the_limit_overflows_once_and_holds_nothing_more() -> None:
     pipe = Pipe()
     outbox, overflow = boxed(pipe, limit=10)
-    pipe.ready = False
+    pipe.fill()
     outbox.put(b"x" * 10)  # exactly the limit is fine
     assert (overflow.calls, outbox.size) == (0, 10)
     outbox.put(b"y")
@@ -102,7 +114,7 @@ async def test_more_than_the_limit_overflows_once_and_holds_nothing_more() -> No
 async def test_a_replay_waits_for_room_and_is_woken_when_there_is() -> None:
     pipe = Pipe()
     outbox, _ = boxed(pipe, limit=4 * REPLAY_BYTES)
-    pipe.ready = False
+    pipe.fill()
     outbox.put(b"x" * (REPLAY_BYTES + 1))
     waiting = [asyncio.create_task(outbox.room()) for _ in range(2)]
     for _ in range(3):
@@ -117,7 +129,7 @@ async def test_a_replay_waits_for_room_and_is_woken_when_there_is() -> None:
 async def test_who_waits_for_room_in_a_closed_outbox_is_cancelled() -> None:
     pipe = Pipe()
     outbox, _ = boxed(pipe, limit=4 * REPLAY_BYTES)
-    pipe.ready = False
+    pipe.fill()
     outbox.put(b"x" * (REPLAY_BYTES + 1))
     waiting = asyncio.create_task(outbox.room())
     await turn()
@@ -142,3 +154,103 @@ async def test_a_writer_that_fails_costs_its_neighbours_nothing() -> None:
         await turn()
     assert [pipe.written for pipe in pipes] == [[], [b"one", b"two"], [b"one", b"two"]]
     assert len(reported) == 2
+
+
+def deltas(count: int, text: str = "word ", *, channel: str = "conversation:c_1") -> list[Delivery]:
+    return [Delivery(channel, "e1", seq, text_content("m_1", text)) for seq in range(1, count + 1)]
+
+
+def sent(data: bytes) -> list[dict[str, Any]]:
+    return [orjson.loads(payload)["params"] for payload in payloads(data)]
+
+
+async def test_a_slow_reader_gets_fewer_and_larger_deltas_with_the_same_text() -> None:
+    pipe = Pipe()
+    joined: list[int] = []
+    outbox = Outbox(pipe, FlushScheduler(joined.append), Overflow())
+    pipe.fill()
+    for delivery in deltas(500):
+        outbox.deliver(delivery)
+    assert pipe.written == []
+    pipe.drained()
+    (event,) = sent(b"".join(pipe.written))
+    assert (event["seq"], event["span"]) == (500, 500)
+    assert event["event"]["delta"] == "word " * 500
+    assert joined == [499]
+
+
+async def test_a_reader_that_keeps_up_gets_every_event_as_it_was_appended() -> None:
+    pipe = Pipe()
+    outbox, overflow = boxed(pipe, limit=100_000)
+    for delivery in deltas(20):
+        outbox.deliver(delivery)
+    await turn()
+    events = sent(b"".join(pipe.written))
+    assert [(event["seq"], event.get("span")) for event in events] == [
+        (seq, None) for seq in range(1, 21)
+    ]
+    assert overflow.calls == 0
+
+
+async def test_deltas_are_joined_before_a_reader_is_given_up() -> None:
+    pipe = Pipe()
+    outbox, overflow = boxed(pipe, limit=20_000)
+    pipe.fill()
+    for delivery in deltas(2_000):  # some 300 KB of frames, 10 KB of text
+        outbox.deliver(delivery)
+        assert outbox.size <= 20_000
+    assert overflow.calls == 0
+    pipe.drained()
+    assert "".join(e["event"]["delta"] for e in sent(b"".join(pipe.written))) == "word " * 2_000
+
+
+async def test_more_text_than_the_limit_overflows_though_it_is_joined() -> None:
+    pipe = Pipe()
+    outbox, overflow = boxed(pipe, limit=20_000)
+    pipe.fill()
+    for delivery in deltas(30, "x" * 1_000):
+        outbox.deliver(delivery)
+    assert (overflow.calls, outbox.closed, outbox.size) == (1, True, 0)
+
+
+async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order() -> None:
+    pipe = Pipe(narrow=True)
+    outbox, overflow = boxed(pipe, limit=100_000)
+    seqs: list[int] = []
+    for round_ in range(4):
+        for delivery in deltas(40)[round_ * 10 : round_ * 10 + 10]:
+            outbox.deliver(delivery)
+        outbox.put(text_frame(b'{"params":{"seq":0}}'))
+        await turn()
+        pipe.drained()
+    pipe.drained()
+    for event in sent(b"".join(pipe.written)):
+        seqs += range(event["seq"] - event.get("span", 1) + 1, event["seq"] + 1)
+    assert [seq for seq in seqs if seq] == list(range(1, 41))
+    assert seqs.count(0) == 4
+    assert overflow.calls == 0
+
+
+async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_ended() -> None:
+    pipe = Pipe()
+    outbox, _ = boxed(pipe, limit=100_000)
+    pipe.fill()
+    for one, two in zip(deltas(5, channel="one"), deltas(5, channel="two"), strict=True):
+        outbox.deliver(one)
+        outbox.deliver(two)
+    outbox.put(text_frame(b'{"params":{"channel":"notice"}}'))
+    outbox.forget("one")
+    pipe.drained()
+    assert [e["channel"] for e in sent(b"".join(pipe.written))] == ["two", "notice"]
+    assert outbox.size == 0
+
+
+async def test_more_than_the_limit_in_one_turn_is_written_at_once() -> None:
+    pipe = Pipe()
+    outbox, overflow = boxed(pipe, limit=1_000)
+    for delivery in deltas(50):
+        outbox.deliver(delivery)
+    assert len(pipe.written) > 1
+    await turn()
+    assert [e["seq"] for e in sent(b"".join(pipe.written))] == list(range(1, 51))
+    assert overflow.calls == 0

@@ -29,15 +29,18 @@ WORDS = "x" * 60_000
 
 
 @asynccontextmanager
-async def stalling(hub: ServedHub, token: str) -> AsyncIterator[ClientConnection]:
-    """A client that reads only what it is told to."""
+async def stalling(
+    hub: ServedHub, token: str, url: str | None = None
+) -> AsyncIterator[ClientConnection]:
+    """A client that reads only what it is told to; of the hub at ``url``, if not at its own."""
+    url = url or hub.ws_url
     small = sockets.socket()
     small.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
     small.setblocking(False)
-    host, port = hub.url.removeprefix("http://").split(":")
+    host, port = url.removeprefix("ws://").removesuffix("/ws").split(":")
     await asyncio.get_running_loop().sock_connect(small, (host, int(port)))
     async with connect(
-        hub.ws_url,
+        url,
         sock=small,
         additional_headers={"Authorization": f"Bearer {token}"},
         subprotocols=[Subprotocol("agenthub.v1")],
