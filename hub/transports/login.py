@@ -20,7 +20,7 @@ from hub.protocol.limits import (
 )
 from hub.protocol.session import Event
 from hub.rbac.actor import Actor
-from hub.transports.bounds import RECHECK_S
+from hub.transports.bounds import JUST_AFTER_S, RECHECK_S
 from hub.transports.subscriptions import Subscriptions
 
 
@@ -160,17 +160,20 @@ class Login:
             self._host.spawn(self.recheck())
 
     def _look_later(self) -> None:
+        # When what is known of it is due, not later: a change that nobody heard of is found then.
+        assert self.claims is not None
+        fresh = self._services.authority.fresh_s(self.claims)
+        delay = min(RECHECK_S, fresh + JUST_AFTER_S) if fresh else RECHECK_S
         loop = asyncio.get_running_loop()
-        self._recheck_timer = loop.call_later(RECHECK_S, lambda: self._host.spawn(self._look()))
+        self._recheck_timer = loop.call_later(delay, lambda: self._host.spawn(self._look()))
 
     async def _look(self) -> None:
         """Look whether the standing is what it was when the subscriptions were last checked."""
         assert self.claims is not None
         try:
             same = await self._services.authority.actor(self.claims) == self._standing
-        except Fault as fault:
-            # What cannot be known now is asked again; meanwhile every request is refused.
-            same = fault.reason == "backend_unavailable"
+        except Fault:
+            same = False  # also when it cannot be known now: unsure means no
         if not same:
             await self.recheck()
         if self._host.open:

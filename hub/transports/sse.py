@@ -27,6 +27,7 @@ from hub.operations.dispatcher import Dispatcher, authenticate, authorise, valid
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
+from hub.transports.bounds import JUST_AFTER_S
 from hub.transports.rest import Rest, fault_response
 from hub.transports.wire import ABORT_S
 
@@ -251,13 +252,18 @@ class EventStreams:
             await authenticate(self._operation, call)
             await authorise(self._operation, params, call)
 
+        def fresh_s() -> float:
+            assert call.claims is not None
+            fresh = self._services.authority.fresh_s(call.claims)
+            return min(RECHECK_S, fresh + JUST_AFTER_S) if fresh else RECHECK_S
+
         def release() -> None:
             self._readers.discard(reader)
             join.abandon()
             self._services.fanout.leave(channel, reader)
 
         self._readers.add(reader)
-        content = self._stream(channel, reader, join, still_allowed)
+        content = self._stream(channel, reader, join, (still_allowed, fresh_s))
         return _EventResponse(content, reader, still_allowed, release)
 
     async def _stream(
@@ -265,23 +271,25 @@ class EventStreams:
         channel: str,
         reader: _StreamReader,
         join: Join,
-        still_allowed: Callable[[], Awaitable[None]],
+        allowed: tuple[Callable[[], Awaitable[None]], Callable[[], float]],
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
+        still_allowed, fresh_s = allowed
         follow = asyncio.create_task(join.follow())
-        checked = beat = loop.time()
+        beat = loop.time()
+        due = beat + fresh_s()
         try:
             yield b": following %s\n\n" % channel.encode()
             while reader.end is None:
-                data = await reader.next(RECHECK_S)
-                if reader.doubtful or loop.time() - checked >= RECHECK_S:
+                data = await reader.next(max(0.0, due - loop.time()))
+                if reader.doubtful or loop.time() >= due:
                     reader.doubtful = False
-                    checked = loop.time()
                     try:
                         await still_allowed()
                     except Fault as fault:
                         reader.end = fault.reason
                         break
+                    due = loop.time() + fresh_s()
                 if data:
                     yield data
                     beat = loop.time()

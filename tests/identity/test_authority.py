@@ -16,6 +16,7 @@ from hub.faults import Fault
 from hub.identity.accounts import Accounts
 from hub.identity.authority import RECHECK_S, Authority
 from hub.identity.passwords import Passwords
+from hub.identity.standing import Standing, look_up
 from hub.identity.tokens import Claims, Tokens
 from hub.ids import new_id
 from hub.rbac.roles import compile_roles
@@ -37,13 +38,11 @@ PASSWORD = "correct horse battery"
 
 
 class Switched(MemoryBackplane):
-    """A memory backplane with a plug that a test can pull, and pings that it can count."""
+    """A memory backplane with a plug that a test can pull."""
 
     away = False
-    pings = 0
 
     async def ping(self) -> None:
-        self.pings += 1
         if self.away:
             raise Fault("backend_unavailable")
         await super().ping()
@@ -265,16 +264,26 @@ async def test_a_session_ends_when_it_expires_and_not_at_the_next_recheck(
     assert await becomes(lambda: is_over(here, claims), within_s=1.5)
 
 
-async def test_nobody_is_let_through_while_the_backplane_is_away(
-    database: Database, backplane: Switched, claims: Claims
+@pytest.mark.parametrize("what", TAKEN)
+async def test_with_the_backplane_away_the_database_is_asked_and_its_no_acts_within_a_recheck(
+    database: Database, backplane: Switched, claims: Claims, what: str
 ) -> None:
-    authority = Authority(database, backplane, recheck_s=0)
+    authority = Authority(database, backplane, recheck_s=0.2)
+    other = Authority(database, backplane)
     await authority.start()
-    await authority.actor(claims)
     backplane.away = True
-    assert await reason(authority.actor(claims)) == "backend_unavailable"
-    backplane.away = False
     assert (await authority.actor(claims)).user_id == claims.user_id
+    change = await take_away(database, claims, what)
+    assert await reason(other.changed(*change)) == "backend_unavailable"  # nobody can be told
+    assert await becomes(lambda: is_over(authority, claims))
+
+
+async def test_how_long_an_actor_is_fresh_is_never_more_than_one_recheck(
+    here: Authority, claims: Claims
+) -> None:
+    assert here.fresh_s(claims) == 0
+    await here.actor(claims)
+    assert 0 < here.fresh_s(claims) <= RECHECK_S
 
 
 async def test_nobody_is_let_through_while_the_database_is_away(
@@ -336,8 +345,19 @@ async def test_a_change_while_an_actor_is_looked_up_is_not_missed(
 
 
 async def test_many_who_ask_at_once_cost_one_question(
-    here: Authority, backplane: Switched, accounts: Accounts, tokens: Tokens, claims: Claims
+    here: Authority,
+    accounts: Accounts,
+    tokens: Tokens,
+    claims: Claims,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked: list[int] = []
+
+    async def counted(database: Database, session_ids: list[str]) -> dict[str, Standing]:
+        asked.append(len(session_ids))
+        return await look_up(database, session_ids)
+
+    monkeypatch.setattr("hub.identity.authority.look_up", counted)
     everyone = [claims]
     for number in range(20):
         email = f"user{number}@hub.example"
@@ -345,9 +365,9 @@ async def test_many_who_ask_at_once_cost_one_question(
         everyone.append(tokens.read((await accounts.login(email, PASSWORD)).access_token))
     actors = await asyncio.gather(*(here.actor(each) for each in everyone * 10))
     assert {actor.user_id for actor in actors} == {each.user_id for each in everyone}
-    assert backplane.pings == 1
+    assert asked == [21]
     await asyncio.gather(*(here.actor(each) for each in everyone))
-    assert backplane.pings == 1
+    assert asked == [21]
 
 
 async def test_one_who_stops_waiting_leaves_the_others_their_answer(

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
+from hub.faults import Fault
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
 from hub.transports import login
@@ -162,6 +163,29 @@ async def test_a_logout_that_a_node_was_not_told_of_is_found_by_looking(
             await other.hub.services.accounts.logout(session["session_id"])
             await socket.notice("session.revoked", 2)
             assert await _closed(socket) == (4503, "session_revoked")
+
+
+async def test_what_cannot_be_known_is_not_delivered_and_can_be_asked_for_again(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve_hub() as hub:
+        hub.hub.services.authority._recheck_s = 0.2
+        session = await hub.sign_up("ada@hub.example")
+        async with open_socket(hub.ws_url, session["access_token"]) as socket:
+            await socket.notice("session.ready")
+            conversation = (await socket.ask("conversation.create", {}))["id"]
+            channel = f"conversation:{conversation}"
+            await socket.ask("channel.subscribe", {"channel": channel})
+
+            def away(*_: object) -> None:
+                raise Fault("backend_unavailable")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(hub.hub.services.database, "read", away)
+                ended = await socket.notice("subscription.ended", 2)
+                assert ended == {"channel": channel, "reason": "backend_unavailable"}
+            again = await socket.ask("channel.subscribe", {"channel": channel})
+            assert again["channel"] == channel
 
 
 async def test_what_is_allowed_no_more_ends_while_the_socket_stays(serve_hub: ServeHub) -> None:
