@@ -97,7 +97,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await database.start()
     stack.push_async_callback(database.close)
     await database.migrate()
-    backplane = open_backplane(settings.redis_url, node)
+    backplane = open_backplane(settings.redis_url, node, metrics)
     stack.push_async_callback(backplane.close)
     await backplane.start()
     passwords = Passwords(settings.bcrypt_cost)

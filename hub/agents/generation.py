@@ -33,6 +33,7 @@ class Generation:
     parts: list[str] = field(default_factory=list)
     started: bool = False
     thinking: bool = False
+    closed: bool = False
     done: ChatDone | None = None
 
     @property

@@ -45,13 +45,15 @@ class _Delta:
 class _Event:
     data: bytes
     key: str | None
+    whole: bool
 
 
 class RunLog:
     """Appends a run's events. Use as a context manager; ``restate`` is asked for when due.
 
     Failures (LeaseLost, Fault) are raised by the next call. ``needs_restating`` turns true when
-    the log was lost or has grown far; the owner then says a ``MESSAGES_SNAPSHOT``.
+    the log was lost, has another one in its place or has grown far; the owner then says a
+    ``MESSAGES_SNAPSHOT``. ``shared``: what was said last is in the log that all nodes read.
     """
 
     def __init__(self, backplane: Backplane, channel: str, lease: Lease, metrics: Metrics) -> None:
@@ -71,6 +73,7 @@ class RunLog:
         self._task: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] | None = None
         self.needs_restating = False
+        self.shared = True
 
     async def __aenter__(self) -> "RunLog":
         self._task = asyncio.create_task(self._pump())
@@ -98,10 +101,12 @@ class RunLog:
         self._queued_bytes += size
         self._rouse()
 
-    def say(self, *events: bytes, key: str | None = None) -> None:
-        """Say whole events. ``key``: the same key again says nothing (one event only)."""
+    def say(self, *events: bytes, key: str | None = None, whole: bool = False) -> None:
+        """Say events. ``key``: the same key again says nothing (one event only). ``whole``: it says
+        the whole state again.
+        """
         self._raise_failure()
-        self._queue.extend(_Event(data, key) for data in events)
+        self._queue.extend(_Event(data, key, whole) for data in events)
         self._rouse()
 
     @property
@@ -145,10 +150,10 @@ class RunLog:
                     item = self._queue.popleft()
                     if isinstance(item, _Delta):
                         self._queued_bytes -= item.size
-                        data, key = item.encode(), None
+                        data, key, whole = item.encode(), None, False
                     else:
-                        data, key = item.data, item.key
-                    self._note(await self._append(data, key), len(data))
+                        data, key, whole = item.data, item.key, item.whole
+                    self._note(await self._append(data, key, whole), len(data))
                 self._idle.set()
         except asyncio.CancelledError:
             raise
@@ -165,19 +170,22 @@ class RunLog:
         self._bytes_since_restated += size
         if self._since_restated >= RESTATE_EVERY or self._bytes_since_restated >= RESTATE_BYTES:
             self.needs_restating = True
-        if self._at is not None and appended.epoch != self._at.epoch:
+        if appended.restate or (self._at is not None and appended.epoch != self._at.epoch):
             self.needs_restating = True
+        self.shared = appended.shared
         self._at = Position(appended.epoch, appended.seq)
 
-    async def _append(self, data: bytes, key: str | None) -> Appended:
+    async def _append(self, data: bytes, key: str | None, whole: bool) -> Appended:
         try:
-            return await self._backplane.append(self._channel, data, key=key, lease=self._lease)
+            return await self._backplane.append(
+                self._channel, data, key=key, lease=self._lease, whole=whole
+            )
         except Fault as fault:
             if fault.reason != "backend_unavailable":
                 raise
-        return await self._append_again(data, key)
+        return await self._append_again(data, key, whole)
 
-    async def _append_again(self, data: bytes, key: str | None) -> Appended:
+    async def _append_again(self, data: bytes, key: str | None, whole: bool) -> Appended:
         """Append after a failure: first find out whether the failed append did happen.
 
         The lease makes this run the only one that appends here what it appends.
@@ -191,7 +199,9 @@ class RunLog:
                         for entry in page.entries:
                             if entry.data == data:
                                 return Appended(page.epoch, entry.seq, True)
-                return await self._backplane.append(self._channel, data, key=key, lease=self._lease)
+                return await self._backplane.append(
+                    self._channel, data, key=key, lease=self._lease, whole=whole
+                )
             except Fault as fault:
                 if fault.reason != "backend_unavailable":
                     raise

@@ -71,6 +71,11 @@ class Runner:
     def run_id(self) -> str:
         return self._run.id
 
+    @property
+    def shared(self) -> bool:
+        """Whether what it said last is in the log that all nodes read."""
+        return self._log.shared
+
     def cancel(self) -> None:
         """Stop the model and end the run as cancelled."""
         self._cancelled = True
@@ -169,10 +174,13 @@ class Runner:
         facts: dict[str, object] = {"runId": run.id, "said": said}
         if generation is not None and generation.started:
             rows = sorted([*rows, self._spoken(generation)], key=lambda row: (row.turn, row.step))
-            facts["open"] = [generation.message_id]
+            if generation.closed:
+                said.append(generation.message_id)
+            else:
+                facts["open"] = [generation.message_id]
         event = say.messages_snapshot([as_event_message(row) for row in rows])
         event["metadata"] = facts
-        self._log.say(say.encode(event))
+        self._log.say(say.encode(event), whole=True)
         self._log.restated()
 
     # --- answering ---
@@ -193,6 +201,9 @@ class Runner:
             else:
                 event = RunEvent.FINISHED
             await self._log.settled()
+            if self._log.needs_restating:  # who reads the log must not miss what the old one has
+                await self._restate(generation)
+                await self._log.settled()
             if await self._end(event, generation, fault):
                 return
             history = await self._steer(generation, history)
@@ -287,6 +298,7 @@ class Runner:
     def _close_messages(self, generation: Generation) -> None:
         self._stop_thinking(generation)
         if generation.started:
+            generation.closed = True
             self._log.say(say.text_end(generation.message_id))
 
     # --- ending ---

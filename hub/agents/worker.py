@@ -181,7 +181,10 @@ class Worker:
                     metrics=self._metrics,
                 )
                 done.append(runner.run_id)
-                if not await self._drive_run(runner, conversation_id):
+                driven = await self._drive_run(runner, conversation_id)
+                # What waits behind a run that ended in this node's own log begins when its end
+                # is announced, in the shared one.
+                if not driven or not runner.shared:
                     break
         finally:
             keeper.cancel()
@@ -194,7 +197,7 @@ class Worker:
         self._metrics.runs_active.inc()
         try:
             driven = await runner.drive()
-            if driven:
+            if driven and runner.shared:
                 self._announced.append(runner.run_id)
             return driven
         finally:

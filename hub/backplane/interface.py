@@ -27,11 +27,16 @@ class Position(NamedTuple):
 class Appended(NamedTuple):
     """Where an entry went. ``duplicate``: its idempotency key was known, and this is the first
     entry's position; nothing was appended or published.
+
+    ``shared``: False when the log is this node's own, while the backplane is away (``standby``).
+    ``restate``: the holder of the channel's lease should append a ``whole`` entry next.
     """
 
     epoch: str
     seq: int
     duplicate: bool
+    restate: bool = False
+    shared: bool = True
 
 
 class Entry(NamedTuple):
@@ -109,7 +114,13 @@ class Backplane(Protocol):
     # --- logs and fan-out ---
 
     async def append(
-        self, channel: str, data: bytes, *, key: str | None = None, lease: Lease | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        lease: Lease | None = None,
+        whole: bool = False,
     ) -> Appended:
         """Append ``data`` to the channel's log and publish it to subscribers on all nodes.
 
@@ -117,6 +128,7 @@ class Backplane(Protocol):
         ``key``: the same key again appends nothing and answers the first position. ``lease``: the
         append happens only while this lease (whose name must be the channel's name) is held;
         otherwise LeaseLost is raised and nothing is appended. Checked in the same atomic step.
+        ``whole``: the entry says again all there is in the channel; a log can begin with it.
         """
 
     async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
@@ -146,7 +158,9 @@ class Backplane(Protocol):
         """Take the lease if nobody holds it; None if somebody does."""
 
     async def renew(self, lease: Lease, ttl_s: float) -> None:
-        """Keep the lease for ``ttl_s`` from now; LeaseLost if it is not ours any more."""
+        """Keep the lease for ``ttl_s`` from now; LeaseLost if it is not ours any more. One that has
+        lapsed and that nobody has taken since is held again.
+        """
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back. One that is not ours any more is left alone."""

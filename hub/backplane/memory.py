@@ -25,6 +25,8 @@ from hub.backplane.limits import LogLimits
 from hub.backplane.memory_logs import Log, MemoryLogs
 from hub.backplane.sinks import call_sink
 
+FENCE_S = 600.0
+"""How long a lapsed lease can still be renewed, if nobody has taken it since."""
 NEARLY = 1e-9
 """Tokens that rounding may take away from a bucket."""
 
@@ -60,6 +62,7 @@ class MemoryShared:
         self.sinks: dict[str, dict[int, EntrySink]] = {}
         self.listeners: dict[str, list[tuple[int, ControlSink]]] = {}
         self.leases: Expiring[str, Lease] = Expiring()
+        self.fences: Expiring[str, Lease] = Expiring()  # by whom a lease was taken last
         self.queues: dict[str, _Queue] = {}
         self.cache: Expiring[str, bytes] = Expiring()
         self.buckets: Expiring[str, tuple[float, float]] = Expiring()
@@ -71,6 +74,7 @@ class MemoryShared:
         """Lose everything that is held, as a Redis that was flushed; subscriptions stay."""
         self.logs.clear()
         self.leases.clear()
+        self.fences.clear()
         self.cache.clear()
         self.buckets.clear()
         for queue in self.queues.values():
@@ -120,7 +124,13 @@ class MemoryBackplane:
     # --- logs and fan-out ---
 
     async def append(
-        self, channel: str, data: bytes, *, key: str | None = None, lease: Lease | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        lease: Lease | None = None,
+        whole: bool = False,  # a log that all share needs no beginning
     ) -> Appended:
         shared = self._shared
         now = shared.clock()
@@ -188,16 +198,23 @@ class MemoryBackplane:
         shared.token += 1
         lease = Lease(name, shared.token)
         shared.leases.put(name, lease, now + ttl_s, now)
+        shared.fences.put(name, lease, now + ttl_s + FENCE_S, now)
         return lease
 
     async def renew(self, lease: Lease, ttl_s: float) -> None:
-        now = self._shared.clock()
-        self._check(lease, now)
-        self._shared.leases.put(lease.name, lease, now + ttl_s, now)
+        shared = self._shared
+        now = shared.clock()
+        if shared.fences.get(lease.name, now) != lease:
+            raise LeaseLost(lease.name)
+        shared.leases.put(lease.name, lease, now + ttl_s, now)
+        shared.fences.put(lease.name, lease, now + ttl_s + FENCE_S, now)
 
     async def release(self, lease: Lease) -> None:
-        if self._shared.leases.get(lease.name, self._shared.clock()) == lease:
-            self._shared.leases.drop(lease.name)
+        shared = self._shared
+        now = shared.clock()
+        if shared.fences.get(lease.name, now) == lease:
+            shared.fences.drop(lease.name)
+            shared.leases.drop(lease.name)
 
     def _check(self, lease: Lease, now: float) -> None:
         if self._shared.leases.get(lease.name, now) != lease:

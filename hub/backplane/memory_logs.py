@@ -74,6 +74,11 @@ class MemoryLogs:
             self._drop(next(iter(self._logs)))
         return entry
 
+    def drop(self, channel: str) -> None:
+        """Forget a channel's log. None is fine."""
+        if channel in self._logs:
+            self._drop(channel)
+
     def clear(self) -> None:
         """Forget everything."""
         self._logs.clear()

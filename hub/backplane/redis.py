@@ -98,7 +98,13 @@ class RedisBackplane:
         return f"e{self._producer[1:]}{next(self._numbers):x}"
 
     async def append(
-        self, channel: str, data: bytes, *, key: str | None = None, lease: Lease | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        lease: Lease | None = None,
+        whole: bool = False,  # a log that all share needs no beginning
     ) -> Appended:
         keys = self._keys.of(channel)
         names = [keys.meta, keys.log]
@@ -210,12 +216,14 @@ class RedisBackplane:
     async def renew(self, lease: Lease, ttl_s: float) -> None:
         keys = self._keys.of(lease.name)
         script = self._scripts.renew
-        if not await self._run(script, keys.partition, [keys.lease], lease.token, _ms(ttl_s)):
+        names = [keys.lease, keys.fence]
+        if not await self._run(script, keys.partition, names, lease.token, _ms(ttl_s)):
             raise LeaseLost(lease.name)
 
     async def release(self, lease: Lease) -> None:
         keys = self._keys.of(lease.name)
-        await self._run(self._scripts.release, keys.partition, [keys.lease], lease.token)
+        names = [keys.lease, keys.fence]
+        await self._run(self._scripts.release, keys.partition, names, lease.token)
 
     # --- queue ---
 

@@ -66,6 +66,21 @@ class Metrics:
             "Gaps in a live channel that were filled from its log.",
             registry=registry,
         )
+        self.backplane_away = Gauge(
+            "hub_backplane_away", "1 while Redis does not answer this node.", registry=registry
+        )
+        self.local_logs = Gauge(
+            "hub_local_logs",
+            "Channels whose log is this node's own, while Redis is away.",
+            registry=registry,
+        )
+        self.log_switches = Counter(
+            "hub_log_switches",
+            "Channels that changed their log because Redis went away or came back, by the log that "
+            "they changed to (`local`, `shared`).",
+            ("to",),
+            registry=registry,
+        )
         self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), registry=registry)
         self.runs_active = Gauge(
             "hub_runs_active", "Runs being driven by this process.", registry=registry

@@ -28,7 +28,13 @@ class Flaky(MemoryBackplane):
         self.after = 0
 
     async def append(
-        self, channel: str, data: bytes, *, key: str | None = None, lease: Lease | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        lease: Lease | None = None,
+        whole: bool = False,
     ) -> Appended:
         await self.go.wait()
         if self.before:

@@ -11,12 +11,14 @@ from hub.backplane.interface import Backplane
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.backplane.redis import RedisBackplane
+from hub.backplane.standby import StandbyBackplane
+from hub.telemetry.metrics import Metrics
 from tests.parts.redis import RedisClusterProcesses, RedisProcess
 
 LIMITS = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
 BRIEF = LogLimits(entries=10, ttl_s=0.15, key_ttl_s=0.15)
 
-KINDS = ("memory", "redis", "cluster")
+KINDS = ("memory", "redis", "cluster", "standby")
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,12 @@ async def nodes(
         one: Backplane = MemoryBackplane(shared)
         two: Backplane = MemoryBackplane(shared)
         lose = shared.clear
-    elif kind == "redis":
+    elif kind in ("redis", "standby"):
         server: RedisProcess = request.getfixturevalue("redis_server")
         one = RedisBackplane(server.url, node="n_one", limits=limits)
         two = RedisBackplane(server.url, node="n_two", limits=limits)
+        if kind == "standby":
+            one, two = StandbyBackplane(one, Metrics()), StandbyBackplane(two, Metrics())
 
         def lose() -> None:
             with server.client() as client:

@@ -73,7 +73,7 @@ async def test_a_large_and_an_empty_entry_come_back_as_they_were(nodes: Nodes) -
 
 async def test_a_read_answers_a_slice_and_the_whole_truth_about_the_log(nodes: Nodes) -> None:
     for at in range(1, 8):
-        epoch, _, _ = await nodes.one.append(CHANNEL, b"%d" % at)
+        epoch, *_ = await nodes.one.append(CHANNEL, b"%d" % at)
     some = await nodes.two.read(CHANNEL, 2, limit=3)
     assert [entry.seq for entry in some.entries] == [3, 4, 5]
     assert (some.epoch, some.first, some.last) == (epoch, 1, 7)
@@ -310,6 +310,35 @@ async def test_an_expired_lease_goes_to_the_next_and_fences_the_last_off(nodes: 
     await nodes.one.release(old)  # leaves the successor alone
     assert (await nodes.two.append(CHANNEL, b"right", lease=new)).seq == 1
     assert await nodes.one.acquire(CHANNEL, 30) is None
+
+
+async def test_a_lapsed_lease_is_held_again_if_nobody_has_taken_it_since(nodes: Nodes) -> None:
+    lease = await nodes.one.acquire(CHANNEL, 0.05)
+    assert lease is not None
+
+    async def lapsed() -> bool:
+        try:
+            await nodes.one.append(CHANNEL, b"in time", lease=lease)
+        except LeaseLost:
+            return True
+        return False
+
+    await eventually(lapsed)
+    await nodes.one.renew(lease, 30)
+    await nodes.one.append(CHANNEL, b"held again", lease=lease)
+    assert await nodes.two.acquire(CHANNEL, 30) is None
+    await nodes.one.release(lease)
+    with pytest.raises(LeaseLost):  # given back is given back
+        await nodes.one.renew(lease, 30)
+
+
+async def test_a_lapsed_lease_that_was_given_back_cannot_be_renewed(nodes: Nodes) -> None:
+    lease = await nodes.one.acquire(CHANNEL, 0.001)
+    assert lease is not None
+    await asyncio.sleep(0.01)
+    await nodes.one.release(lease)
+    with pytest.raises(LeaseLost):
+        await nodes.one.renew(lease, 30)
 
 
 async def test_an_append_without_its_lease_appends_nothing(nodes: Nodes) -> None:

@@ -17,6 +17,7 @@ from hub.backplane.interface import Appended, LeaseLost
 from hub.backplane.memory import MemoryBackplane
 from hub.backplane.redis import RedisBackplane
 from hub.backplane.redis_keys import partition_of, slot_of
+from hub.backplane.standby import StandbyBackplane
 from hub.faults import Fault
 from tests.backplane.sinks import DEADLINE_S, Sink
 from tests.parts.redis import RedisClusterProcesses, RedisProcess, free_port
@@ -439,7 +440,7 @@ async def test_no_redis_is_a_fault_at_the_start() -> None:
 async def test_the_url_decides_which_backplane_it_is() -> None:
     assert isinstance(open_backplane(None, "n"), MemoryBackplane)
     for scheme in ("redis", "rediss", "redis+cluster", "rediss+cluster"):
-        assert isinstance(open_backplane(f"{scheme}://user:pw@localhost/0", "n"), RedisBackplane)
+        assert isinstance(open_backplane(f"{scheme}://user:pw@localhost/0", "n"), StandbyBackplane)
     for url in ("http://localhost", "unix:///tmp/redis.sock", "localhost:6379", ""):
         with pytest.raises(ValueError, match="redis"):
             open_backplane(url, "n")

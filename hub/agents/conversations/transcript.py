@@ -45,9 +45,14 @@ def tell(
     """The durable messages, and in their place among them those of the run in progress, ``run_id``,
     as ``spoken`` has them: messages that wait for a run of their own come after it.
 
-    What the run has said already is in the database only in part until it has ended.
+    What the run has said already is in the database only in part until it has ended. A message that
+    is there is whole, even where the log has no more than its beginning.
     """
-    said = [{"id": message.id, "role": message.role, "content": message.text} for message in spoken]
+    kept = {row.id: row.content for row in rows}
+    said = [
+        {"id": each.id, "role": each.role, "content": kept.get(each.id, each.text)}
+        for each in spoken
+    ]
     known = {message.id for message in spoken}
     messages: list[Message] = []
     for row in rows:
