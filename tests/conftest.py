@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.parts.postgres",
     "tests.parts.scripted",
     "tests.parts.hub",
+    "tests.parts.namespace",
 ]

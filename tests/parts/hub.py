@@ -113,11 +113,13 @@ class HubProcess:
     data_dir: Path
     port: int
     environment: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    within: tuple[str, ...] = ()  # the command that runs it, in another network namespace
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -128,9 +130,10 @@ class HubProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HUB_", "JWT_"))}
         paths = [str(ROOT), str(ROOT / "clients/python")]
+        where = ["--host", self.host, "--port", str(self.port)]
         with (self.data_dir / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hub", "serve", "--port", str(self.port), *words],
+                [*self.within, sys.executable, "-m", "hub", "serve", *where, *words],
                 env={
                     **clean,
                     "PYTHONPATH": os.pathsep.join(paths),
