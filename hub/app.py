@@ -23,11 +23,13 @@ from hub.identity.authority import Authority
 from hub.identity.passwords import Passwords
 from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
+from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.operations.resources import Resources
+from hub.operations.run_permits import RunPermits
 from hub.operations.table import OPERATIONS
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
@@ -82,6 +84,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
                 catalogue=services.catalogue,
                 backplane=services.backplane,
                 metrics=services.metrics,
+                permits=RunPermits(services.authority, services.watches, services.resources),
                 concurrency=settings.run_concurrency,
             )
             await driver.start()
@@ -107,6 +110,10 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await authority.start()
     resources = Resources(database, backplane)
     await resources.start()
+    authority.on_change(resources.changed)  # before those who ask it again at a change
+    watches = Watches(authority)
+    await watches.start()
+    stack.push_async_callback(watches.close)
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
@@ -120,6 +127,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
         authority=authority,
+        watches=watches,
         resources=resources,
         catalogue=catalogue,
         orchestrator=Orchestrator(database, backplane),

@@ -1,13 +1,13 @@
 """Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
 
-Owners do not change, so what was found is remembered for a while. What is deleted is forgotten at
-once on every node; one that does not hear of it looks again within ``REMEMBERED_S``.
+What was found is remembered for a while. What is deleted, or shared with others than before, is
+forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 from sqlmodel import col, select
@@ -27,7 +27,8 @@ REMEMBERED_S: Final = 5.0
 
 
 class _Found(NamedTuple):
-    resource: Resource
+    tenant_id: str
+    owner_id: str
     until: float  # of time.monotonic()
 
 
@@ -38,7 +39,9 @@ class Resources:
         self._database = database
         self._backplane = backplane
         self._listeners: list[Callable[[str], None]] = []
-        self._known: OrderedDict[tuple[str, str, str], _Found] = OrderedDict()
+        self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
+        self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
+        self._changes = 0
         self._metrics: Resource | None = None
 
     async def start(self) -> None:
@@ -58,19 +61,11 @@ class Resources:
             return _own_channel(identifier, actor)
         if kind == "metrics":
             return await self._find_metrics()
-        key = (kind, identifier, actor.tenant_id)
-        known = self._known.get(key)
-        if known is not None and known.until > time.monotonic():
-            self._known.move_to_end(key)
-            return known.resource
-        self._known.pop(key, None)
-        found = await self._look_up(kind, identifier, actor.tenant_id)
-        if found is None:
+        conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
+        owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
+        if not owner_id:
             raise Fault("not_found")
-        self._known[key] = _Found(found, time.monotonic() + REMEMBERED_S)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return found
+        return Resource(kind, identifier, actor.tenant_id, owner_id)
 
     async def gone(self, conversation_id: str, tenant_id: str) -> None:
         """Say that a conversation was deleted, and its channel with it, after that was committed.
@@ -83,11 +78,16 @@ class Resources:
 
     def forget(self, conversation_id: str, tenant_id: str) -> None:
         """Forget a conversation and its channel on this node, whose readers end."""
-        channel = f"conversation:{conversation_id}"
-        self._known.pop(("conversation", conversation_id, tenant_id), None)
-        self._known.pop(("channel", channel, tenant_id), None)
+        self._changes += 1
+        self._known.pop(conversation_id, None)
         for listener in self._listeners:
-            listener(channel)
+            listener(f"conversation:{conversation_id}")
+
+    def changed(self, kind: str, id: str) -> None:
+        """Forget whose a conversation was, when the authority says that it has changed."""
+        if kind == "conversation":
+            self._changes += 1
+            self._known.pop(id, None)
 
     def _heard(self, message: bytes) -> None:
         conversation_id, tenant_id = orjson.loads(message)
@@ -106,35 +106,56 @@ class Resources:
             self._metrics = Resource("metrics", "hub", tenant_id, None)
         return self._metrics
 
-    async def _look_up(self, kind: str, identifier: str, tenant_id: str) -> Resource | None:
+    async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
+        """The conversation that the thing is of: its owner is the thing's."""
         if kind == "channel":
-            return await self._channel(identifier, tenant_id)
+            noun, _, identifier = identifier.partition(":")
+            kind = noun if noun == "conversation" else ""
         if kind == "conversation" and is_id(identifier, "c"):
-            return await self._conversation(identifier, tenant_id)
+            return identifier
         if kind == "run" and is_id(identifier, "r"):
-            async with self._database.read(tenant_id) as session:
-                statement = select(Run.conversation_id).where(col(Run.id) == identifier)
-                conversation_id = (await session.exec(statement)).first()
-            if conversation_id is not None:
-                owner = await self._conversation(conversation_id, tenant_id)
-                return owner and Resource("run", identifier, tenant_id, owner.owner_id)
+            return await self._conversation_of_run(identifier, tenant_id)
         return None
 
-    async def _conversation(self, identifier: str, tenant_id: str) -> Resource | None:
+    async def _conversation_of_run(self, run_id: str, tenant_id: str) -> str | None:
+        # What run is of which conversation does not change; another tenant's is not owned there.
+        known = self._conversations.get(run_id)
+        if known is not None:
+            self._conversations.move_to_end(run_id)
+            return known
         async with self._database.read(tenant_id) as session:
-            statement = select(Conversation.owner_id).where(col(Conversation.id) == identifier)
-            owner_id = (await session.exec(statement)).first()
-        if owner_id is None:
-            return None
-        return Resource("conversation", identifier, tenant_id, owner_id)
+            statement = select(Run.conversation_id).where(col(Run.id) == run_id)
+            found = (await session.exec(statement)).first()
+        if found is not None:
+            _remember(self._conversations, run_id, found)
+        return found
 
-    async def _channel(self, name: str, tenant_id: str) -> Resource | None:
-        """A conversation's channel is its owner's."""
-        kind, _, identifier = name.partition(":")
-        if kind == "conversation" and is_id(identifier, "c"):
-            subject = await self._conversation(identifier, tenant_id)
-            return subject and Resource("channel", name, tenant_id, subject.owner_id)
-        return None
+    async def _owner(self, conversation_id: str, tenant_id: str) -> str | None:
+        known = self._known.get(conversation_id)
+        if known is not None and known.until > time.monotonic():
+            self._known.move_to_end(conversation_id)
+            return known.owner_id if known.tenant_id == tenant_id else None
+        statement = select(Conversation.owner_id).where(col(Conversation.id) == conversation_id)
+        while True:
+            changes, began = self._changes, time.monotonic()
+            async with self._database.read(tenant_id) as session:
+                owner_id = (await session.exec(statement)).first()
+            if changes == self._changes:  # nothing was heard while it was asked
+                break
+        if owner_id is not None:
+            found = _Found(tenant_id, owner_id, began + REMEMBERED_S)
+            _remember(self._known, conversation_id, found)
+        return owner_id
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 def _own_channel(name: str, actor: Actor) -> Resource:

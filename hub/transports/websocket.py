@@ -62,14 +62,13 @@ class Connections:
             return
 
     def _changed(self, kind: str, identifier: str) -> None:
-        for connection in list(self._all):
-            connection.login.changed(kind, identifier)
+        if kind == "conversation":  # standings are watched by each login
+            for connection in list(self._all):
+                connection.login.shared(f"conversation:{identifier}")
 
     def _gone(self, channel: str) -> None:
-        told = {"channel": channel, "reason": "not_found"}
         for connection in list(self._all):
-            if connection.unsubscribe(channel):
-                connection.notice("subscription.ended", told)
+            connection.login.end(channel, "not_found")
 
 
 class SocketEndpoint:

@@ -155,7 +155,7 @@ async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None
     async with ada.stream() as stream:
         await ada.ask("account.logout")
         ended = await stream.next(within=1.0)
-        assert ended == Sent("ended", None, {"reason": "unauthenticated"})
+        assert ended == Sent("ended", None, {"reason": "session_revoked"})
         assert await stream.next() is None
 
 
