@@ -47,6 +47,7 @@ class NoStanding(Fault):
 class _Known(NamedTuple):
     actor: Actor
     role_ids: frozenset[str]
+    changes: int  # how many had been heard of
     since: float  # of time.monotonic()
     due: float
     asked: list[bool]  # whether it was used since it was looked up
@@ -68,6 +69,8 @@ class Authority:
         self._wanted: dict[Key, asyncio.Future[_Answer]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._changes = 0
+        # What has changed lately, and when: who rests on it was looked up before and is void.
+        self._voids: dict[str, tuple[int, float]] = {}
         self._listeners: list[ChangeListener] = []
         self._self = new_id("n")
 
@@ -85,8 +88,8 @@ class Authority:
         Raises Fault: NoStanding when the session is over, the user disabled, the tenant suspended
         or the membership gone; "backend_unavailable" when that cannot be known.
         """
-        known = self._known.get(claims.session_id)
-        if known is None or known.due <= time.monotonic():
+        known = self._valid(claims.session_id)
+        if known is None:
             actor = await self._renewed(claims.session_id)
         else:
             known.asked[0] = True
@@ -101,8 +104,8 @@ class Authority:
         Raises Fault as ``actor`` does; the actor has no ``session_id``.
         """
         key = Member(user_id, tenant_id)
-        known = self._known.get(key)
-        if known is None or known.due <= time.monotonic():
+        known = self._valid(key)
+        if known is None:
             return await self._renewed(key)
         known.asked[0] = True
         return known.actor
@@ -116,8 +119,21 @@ class Authority:
 
     def known(self, key: Key) -> tuple[Actor, float] | None:
         """What was looked up and may still be so, and how many seconds ago that was."""
-        known = self._known.get(key)
+        known = self._valid(key)
         return known and (known.actor, time.monotonic() - known.since)
+
+    def _valid(self, key: Key) -> _Known | None:
+        known = self._known.get(key)
+        if known is None or known.due <= time.monotonic():
+            return None
+        if self._voids and self._is_void(known):
+            del self._known[key]
+            return None
+        return known
+
+    def _is_void(self, known: _Known) -> bool:
+        rests_on = (known.actor.user_id, known.actor.tenant_id, *known.role_ids)
+        return any(id in self._voids and self._voids[id][0] > known.changes for id in rests_on)
 
     async def changed(self, kind: str, id: str) -> None:
         """Say that a session, user, tenant or role has changed, after that was committed.
@@ -141,9 +157,14 @@ class Authority:
         if kind == "session":
             self._known.pop(id, None)
         elif kind != "conversation":
-            for key, known in list(self._known.items()):
-                if _touches(known, kind, id):
-                    del self._known[key]
+            # Noted, not looked for among all who are known: a change costs nothing but this.
+            now = time.monotonic()
+            self._voids.pop(id, None)
+            self._voids[id] = (self._changes, now)
+            while (first := next(iter(self._voids))) != id:
+                if self._voids[first][1] > now - self._recheck_s:
+                    break
+                del self._voids[first]  # whoever was looked up before is due by now
         for listener in self._listeners:
             listener(kind, id)
 
@@ -204,8 +225,10 @@ class Authority:
                     self._known.pop(key, None)
                     continue
                 due = began + min(self._recheck_s, standing.remaining_s)
-                used = key in wanted and not alone
-                self._known[key] = _Known(standing.actor, standing.role_ids, began, due, [used])
+                used = not alone and key in wanted
+                self._known[key] = _Known(
+                    standing.actor, standing.role_ids, changes, began, due, [used]
+                )
             return {key: found.get(key) or NoStanding(_cause(key, causes)) for key in wanted}
 
     def _nearly_due(self, moment: float, limit: int, wanted: Container[Key]) -> list[Key]:
@@ -219,16 +242,6 @@ class Authority:
             elif known.due <= moment:
                 del self._known[key]
         return soon
-
-
-def _touches(known: _Known, kind: str, id: str) -> bool:
-    match kind:
-        case "user":
-            return known.actor.user_id == id
-        case "tenant":
-            return known.actor.tenant_id == id
-        case _:
-            return id in known.role_ids
 
 
 def _answer_all(

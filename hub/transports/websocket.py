@@ -62,13 +62,16 @@ class Connections:
             return
 
     def _changed(self, kind: str, identifier: str) -> None:
-        if kind == "conversation":  # standings are watched by each login
+        channel = f"conversation:{identifier}"
+        # The other kinds are of standings, which each login watches.
+        if kind == "conversation" and self._services.fanout.follows(channel):
             for connection in list(self._all):
-                connection.login.shared(f"conversation:{identifier}")
+                connection.login.shared(channel)
 
     def _gone(self, channel: str) -> None:
-        for connection in list(self._all):
-            connection.login.end(channel, "not_found")
+        if self._services.fanout.follows(channel):
+            for connection in list(self._all):
+                connection.login.end(channel, "not_found")
 
 
 class SocketEndpoint:
