@@ -1,8 +1,10 @@
 """The composition root: makes the rooms from the settings, and the application from the rooms."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -108,7 +110,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     tokens = Tokens(key, settings.jwt_algorithm, settings.access_token_minutes)
     authority = Authority(database, backplane)
     await authority.start()
-    resources = Resources(database, backplane)
+    resources = Resources(database, backplane, partial(authority.found, "conversation"))
     await resources.start()
     authority.on_change(resources.changed)  # before those who ask it again at a change
     watches = Watches(authority)
@@ -119,6 +121,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(catalogue.close)
     fanout = Fanout(backplane, metrics)
     stack.push_async_callback(fanout.close)
+    looking = asyncio.create_task(resources.keep_looking(fanout.followed))
+    stack.callback(looking.cancel)
     return Services(
         settings=settings,
         database=database,

@@ -143,16 +143,17 @@ class Authority:
         """
         if kind not in KINDS:
             raise ValueError(kind)
-        self._forget(kind, id)
+        self.found(kind, id)
         message = {"kind": kind, "id": id, "from": self._self}
         await self._backplane.publish(TOPIC, orjson.dumps(message))
 
     def _heard(self, message: bytes) -> None:
         change = orjson.loads(message)
         if change["from"] != self._self:
-            self._forget(change["kind"], change["id"])
+            self.found(change["kind"], change["id"])
 
-    def _forget(self, kind: str, id: str) -> None:
+    def found(self, kind: str, id: str) -> None:
+        """This node has heard of a change, or has found one by looking: act on it here."""
         self._changes += 1
         if kind == "session":
             self._known.pop(id, None)

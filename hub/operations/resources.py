@@ -1,9 +1,11 @@
 """Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
 
 What was found is remembered for a while. What is deleted, or shared with others than before, is
-forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``.
+forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``,
+and for what is followed on it finds it by itself (``keep_looking``).
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,10 +22,14 @@ from hub.rbac.decision import Resource
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Run, Tenant
+from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
 REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 5.0
+LOOK_S: Final = 4.0
+"""How often it is looked whose the conversations are that are followed on this node."""
+BATCH: Final = 500
 
 
 class _Found(NamedTuple):
@@ -35,9 +41,15 @@ class _Found(NamedTuple):
 class Resources:
     """Finds resources by kind and id within a tenant."""
 
-    def __init__(self, database: Database, backplane: Backplane) -> None:
+    def __init__(
+        self, database: Database, backplane: Backplane, moved: Callable[[str], None]
+    ) -> None:
+        """``moved(id)`` is called for a conversation that was found to be another's than before,
+        though nothing was heard of it.
+        """
         self._database = database
         self._backplane = backplane
+        self._moved = moved
         self._listeners: list[Callable[[str], None]] = []
         self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
         self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
@@ -93,6 +105,45 @@ class Resources:
         conversation_id, tenant_id = orjson.loads(message)
         self.forget(conversation_id, tenant_id)
 
+    async def keep_looking(self, followed: Callable[[], list[str]]) -> None:
+        """Look whose the conversations of the followed channels are, again and again; for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            ids = [name.partition(":")[2] for name in followed() if name.startswith("conversation")]
+            for at in range(0, len(ids), BATCH):
+                try:
+                    await self._look_again(ids[at : at + BATCH])
+                except Fault as fault:
+                    log.warning("it cannot be looked whose conversations are", why=fault.reason)
+                    break
+                except Exception:
+                    log.exception("looking whose conversations are failed")
+                    break
+
+    async def _look_again(self, ids: list[str]) -> None:
+        changes, began = self._changes, time.monotonic()
+        of = col(Conversation.id).in_(ids)
+        async with self._database.read(EVERY_TENANT) as session:
+            rows = await session.exec(
+                select(Conversation.id, Conversation.tenant_id, Conversation.owner_id).where(of)
+            )
+            owners = {id: (tenant_id, owner_id) for id, tenant_id, owner_id in rows.all()}
+        for id in ids:
+            if changes == self._changes and (known := self._known.get(id)) is not None:
+                tenant_id, owner_id = owners.get(id, (known.tenant_id, None))
+                self._learn(id, tenant_id, owner_id, began)
+
+    def _learn(self, id: str, tenant_id: str, owner_id: str | None, at: float) -> None:
+        """Remember whose a conversation is, and tell who listens if this node had missed a word."""
+        known = self._known.get(id)
+        if owner_id is None:
+            if known is not None and known.tenant_id == tenant_id:
+                self.forget(id, tenant_id)
+            return
+        _remember(self._known, id, _Found(tenant_id, owner_id, at + REMEMBERED_S))
+        if known is not None and known[:2] != (tenant_id, owner_id):
+            self._moved(id)
+
     async def _find_metrics(self) -> Resource:
         """The numbers of the whole hub are the operator's, whose tenant the first start made. That
         it is the oldest does not change, so it is looked for once.
@@ -142,9 +193,7 @@ class Resources:
                 owner_id = (await session.exec(statement)).first()
             if changes == self._changes:  # nothing was heard while it was asked
                 break
-        if owner_id is not None:
-            found = _Found(tenant_id, owner_id, began + REMEMBERED_S)
-            _remember(self._known, conversation_id, found)
+        self._learn(conversation_id, tenant_id, owner_id, began)
         return owner_id
 
 
@@ -154,6 +203,7 @@ V = TypeVar("V")
 
 def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
     known[key] = value
+    known.move_to_end(key)
     if len(known) > REMEMBERED:
         known.popitem(last=False)
 

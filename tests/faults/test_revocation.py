@@ -43,6 +43,8 @@ from tests.transports.test_closing import stalling
 TRIALS: Final = 5
 """Of each kind. With 50, p99 is as honest as the number."""
 WITHIN_S: Final = 1.0
+LOST_S: Final = 6.0
+"""What a node is not told of it finds in less than this."""
 RUNS: Final = ("channel:subscribe", "conversation:create", "message:send")
 
 
@@ -266,21 +268,22 @@ async def test_what_is_taken_away_on_another_node_ends_within_a_second(
 
 
 @pytest.mark.parametrize("take", [membership_ended, conversation_given_away])
-async def test_a_run_whose_node_is_not_told_ends_by_the_recheck_with_its_words_kept(
+async def test_what_a_node_is_not_told_of_it_finds_and_the_words_of_a_run_are_kept(
     nodes: tuple[ServedHub, ServedHub], take: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a word that was lost; the answer so far is kept."""
+    for module, name in ((permission, "RECHECK_S"), (resources, "REMEMBERED_S")):
+        monkeypatch.setattr(module, name, 0.2)
     here, there = nodes
-    monkeypatch.setattr(permission, "RECHECK_S", 0.2)
-    monkeypatch.setattr(resources, "REMEMBERED_S", 0.2)
     there.hub.services.watches._sweep_s = 0.2
     who = await person(here)
     async with opened(there.url, who.token) as client:
         conversation = await client.conversation()
         sent = await client.send(conversation, slowly(1_000, 5))
         await client.says(conversation, "w3 ")
-        await take(here, who, conversation)
+        await take(here, who, conversation)  # and not a word of it
         run = await _ended(here, sent["run_id"])
+        await client.until(lambda: _end(client) is not None, LOST_S)
+        assert _end(client) == {**SESSION, **CHANNEL}[take]
     assert (run.status, run.error_code) == ("failed", "permission_denied")
     async with here.hub.services.database.read(EVERY_TENANT) as session:
         of = (col(Message.run_id) == run.id) & (col(Message.role) == "assistant")

@@ -166,7 +166,7 @@ async def test_a_stream_ends_when_its_token_does(
     ada.token = lasting(ada.hub, ada.token, 2 - LEEWAY_S)
     async with ada.stream() as stream:
         # Within the leeway, as for a request, a check changes nothing.
-        ada.hub.hub.services.authority._forget("user", "another")
+        ada.hub.hub.services.authority.found("user", "another")
         await ada.send("hello")
         assert (await stream.run())[0].id is not None
         assert await stream.next() == Sent("ended", None, {"reason": "token_expired"})
