@@ -8,7 +8,7 @@ from hub.faults import Fault
 from hub.operations import resources
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation
+from hub.storage.tables import Conversation, Membership
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import ServedHub, ServeHub
 
@@ -68,6 +68,12 @@ async def test_the_owner_is_that_of_the_row(served_hub: ServedHub) -> None:
         await served_hub.hub.services.resources.find("conversation", conversation, elsewhere)
 
 
+async def _make_members(hub: ServedHub) -> None:
+    async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        await session.exec(update(Membership).values(role_id="member"))
+    await hub.hub.services.authority.changed("role", "owner")
+
+
 @pytest.mark.parametrize("what", ["given away", "deleted"])
 async def test_who_follows_what_another_node_gave_away_is_let_go_though_nothing_was_heard(
     serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch, what: str
@@ -78,6 +84,7 @@ async def test_who_follows_what_another_node_gave_away_is_let_go_though_nothing_
         async with open_socket(hub.ws_url, ada["access_token"]) as socket:
             conversation = (await socket.ask("conversation.create"))["id"]
             channel = f"conversation:{conversation}"
+            await _make_members(hub)  # who owns a tenant may follow all of it
             await socket.ask("channel.subscribe", {"channel": channel})
             if what == "deleted":
                 await _remove(hub, conversation)
