@@ -1,8 +1,10 @@
 """The composition root: makes the rooms from the settings, and the application from the rooms."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -23,11 +25,13 @@ from hub.identity.authority import Authority
 from hub.identity.passwords import Passwords
 from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
+from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.operations.resources import Resources
+from hub.operations.run_permits import RunPermits
 from hub.operations.table import OPERATIONS
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
@@ -82,6 +86,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
                 catalogue=services.catalogue,
                 backplane=services.backplane,
                 metrics=services.metrics,
+                permits=RunPermits(services.authority, services.watches, services.resources),
                 concurrency=settings.run_concurrency,
             )
             await driver.start()
@@ -105,13 +110,19 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     tokens = Tokens(key, settings.jwt_algorithm, settings.access_token_minutes)
     authority = Authority(database, backplane)
     await authority.start()
-    resources = Resources(database, backplane)
+    resources = Resources(database, backplane, partial(authority.found, "conversation"))
     await resources.start()
+    authority.on_change(resources.changed)  # before those who ask it again at a change
+    watches = Watches(authority)
+    await watches.start()
+    stack.push_async_callback(watches.close)
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
     fanout = Fanout(backplane, metrics)
     stack.push_async_callback(fanout.close)
+    looking = asyncio.create_task(resources.keep_looking(fanout.followed))
+    stack.callback(looking.cancel)
     return Services(
         settings=settings,
         database=database,
@@ -120,6 +131,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
         authority=authority,
+        watches=watches,
         resources=resources,
         catalogue=catalogue,
         orchestrator=Orchestrator(database, backplane),

@@ -10,6 +10,7 @@ import pytest
 
 from hub.cli import _parser
 from hub.faults import CLOSES, FAULTS
+from hub.identity.standing import WHYS
 from hub.operations.table import OPERATIONS
 from hub.rbac.permissions import PERMISSIONS
 from hub.rbac.roles import BUILT_IN
@@ -150,6 +151,10 @@ def test_the_contract_says_of_every_method_that_is_not_offered_that_it_is_not() 
     assert len(named) > 30
     assert named - in_families - set(OPERATIONS) == missing
     assert not without & {operation.family for operation in OPERATIONS.values()}
+
+
+def test_the_contract_names_every_reason_why_a_session_is_over() -> None:
+    assert [why for why in WHYS if f"| `{why}` |" not in CONTRACT] == []
 
 
 def test_the_contract_names_every_path_of_authentication() -> None:

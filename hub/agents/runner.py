@@ -4,6 +4,7 @@ It says the run's AG-UI events, reads the model, and ends the run durably before
 stops it early, and what then happens:
 
 - a cancel: the model is stopped, the partial answer is kept, ``RUN_FINISHED`` says ``cancelled``;
+- a permission taken away: the same as a fault, ``permission_denied``;
 - a fault of the model: the partial answer is kept, ``RUN_ERROR`` says why;
 - a lost lease: another worker has the run; nothing more is said or written;
 - its own task cancelled (the worker shuts down): the run stays ``running`` and is taken over.
@@ -18,6 +19,7 @@ from hub.agents.conversations.context import fit, reserve, window
 from hub.agents.conversations.transcript import Transcript, as_event_message
 from hub.agents.generation import GENERATION_STEPS, Generation
 from hub.agents.orchestrator import Assignment, Orchestrator
+from hub.agents.permission import Permission, Permits
 from hub.agents.run_log import RunLog
 from hub.agents.run_state import RunEvent, RunStatus
 from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
@@ -50,6 +52,7 @@ class Runner:
         catalogue: Catalogue,
         backplane: Backplane,
         metrics: Metrics,
+        permits: Permits,
     ) -> None:
         self._run = assignment.run
         self._assignment = assignment
@@ -63,6 +66,7 @@ class Runner:
         self._reading: asyncio.Task[None] | None = None
         self._cancelled = self._run.cancel_requested
         self._lease_lost = False
+        self._permission = Permission(permits, self._run, self._stop_reading)
         self._model: ModelInfo | None = None
         self._input_tokens = 0
         self._output_tokens = 0
@@ -102,7 +106,8 @@ class Runner:
                         RunStatus(self._run.status), self._run.error_code, self._run.error_message
                     )
                 else:
-                    await self._answer()
+                    async with self._permission:
+                        await self._answer()
             except LeaseLost:
                 log.warning("a run was lost to another worker", run=self._run.id)
                 return False
@@ -213,6 +218,8 @@ class Runner:
         """Read the model until it is done, fails, or is stopped; the fault if it failed."""
         if self._cancelled:
             return None
+        if self._permission.taken:
+            return self._permission.fault()
         if self._run.attempt > MAX_ATTEMPTS:
             return Fault("internal_error", f"The run's worker was lost {MAX_ATTEMPTS} times.")
         self._reading = asyncio.create_task(self._read_model(generation, history))
@@ -224,7 +231,8 @@ class Runner:
                 await asyncio.wait({self._reading})
         if self._reading.cancelled():
             self._raise_log_failure()
-            return None
+            taken = self._permission.taken and not self._cancelled
+            return self._permission.fault() if taken else None
         failure = self._reading.exception()
         if failure is None or isinstance(failure, Fault):
             return failure
@@ -234,11 +242,12 @@ class Runner:
         return Fault("internal_error")
 
     def _raise_log_failure(self) -> None:
-        if not self._cancelled and not self._lease_lost:
+        if not self._cancelled and not self._lease_lost and not self._permission.taken:
             # Only the log's own failure stops the reading otherwise; this raises it.
             self._log.say()
 
     async def _read_model(self, generation: Generation, history: list[Message]) -> None:
+        await self._permission.given()
         wanted = self._run.model or self._assignment.conversation.model
         model = self._model = await self._catalogue.resolve(wanted)
         tokens = window(model.context_length)
@@ -325,6 +334,8 @@ class Runner:
             status, fault.reason if fault else None, fault.message if fault else None
         )
         self._metrics.runs.labels(str(status)).inc()
+        if fault is not None and self._permission.taken:
+            self._metrics.revocations.labels("run", fault.reason).inc()
         if self._model is not None:
             tokens = self._metrics.tokens
             tokens.labels(self._model.name, "input").inc(self._input_tokens)

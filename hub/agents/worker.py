@@ -13,6 +13,7 @@ import orjson
 
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import RUN_CONTROL, RUN_QUEUE, Orchestrator, queue_item
+from hub.agents.permission import Permits
 from hub.agents.runner import Runner
 from hub.backplane.interface import Backplane, Lease, LeaseLost
 from hub.faults import Fault
@@ -41,6 +42,7 @@ class Worker:
         catalogue: Catalogue,
         backplane: Backplane,
         metrics: Metrics,
+        permits: Permits,
         concurrency: int,
     ) -> None:
         self._orchestrator = orchestrator
@@ -48,6 +50,7 @@ class Worker:
         self._catalogue = catalogue
         self._backplane = backplane
         self._metrics = metrics
+        self._permits = permits
         self._free = asyncio.Semaphore(concurrency)
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._more: set[str] = set()  # driven items that were hinted at once more
@@ -179,6 +182,7 @@ class Worker:
                     catalogue=self._catalogue,
                     backplane=self._backplane,
                     metrics=self._metrics,
+                    permits=self._permits,
                 )
                 done.append(runner.run_id)
                 driven = await self._drive_run(runner, conversation_id)

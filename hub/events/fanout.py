@@ -145,6 +145,14 @@ class Fanout:
             self._metrics.subscriptions.dec()
             self._tidy(channel)
 
+    def follows(self, name: str) -> bool:
+        """Whether somebody on this node reads the channel, or is about to."""
+        return name in self._channels
+
+    def followed(self) -> list[str]:
+        """The channels that somebody on this node reads."""
+        return list(self._channels)
+
     async def close(self) -> None:
         """Stop the tasks. Readers are left to their connections."""
         tasks = tuple(self._tasks)

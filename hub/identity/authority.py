@@ -9,14 +9,14 @@ then, nobody is let through (G4: unsure means no).
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Final, NamedTuple
 
 import orjson
 
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
-from hub.identity.standing import Standing, look_up
+from hub.identity.standing import Key, Member, Standing, Why, look_up, why
 from hub.identity.tokens import Claims
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -24,7 +24,10 @@ from hub.storage.database import Database
 
 TOPIC: Final = "authority"
 RECHECK_S: Final = 5.0
-KINDS: Final = ("session", "user", "tenant", "role")
+KINDS: Final = ("session", "user", "tenant", "role", "conversation")
+"""What may change. ``user``: it itself, or its memberships; ``conversation``: who it is shared
+with, which touches no actor, but what actors may do there.
+"""
 
 # Actors that are in use and fall due within this time are looked up together with one that is due.
 _TOGETHER_S: Final = 1.0
@@ -34,11 +37,24 @@ ChangeListener = Callable[[str, str], None]
 """Called as ``listener(kind, id)`` on the event loop; it must not block or raise."""
 
 
+class NoStanding(Fault):
+    """The fault "unauthenticated" of who has no standing any more; ``why`` is for themselves."""
+
+    def __init__(self, why: Why) -> None:
+        super().__init__("unauthenticated", "The session is over. Sign in again.")
+        self.why = why
+
+
 class _Known(NamedTuple):
     actor: Actor
     role_ids: frozenset[str]
-    due: float  # of time.monotonic()
+    changes: int  # how many had been heard of
+    since: float  # of time.monotonic()
+    due: float
     asked: list[bool]  # whether it was used since it was looked up
+
+
+_Answer = Standing | NoStanding
 
 
 class Authority:
@@ -50,10 +66,12 @@ class Authority:
         self._database = database
         self._backplane = backplane
         self._recheck_s = recheck_s
-        self._known: dict[str, _Known] = {}
-        self._wanted: dict[str, asyncio.Future[Standing | None]] = {}
+        self._known: dict[Key, _Known] = {}
+        self._wanted: dict[Key, asyncio.Future[_Answer]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._changes = 0
+        # What has changed lately, and when: who rests on it was looked up before and is void.
+        self._voids: dict[str, tuple[int, float]] = {}
         self._listeners: list[ChangeListener] = []
         self._self = new_id("n")
 
@@ -68,23 +86,55 @@ class Authority:
     async def actor(self, claims: Claims) -> Actor:
         """The actor of these claims, with the permissions they have now.
 
-        Raises Fault: "unauthenticated" when the session is over, the user disabled, the tenant
-        suspended or the membership gone; "backend_unavailable" when that cannot be known.
+        Raises Fault: NoStanding when the session is over, the user disabled, the tenant suspended
+        or the membership gone; "backend_unavailable" when that cannot be known.
         """
-        known = self._known.get(claims.session_id)
-        if known is None or known.due <= time.monotonic():
+        known = self._valid(claims.session_id)
+        if known is None:
             actor = await self._renewed(claims.session_id)
         else:
             known.asked[0] = True
             actor = known.actor
         if actor.user_id != claims.user_id or actor.tenant_id != claims.tenant_id:
-            raise _over()
+            raise NoStanding("session_revoked")
         return actor
 
-    def fresh_s(self, claims: Claims) -> float:
-        """Seconds until the actor of these claims is looked up again; 0 if it is not known."""
-        known = self._known.get(claims.session_id)
-        return 0.0 if known is None else max(0.0, known.due - time.monotonic())
+    async def member(self, user_id: str, tenant_id: str) -> Actor:
+        """A user in a tenant with the permissions they have now, signed in or not.
+
+        Raises Fault as ``actor`` does; the actor has no ``session_id``.
+        """
+        key = Member(user_id, tenant_id)
+        known = self._valid(key)
+        if known is None:
+            return await self._renewed(key)
+        known.asked[0] = True
+        return known.actor
+
+    async def renewed(self, keys: Collection[Key]) -> dict[Key, Standing | NoStanding]:
+        """What the database says of each at this moment, whatever is known, in one query.
+
+        For up to some hundreds at once. Raises Fault("backend_unavailable").
+        """
+        return await self._settled(keys, alone=True)
+
+    def known(self, key: Key) -> tuple[Actor, float] | None:
+        """What was looked up and may still be so, and how many seconds ago that was."""
+        known = self._valid(key)
+        return known and (known.actor, time.monotonic() - known.since)
+
+    def _valid(self, key: Key) -> _Known | None:
+        known = self._known.get(key)
+        if known is None or known.due <= time.monotonic():
+            return None
+        if self._voids and self._is_void(known):
+            del self._known[key]
+            return None
+        return known
+
+    def _is_void(self, known: _Known) -> bool:
+        rests_on = (known.actor.user_id, known.actor.tenant_id, *known.role_ids)
+        return any(id in self._voids and self._voids[id][0] > known.changes for id in rests_on)
 
     async def changed(self, kind: str, id: str) -> None:
         """Say that a session, user, tenant or role has changed, after that was committed.
@@ -94,38 +144,44 @@ class Authority:
         """
         if kind not in KINDS:
             raise ValueError(kind)
-        self._forget(kind, id)
+        self.found(kind, id)
         message = {"kind": kind, "id": id, "from": self._self}
         await self._backplane.publish(TOPIC, orjson.dumps(message))
 
     def _heard(self, message: bytes) -> None:
         change = orjson.loads(message)
         if change["from"] != self._self:
-            self._forget(change["kind"], change["id"])
+            self.found(change["kind"], change["id"])
 
-    def _forget(self, kind: str, id: str) -> None:
+    def found(self, kind: str, id: str) -> None:
+        """This node has heard of a change, or has found one by looking: act on it here."""
         self._changes += 1
         if kind == "session":
             self._known.pop(id, None)
-        else:
-            for session_id, known in list(self._known.items()):
-                if _touches(known, kind, id):
-                    del self._known[session_id]
+        elif kind != "conversation":
+            # Noted, not looked for among all who are known: a change costs nothing but this.
+            now = time.monotonic()
+            self._voids.pop(id, None)
+            self._voids[id] = (self._changes, now)
+            while (first := next(iter(self._voids))) != id:
+                if self._voids[first][1] > now - self._recheck_s:
+                    break
+                del self._voids[first]  # whoever was looked up before is due by now
         for listener in self._listeners:
             listener(kind, id)
 
-    async def _renewed(self, session_id: str) -> Actor:
-        future = self._wanted.get(session_id)
+    async def _renewed(self, key: Key) -> Actor:
+        future = self._wanted.get(key)
         if future is None:
             future = asyncio.get_running_loop().create_future()
-            self._wanted[session_id] = future
+            self._wanted[key] = future
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
         # Shielded: several callers wait for one answer, and one of them may be cancelled.
-        standing = await asyncio.shield(future)
-        if standing is None:
-            raise _over()
-        return standing.actor
+        found = await asyncio.shield(future)
+        if isinstance(found, NoStanding):
+            raise NoStanding(found.why)
+        return found.actor
 
     async def _look(self) -> None:
         """Look up all that are wanted, until none is."""
@@ -140,70 +196,67 @@ class Authority:
                 _answer_all(self._wanted, dict(self._wanted), error)
                 raise
             else:
-                for session_id, future in wanted.items():
-                    del self._wanted[session_id]
+                for key, future in wanted.items():
+                    del self._wanted[key]
                     if not future.done():
-                        future.set_result(found.get(session_id))
+                        future.set_result(found[key])
         self._looking = None
 
     async def _settled(
-        self, wanted: dict[str, "asyncio.Future[Standing | None]"]
-    ) -> dict[str, Standing]:
-        """What the database says, with no change heard of while it was asked."""
+        self, wanted: Collection[Key], *, alone: bool = False
+    ) -> dict[Key, "_Answer"]:
+        """What the database says, with no change heard of while it was asked.
+
+        ``alone``: those who are nearly due are not looked up with them.
+        """
         while True:
             changes = self._changes
             began = time.monotonic()
-            session_ids = [*wanted, *self._nearly_due(began, _BATCH - len(wanted), wanted)]
-            found = await look_up(self._database, session_ids)
+            keys = list(wanted)
+            if not alone:
+                keys += self._nearly_due(began, _BATCH - len(wanted), wanted)
+            found = await look_up(self._database, keys)
+            gone = [key for key in wanted if isinstance(key, str) and key not in found]
+            causes = await why(self._database, gone) if gone else {}
             if changes != self._changes:
                 continue
-            for session_id in session_ids:
-                standing = found.get(session_id)
+            for key in keys:
+                standing = found.get(key)
                 if standing is None:
-                    self._known.pop(session_id, None)
+                    self._known.pop(key, None)
                     continue
                 due = began + min(self._recheck_s, standing.remaining_s)
-                self._known[session_id] = _Known(
-                    standing.actor, standing.role_ids, due, [session_id in wanted]
+                used = not alone and key in wanted
+                self._known[key] = _Known(
+                    standing.actor, standing.role_ids, changes, began, due, [used]
                 )
-            return found
+            return {key: found.get(key) or NoStanding(_cause(key, causes)) for key in wanted}
 
-    def _nearly_due(
-        self, moment: float, limit: int, wanted: dict[str, "asyncio.Future[Standing | None]"]
-    ) -> list[str]:
+    def _nearly_due(self, moment: float, limit: int, wanted: Container[Key]) -> list[Key]:
         """Who is in use and falls due soon; who is not, and is due, is forgotten."""
-        soon: list[str] = []
-        for session_id, known in list(self._known.items()):
-            if session_id in wanted or known.due > moment + _TOGETHER_S:
+        soon: list[Key] = []
+        for key, known in list(self._known.items()):
+            if key in wanted or known.due > moment + _TOGETHER_S:
                 continue
             if known.asked[0] and len(soon) < limit:
-                soon.append(session_id)
+                soon.append(key)
             elif known.due <= moment:
-                del self._known[session_id]
+                del self._known[key]
         return soon
 
 
-def _touches(known: _Known, kind: str, id: str) -> bool:
-    match kind:
-        case "user":
-            return known.actor.user_id == id
-        case "tenant":
-            return known.actor.tenant_id == id
-        case _:
-            return id in known.role_ids
-
-
 def _answer_all(
-    waiting: dict[str, "asyncio.Future[Standing | None]"],
-    answered: dict[str, "asyncio.Future[Standing | None]"],
+    waiting: dict[Key, "asyncio.Future[_Answer]"],
+    answered: dict[Key, "asyncio.Future[_Answer]"],
     error: BaseException,
 ) -> None:
-    for session_id, future in answered.items():
-        waiting.pop(session_id, None)
+    for key, future in answered.items():
+        waiting.pop(key, None)
         if not future.done():
             future.set_exception(error)
             future.exception()  # it is seen, even if the caller has gone
 
 
-def _over() -> Fault:
-    return Fault("unauthenticated", "The session is over. Sign in again.")
+def _cause(key: Key, causes: Mapping[str, Why]) -> Why:
+    """A session that never was is as one that was revoked."""
+    return causes.get(key, "session_revoked") if isinstance(key, str) else "membership_ended"

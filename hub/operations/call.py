@@ -15,6 +15,7 @@ from hub.events.fanout import Fanout, Join, Reader
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
 from hub.identity.tokens import Claims, Tokens
+from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
 from hub.operations.resources import Resources
 from hub.rbac.actor import Actor
@@ -34,6 +35,7 @@ class Services:
     accounts: Accounts
     tokens: Tokens
     authority: Authority
+    watches: Watches
     resources: Resources
     catalogue: Catalogue
     orchestrator: Orchestrator

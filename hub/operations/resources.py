@@ -1,13 +1,15 @@
 """Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
 
-Owners do not change, so what was found is remembered for a while. What is deleted is forgotten at
-once on every node; one that does not hear of it looks again within ``REMEMBERED_S``.
+What was found is remembered for a while. What is deleted, or shared with others than before, is
+forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``,
+and for what is followed on it finds it by itself (``keep_looking``).
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 from sqlmodel import col, select
@@ -20,25 +22,38 @@ from hub.rbac.decision import Resource
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Run, Tenant
+from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
 REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 5.0
+LOOK_S: Final = 4.0
+"""How often it is looked whose the conversations are that are followed on this node."""
+BATCH: Final = 500
 
 
 class _Found(NamedTuple):
-    resource: Resource
+    tenant_id: str
+    owner_id: str
     until: float  # of time.monotonic()
 
 
 class Resources:
     """Finds resources by kind and id within a tenant."""
 
-    def __init__(self, database: Database, backplane: Backplane) -> None:
+    def __init__(
+        self, database: Database, backplane: Backplane, moved: Callable[[str], None]
+    ) -> None:
+        """``moved(id)`` is called for a conversation that was found to be another's than before,
+        though nothing was heard of it.
+        """
         self._database = database
         self._backplane = backplane
+        self._moved = moved
         self._listeners: list[Callable[[str], None]] = []
-        self._known: OrderedDict[tuple[str, str, str], _Found] = OrderedDict()
+        self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
+        self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
+        self._changes = 0
         self._metrics: Resource | None = None
 
     async def start(self) -> None:
@@ -58,19 +73,11 @@ class Resources:
             return _own_channel(identifier, actor)
         if kind == "metrics":
             return await self._find_metrics()
-        key = (kind, identifier, actor.tenant_id)
-        known = self._known.get(key)
-        if known is not None and known.until > time.monotonic():
-            self._known.move_to_end(key)
-            return known.resource
-        self._known.pop(key, None)
-        found = await self._look_up(kind, identifier, actor.tenant_id)
-        if found is None:
+        conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
+        owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
+        if not owner_id:
             raise Fault("not_found")
-        self._known[key] = _Found(found, time.monotonic() + REMEMBERED_S)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return found
+        return Resource(kind, identifier, actor.tenant_id, owner_id)
 
     async def gone(self, conversation_id: str, tenant_id: str) -> None:
         """Say that a conversation was deleted, and its channel with it, after that was committed.
@@ -83,15 +90,59 @@ class Resources:
 
     def forget(self, conversation_id: str, tenant_id: str) -> None:
         """Forget a conversation and its channel on this node, whose readers end."""
-        channel = f"conversation:{conversation_id}"
-        self._known.pop(("conversation", conversation_id, tenant_id), None)
-        self._known.pop(("channel", channel, tenant_id), None)
+        self._changes += 1
+        self._known.pop(conversation_id, None)
         for listener in self._listeners:
-            listener(channel)
+            listener(f"conversation:{conversation_id}")
+
+    def changed(self, kind: str, id: str) -> None:
+        """Forget whose a conversation was, when the authority says that it has changed."""
+        if kind == "conversation":
+            self._changes += 1
+            self._known.pop(id, None)
 
     def _heard(self, message: bytes) -> None:
         conversation_id, tenant_id = orjson.loads(message)
         self.forget(conversation_id, tenant_id)
+
+    async def keep_looking(self, followed: Callable[[], list[str]]) -> None:
+        """Look whose the conversations of the followed channels are, again and again; for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            ids = [name.partition(":")[2] for name in followed() if name.startswith("conversation")]
+            for at in range(0, len(ids), BATCH):
+                try:
+                    await self._look_again(ids[at : at + BATCH])
+                except Fault as fault:
+                    log.warning("it cannot be looked whose conversations are", why=fault.reason)
+                    break
+                except Exception:
+                    log.exception("looking whose conversations are failed")
+                    break
+
+    async def _look_again(self, ids: list[str]) -> None:
+        changes, began = self._changes, time.monotonic()
+        of = col(Conversation.id).in_(ids)
+        async with self._database.read(EVERY_TENANT) as session:
+            rows = await session.exec(
+                select(Conversation.id, Conversation.tenant_id, Conversation.owner_id).where(of)
+            )
+            owners = {id: (tenant_id, owner_id) for id, tenant_id, owner_id in rows.all()}
+        for id in ids:
+            if changes == self._changes and (known := self._known.get(id)) is not None:
+                tenant_id, owner_id = owners.get(id, (known.tenant_id, None))
+                self._learn(id, tenant_id, owner_id, began)
+
+    def _learn(self, id: str, tenant_id: str, owner_id: str | None, at: float) -> None:
+        """Remember whose a conversation is, and tell who listens if this node had missed a word."""
+        known = self._known.get(id)
+        if owner_id is None:
+            if known is not None and known.tenant_id == tenant_id:
+                self.forget(id, tenant_id)
+            return
+        _remember(self._known, id, _Found(tenant_id, owner_id, at + REMEMBERED_S))
+        if known is not None and known[:2] != (tenant_id, owner_id):
+            self._moved(id)
 
     async def _find_metrics(self) -> Resource:
         """The numbers of the whole hub are the operator's, whose tenant the first start made. That
@@ -106,35 +157,55 @@ class Resources:
             self._metrics = Resource("metrics", "hub", tenant_id, None)
         return self._metrics
 
-    async def _look_up(self, kind: str, identifier: str, tenant_id: str) -> Resource | None:
+    async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
+        """The conversation that the thing is of: its owner is the thing's."""
         if kind == "channel":
-            return await self._channel(identifier, tenant_id)
+            noun, _, identifier = identifier.partition(":")
+            kind = noun if noun == "conversation" else ""
         if kind == "conversation" and is_id(identifier, "c"):
-            return await self._conversation(identifier, tenant_id)
+            return identifier
         if kind == "run" and is_id(identifier, "r"):
-            async with self._database.read(tenant_id) as session:
-                statement = select(Run.conversation_id).where(col(Run.id) == identifier)
-                conversation_id = (await session.exec(statement)).first()
-            if conversation_id is not None:
-                owner = await self._conversation(conversation_id, tenant_id)
-                return owner and Resource("run", identifier, tenant_id, owner.owner_id)
+            return await self._conversation_of_run(identifier, tenant_id)
         return None
 
-    async def _conversation(self, identifier: str, tenant_id: str) -> Resource | None:
+    async def _conversation_of_run(self, run_id: str, tenant_id: str) -> str | None:
+        # What run is of which conversation does not change; another tenant's is not owned there.
+        known = self._conversations.get(run_id)
+        if known is not None:
+            self._conversations.move_to_end(run_id)
+            return known
         async with self._database.read(tenant_id) as session:
-            statement = select(Conversation.owner_id).where(col(Conversation.id) == identifier)
-            owner_id = (await session.exec(statement)).first()
-        if owner_id is None:
-            return None
-        return Resource("conversation", identifier, tenant_id, owner_id)
+            statement = select(Run.conversation_id).where(col(Run.id) == run_id)
+            found = (await session.exec(statement)).first()
+        if found is not None:
+            _remember(self._conversations, run_id, found)
+        return found
 
-    async def _channel(self, name: str, tenant_id: str) -> Resource | None:
-        """A conversation's channel is its owner's."""
-        kind, _, identifier = name.partition(":")
-        if kind == "conversation" and is_id(identifier, "c"):
-            subject = await self._conversation(identifier, tenant_id)
-            return subject and Resource("channel", name, tenant_id, subject.owner_id)
-        return None
+    async def _owner(self, conversation_id: str, tenant_id: str) -> str | None:
+        known = self._known.get(conversation_id)
+        if known is not None and known.until > time.monotonic():
+            self._known.move_to_end(conversation_id)
+            return known.owner_id if known.tenant_id == tenant_id else None
+        statement = select(Conversation.owner_id).where(col(Conversation.id) == conversation_id)
+        while True:
+            changes, began = self._changes, time.monotonic()
+            async with self._database.read(tenant_id) as session:
+                owner_id = (await session.exec(statement)).first()
+            if changes == self._changes:  # nothing was heard while it was asked
+                break
+        self._learn(conversation_id, tenant_id, owner_id, began)
+        return owner_id
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 def _own_channel(name: str, actor: Actor) -> Resource:

@@ -81,6 +81,13 @@ class Metrics:
             ("to",),
             registry=registry,
         )
+        self.revocations = Counter(
+            "hub_revocations",
+            "What was ended because it is allowed no more, by what (`connection`, `subscription`, "
+            "`stream`, `run`) and why.",
+            ("what", "reason"),
+            registry=registry,
+        )
         self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), registry=registry)
         self.runs_active = Gauge(
             "hub_runs_active", "Runs being driven by this process.", registry=registry

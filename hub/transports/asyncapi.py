@@ -12,7 +12,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "event": "An event of a channel that is followed, at its position.",
     "session.ready": "The first frame after authentication.",
     "session.expiring": "The access token runs out in 30 s; send `session.refresh`.",
-    "session.revoked": "The login session was ended; the close 4503 follows.",
+    "session.revoked": "The session is over, and `reason` says why; the close 4503 follows.",
     "session.draining": "The node is going away; reconnect.",
     "subscription.ended": "A subscription was ended by the hub; `reason` says why.",
 }

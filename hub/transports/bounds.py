@@ -13,11 +13,3 @@ COME_BACK_MS: Final = 2_000
 
 LARGE_BYTES: Final = 4_096
 """A longer reply waits for room in the outbox."""
-
-RECHECK_S: Final = 5.0
-"""How often an open connection's standing is looked at, at least, should the word of a change be
-lost.
-"""
-
-JUST_AFTER_S: Final = 0.05
-"""So long after its standing is due to be looked up again, at the earliest."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hub.faults import Fault
+from hub.identity.authority import NoStanding
 from hub.identity.tokens import Claims
 from hub.operations.call import Call, Services
 from hub.operations.dispatcher import Dispatcher, authorise, validate
@@ -20,7 +21,6 @@ from hub.protocol.limits import (
 )
 from hub.protocol.session import Event
 from hub.rbac.actor import Actor
-from hub.transports.bounds import JUST_AFTER_S, RECHECK_S
 from hub.transports.subscriptions import Subscriptions
 
 
@@ -55,7 +55,7 @@ class Login:
     """The credentials of one connection, from the first token to the last."""
 
     __slots__ = (
-        "_dispatcher", "_host", "_recheck_timer", "_services", "_standing", "_timers", "claims",
+        "_dispatcher", "_host", "_services", "_timers", "_watched", "claims",
     )  # fmt: skip
 
     def __init__(self, host: Host, services: Services, dispatcher: Dispatcher) -> None:
@@ -63,9 +63,8 @@ class Login:
         self._host = host
         self._services = services
         self._dispatcher = dispatcher
-        self._standing: Actor | None = None
+        self._watched: str | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._recheck_timer: asyncio.TimerHandle | None = None
         self._later(AUTHENTICATE_DEADLINE_S, lambda: host.on(Event.AUTH_DEADLINE))
 
     async def authenticate(self, token: str) -> Mapping[str, Any]:
@@ -83,9 +82,9 @@ class Login:
         if not host.open:
             raise Fault("unauthenticated")
         self.claims = claims
-        self._standing = actor
         self.stop()
-        self._look_later()
+        self._watched = claims.session_id
+        self._services.watches.add(claims.session_id, self, actor)
         left = claims.expires_at - time.time()
         self._later(left - EXPIRING_NOTICE_S, self._expiring)
         self._later(left, self._expired)
@@ -93,7 +92,7 @@ class Login:
         if first:
             host.notice("session.ready", ready)
         else:
-            await self.recheck()
+            await self._recheck(actor)
         return ready
 
     def _ready(self, claims: Claims, actor: Actor) -> dict[str, Any]:
@@ -126,8 +125,9 @@ class Login:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        if self._recheck_timer is not None:
-            self._recheck_timer.cancel()
+        if self._watched is not None:
+            self._services.watches.remove(self._watched, self)
+            self._watched = None
 
     def _later(self, delay_s: float, step: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -146,63 +146,41 @@ class Login:
 
     # --- permissions change ---
 
-    def changed(self, kind: str, identifier: str) -> None:
-        """Somebody's permissions have changed: if they may be ours, check again."""
-        claims = self.claims
-        if claims is None:
-            return
-        ours = {
-            "session": claims.session_id,
-            "user": claims.user_id,
-            "tenant": claims.tenant_id,
-        }
-        if kind not in ours or ours[kind] == identifier:
-            self._host.spawn(self.recheck())
-
-    def _look_later(self) -> None:
-        # When what is known of it is due, not later: a change that nobody heard of is found then.
-        assert self.claims is not None
-        fresh = self._services.authority.fresh_s(self.claims)
-        delay = min(RECHECK_S, fresh + JUST_AFTER_S) if fresh else RECHECK_S
-        loop = asyncio.get_running_loop()
-        self._recheck_timer = loop.call_later(delay, lambda: self._host.spawn(self._look()))
-
-    async def _look(self) -> None:
-        """Look whether the standing is what it was when the subscriptions were last checked."""
-        assert self.claims is not None
-        try:
-            same = await self._services.authority.actor(self.claims) == self._standing
-        except Fault:
-            same = False  # also when it cannot be known now: unsure means no
-        if not same:
-            await self.recheck()
-        if self._host.open:
-            self._look_later()
-
-    async def recheck(self) -> None:
-        """Permissions may have changed: end what is not allowed any more."""
+    def standing(self, found: Actor | Fault) -> None:
+        """Whoever is on the connection may now do other things than before."""
         host = self._host
-        if self.claims is None or not host.open:
+        if not host.open:
             return
-        try:
-            actor = await self._services.authority.actor(self.claims)
-        except Fault as fault:
-            if fault.reason == "unauthenticated":
-                host.notice("session.revoked", {"reason": fault.reason})
-                host.on(Event.REVOKED)
-            elif fault.reason == "backend_unavailable":
-                # Unsure means no: nothing more is delivered; the client may subscribe again.
-                for channel in host.subscriptions:
-                    host.subscriptions.end(channel, fault.reason)
-            return
-        self._standing = actor
-        for channel in host.subscriptions:
+        if isinstance(found, NoStanding):
+            self._services.metrics.revocations.labels("connection", found.why).inc()
+            host.notice("session.revoked", {"reason": found.why})
+            host.on(Event.REVOKED)
+        elif isinstance(found, Fault):
+            # Unsure means no: nothing more is delivered; the client may subscribe again.
+            for channel in host.subscriptions:
+                self.end(channel, found.reason)
+        elif len(host.subscriptions):
+            host.spawn(self._recheck(found))
+
+    def shared(self, channel: str) -> None:
+        """What a channel is of may be shared with others than before."""
+        if channel in self._host.subscriptions:
+            self._host.spawn(self.check_now(channel))
+
+    async def _recheck(self, actor: Actor) -> None:
+        """End what this actor may not follow."""
+        for channel in self._host.subscriptions:
             await self._check(channel, actor)
 
     async def check_now(self, channel: str) -> None:
         """End the subscription unless it is allowed at this moment."""
         assert self.claims is not None
-        await self._check(channel, await self._services.authority.actor(self.claims))
+        try:
+            actor = await self._services.authority.actor(self.claims)
+        except Fault as fault:
+            self.end(channel, fault.reason)
+        else:
+            await self._check(channel, actor)
 
     async def _check(self, channel: str, actor: Actor) -> None:
         subscribe = self._dispatcher.find("channel.subscribe")
@@ -211,4 +189,9 @@ class Login:
         try:
             await authorise(subscribe, validate(subscribe, {"channel": channel}), call)
         except Fault as fault:
-            self._host.subscriptions.end(channel, fault.reason)
+            self.end(channel, fault.reason)
+
+    def end(self, channel: str, reason: str) -> None:
+        """End a subscription that is not allowed any more. One that is not there is fine."""
+        if self._host.subscriptions.end(channel, reason):
+            self._services.metrics.revocations.labels("subscription", reason).inc()

@@ -21,13 +21,14 @@ from hub.events.fanout import Join
 from hub.events.position import parse_since
 from hub.events.span import join
 from hub.faults import Fault
+from hub.identity.authority import NoStanding
 from hub.identity.tokens import LEEWAY_S
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
+from hub.rbac.actor import Actor
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
-from hub.transports.bounds import JUST_AFTER_S
 from hub.transports.rest import Rest, fault_response
 from hub.transports.wire import ABORT_S
 
@@ -94,8 +95,11 @@ class _StreamReader:
         self._changed.set()
         self._drained.set()
 
+    def standing(self, found: Actor | Fault) -> None:
+        self.doubt()
+
     def doubt(self) -> None:
-        """Somebody's permissions have changed: let the stream check its own."""
+        """The permissions may have changed: let the stream check its own."""
         self.doubtful = True
         self._changed.set()
 
@@ -173,7 +177,7 @@ class _EventResponse(StreamingResponse):
                 try:
                     await self._still_allowed()
                 except Fault as fault:
-                    reader.end = fault.reason
+                    reader.end = _why(fault)
             if reader.end is not None or loop.time() >= due:
                 reader.end = reader.end or "too_slow"
                 return False
@@ -193,8 +197,10 @@ class EventStreams:
         services.resources.on_gone(self._gone)
 
     def _changed(self, kind: str, identifier: str) -> None:
-        for reader in self._readers:
-            reader.doubt()
+        if kind == "conversation":  # each stream watches its standing
+            for reader in self._readers:
+                if reader.channel == f"conversation:{identifier}":
+                    reader.doubt()
 
     def _gone(self, channel: str) -> None:
         for reader in self._readers:
@@ -249,21 +255,25 @@ class EventStreams:
             assert call.claims is not None
             if call.claims.expires_at + LEEWAY_S <= time.time():  # as at the other doors
                 raise Fault("token_expired")
-            await authenticate(self._operation, call)
-            await authorise(self._operation, params, call)
+            try:
+                await authenticate(self._operation, call)
+                await authorise(self._operation, params, call)
+            except Fault as fault:
+                self._services.metrics.revocations.labels("stream", _why(fault)).inc()
+                raise
 
-        def fresh_s() -> float:
-            assert call.claims is not None
-            fresh = self._services.authority.fresh_s(call.claims)
-            return min(RECHECK_S, fresh + JUST_AFTER_S) if fresh else RECHECK_S
+        session_id = call.actor.session_id
 
         def release() -> None:
             self._readers.discard(reader)
+            self._services.watches.remove(session_id, reader)
             join.abandon()
             self._services.fanout.leave(channel, reader)
 
         self._readers.add(reader)
-        content = self._stream(channel, reader, join, (still_allowed, fresh_s))
+        reader.doubt()  # it may have changed since it was asked, and nobody told this reader
+        self._services.watches.add(session_id, reader, call.actor)
+        content = self._stream(channel, reader, join, still_allowed)
         return _EventResponse(content, reader, still_allowed, release)
 
     async def _stream(
@@ -271,25 +281,23 @@ class EventStreams:
         channel: str,
         reader: _StreamReader,
         join: Join,
-        allowed: tuple[Callable[[], Awaitable[None]], Callable[[], float]],
+        still_allowed: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
-        still_allowed, fresh_s = allowed
         follow = asyncio.create_task(join.follow())
-        beat = loop.time()
-        due = beat + fresh_s()
+        checked = beat = loop.time()
         try:
             yield b": following %s\n\n" % channel.encode()
             while reader.end is None:
-                data = await reader.next(max(0.0, due - loop.time()))
-                if reader.doubtful or loop.time() >= due:
+                data = await reader.next(RECHECK_S)
+                if reader.doubtful or loop.time() - checked >= RECHECK_S:
                     reader.doubtful = False
+                    checked = loop.time()
                     try:
                         await still_allowed()
                     except Fault as fault:
-                        reader.end = fault.reason
+                        reader.end = _why(fault)
                         break
-                    due = loop.time() + fresh_s()
                 if data:
                     yield data
                     beat = loop.time()
@@ -309,6 +317,10 @@ def _event(delivery: Delivery) -> bytes:
         delivery.seq,
         delivery.event,
     )
+
+
+def _why(fault: Fault) -> str:
+    return fault.why if isinstance(fault, NoStanding) else fault.reason
 
 
 def _snapshot(at: Position, event: dict[str, object]) -> bytes:

@@ -32,6 +32,9 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._joins)
 
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._joins
+
     def add(self, channel: str, join: Join) -> None:
         """Note a subscription. Raises Fault conflict, rate_limited."""
         if channel in self._joins:
@@ -72,11 +75,13 @@ class Subscriptions:
         self._fanout.leave(channel, self._reader)
         return True
 
-    def end(self, channel: str, reason: str) -> None:
-        """End a subscription that is not allowed any more, and say why."""
-        if self.drop(channel):
+    def end(self, channel: str, reason: str) -> bool:
+        """End a subscription that is not allowed any more, and say why; whether there was one."""
+        dropped = self.drop(channel)
+        if dropped:
             self._forget(channel)
             self._tell(channel, reason)
+        return dropped
 
     def ended(self, channel: str, reason: str) -> None:
         """The fan-out has ended a subscription; say why."""

@@ -62,14 +62,16 @@ class Connections:
             return
 
     def _changed(self, kind: str, identifier: str) -> None:
-        for connection in list(self._all):
-            connection.login.changed(kind, identifier)
+        channel = f"conversation:{identifier}"
+        # The other kinds are of standings, which each login watches.
+        if kind == "conversation" and self._services.fanout.follows(channel):
+            for connection in list(self._all):
+                connection.login.shared(channel)
 
     def _gone(self, channel: str) -> None:
-        told = {"channel": channel, "reason": "not_found"}
-        for connection in list(self._all):
-            if connection.unsubscribe(channel):
-                connection.notice("subscription.ended", told)
+        if self._services.fanout.follows(channel):
+            for connection in list(self._all):
+                connection.login.end(channel, "not_found")
 
 
 class SocketEndpoint:

@@ -8,9 +8,9 @@ from hub.faults import Fault
 from hub.operations import resources
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation
+from hub.storage.tables import Conversation, Membership
 from tests.interaction.drivers import open_socket
-from tests.parts.hub import ServedHub
+from tests.parts.hub import ServedHub, ServeHub
 
 
 async def _actor_and_conversation(hub: ServedHub) -> tuple[Actor, str]:
@@ -66,3 +66,32 @@ async def test_the_owner_is_that_of_the_row(served_hub: ServedHub) -> None:
     elsewhere = Actor(actor.user_id, "t_other", actor.session_id, actor.roles, actor.permissions)
     with pytest.raises(Fault, match="not_found"):
         await served_hub.hub.services.resources.find("conversation", conversation, elsewhere)
+
+
+async def _make_members(hub: ServedHub) -> None:
+    async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        await session.exec(update(Membership).values(role_id="member"))
+    await hub.hub.services.authority.changed("role", "owner")
+
+
+@pytest.mark.parametrize("what", ["given away", "deleted"])
+async def test_who_follows_what_another_node_gave_away_is_let_go_though_nothing_was_heard(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(resources, "LOOK_S", 0.1)
+    async with serve_hub() as hub:
+        ada, bob = [await hub.sign_up(f"{name}@hub.example") for name in ("ada", "bob")]
+        async with open_socket(hub.ws_url, ada["access_token"]) as socket:
+            conversation = (await socket.ask("conversation.create"))["id"]
+            channel = f"conversation:{conversation}"
+            await _make_members(hub)  # who owns a tenant may follow all of it
+            await socket.ask("channel.subscribe", {"channel": channel})
+            if what == "deleted":
+                await _remove(hub, conversation)
+            else:
+                user_id = hub.hub.services.tokens.read(bob["access_token"]).user_id
+                async with hub.hub.services.database.write(EVERY_TENANT) as session:
+                    of = col(Conversation.id) == conversation
+                    await session.exec(update(Conversation).where(of).values(owner_id=user_id))
+            ended = await socket.notice("subscription.ended")
+            assert ended == {"channel": channel, "reason": "not_found"}

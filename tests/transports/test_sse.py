@@ -155,7 +155,7 @@ async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None
     async with ada.stream() as stream:
         await ada.ask("account.logout")
         ended = await stream.next(within=1.0)
-        assert ended == Sent("ended", None, {"reason": "unauthenticated"})
+        assert ended == Sent("ended", None, {"reason": "session_revoked"})
         assert await stream.next() is None
 
 
@@ -166,7 +166,7 @@ async def test_a_stream_ends_when_its_token_does(
     ada.token = lasting(ada.hub, ada.token, 2 - LEEWAY_S)
     async with ada.stream() as stream:
         # Within the leeway, as for a request, a check changes nothing.
-        ada.hub.hub.services.authority._forget("user", "another")
+        ada.hub.hub.services.authority.found("user", "another")
         await ada.send("hello")
         assert (await stream.run())[0].id is not None
         assert await stream.next() == Sent("ended", None, {"reason": "token_expired"})

@@ -1,0 +1,73 @@
+"""Whether runs may go on, by the decision that every request is answered by."""
+
+from collections.abc import Callable
+from typing import Final
+
+from hub.agents.permission import Asker
+from hub.faults import Fault
+from hub.identity.authority import Authority
+from hub.identity.standing import Member
+from hub.identity.watches import Watches
+from hub.operations.resources import Resources
+from hub.rbac.actor import Actor
+from hub.rbac.decision import decide
+
+PERMISSION: Final = "message:send"
+"""What started a run, and what it goes on by."""
+
+
+class _Doubter:
+    """Passes a changed standing on as a doubt."""
+
+    def __init__(self, doubt: Callable[[], None]) -> None:
+        self._doubt = doubt
+
+    def standing(self, found: Actor | Fault) -> None:
+        self._doubt()
+
+
+class RunPermits:
+    """The permits of ``hub.agents.permission``.
+
+    A run is its user's: the end of the login session that asked for it is no reason to end it, as
+    the end of another kind of credential may be.
+    """
+
+    def __init__(self, authority: Authority, watches: Watches, resources: Resources) -> None:
+        self._authority = authority
+        self._watches = watches
+        self._resources = resources
+        self._doubts: dict[str, dict[Callable[[], None], None]] = {}  # by conversation
+        authority.on_change(self._changed)
+
+    async def may_go_on(self, asker: Asker) -> bool:
+        """Whether ``decide`` allows it now. Raises Fault("backend_unavailable")."""
+        try:
+            actor = await self._authority.member(asker.user_id, asker.tenant_id)
+            place = await self._resources.find("conversation", asker.conversation_id, actor)
+        except Fault as fault:
+            if fault.reason in ("unauthenticated", "not_found"):
+                return False
+            raise
+        return decide(actor, PERMISSION, place).allowed
+
+    def watch(self, asker: Asker, doubt: Callable[[], None]) -> Callable[[], None]:
+        """Call ``doubt()`` at a change of the user, the tenant, a role or the conversation."""
+        member = Member(asker.user_id, asker.tenant_id)
+        doubter = _Doubter(doubt)
+        self._watches.add(member, doubter)
+        doubts = self._doubts.setdefault(asker.conversation_id, {})
+        doubts[doubt] = None
+
+        def end() -> None:
+            self._watches.remove(member, doubter)
+            doubts.pop(doubt, None)
+            if not doubts and self._doubts.get(asker.conversation_id) is doubts:
+                del self._doubts[asker.conversation_id]
+
+        return end
+
+    def _changed(self, kind: str, id: str) -> None:
+        if kind == "conversation":
+            for doubt in tuple(self._doubts.get(id, ())):
+                doubt()
