@@ -25,7 +25,7 @@ from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
-from hub.transports.wire import HttpProtocol, HubProtocol
+from hub.transports.wire import HttpProtocol, HttpState, HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
 GRACEFUL_S: Final = 20
@@ -109,6 +109,7 @@ class HubServer(uvicorn.Server):
                 server_header=False,
             )
         )
+        self.server_state = HttpState()
         self._hub = hub
 
     @contextmanager
