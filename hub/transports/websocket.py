@@ -83,6 +83,9 @@ class SocketEndpoint:
         self._origins = frozenset(origins)
         self._scheduler = FlushScheduler(services.metrics.joined.labels("outbox").inc)
         self.connections = Connections(services)
+        # Made once, not for each connection.
+        self._ponged = services.metrics.ping_seconds.observe
+        self._closing = lambda code: services.metrics.closes.labels(code).inc()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
@@ -122,7 +125,8 @@ class SocketEndpoint:
         wire = websocket.scope.get("extensions", {}).get("hub.wire")
         writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
         if wire is not None:
-            wire.closing = lambda code: self._services.metrics.closes.labels(code).inc()
+            wire.closing = self._closing
+            wire.ponged = self._ponged
         client = websocket.client
         connection = SocketConnection(
             self._services,

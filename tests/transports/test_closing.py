@@ -178,6 +178,33 @@ async def test_who_does_not_answer_a_ping_is_closed_with_4012(
         assert _closes(hub) == {"4012": 1}
 
 
+async def test_the_pings_of_clients_that_came_together_are_spread(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_serving, "HEARTBEAT_S", 2.0)
+    async with serve_hub() as hub, AsyncExitStack() as stack:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        sockets = [
+            await stack.enter_async_context(open_socket(hub.ws_url, token)) for _ in range(20)
+        ]
+        connections = hub.hub.socket.connections._all
+        loop = asyncio.get_running_loop()
+        due = sorted(
+            one._writer._protocol.ping_timer.when() - loop.time()  # type: ignore[attr-defined]
+            for one in connections
+        )
+        assert len(due) == len(sockets)
+        assert due[-1] - due[0] > 0.5
+
+        def pings() -> float:
+            return hub.hub.services.metrics.registry.get_sample_value("hub_ping_seconds_count") or 0
+
+        await eventually(_truth(lambda: pings() >= len(sockets)))
+        seconds = hub.hub.services.metrics.registry.get_sample_value("hub_ping_seconds_sum")
+        assert seconds is not None
+        assert 0 < seconds < len(sockets)
+
+
 def _closes(hub: ServedHub) -> dict[str, float]:
     """How many connections the hub says that it closed, by code."""
     (family,) = hub.hub.services.metrics.closes.collect()
