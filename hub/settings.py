@@ -124,6 +124,15 @@ class Settings(BaseSettings):
     run_concurrency: int = Field(
         128, ge=1, alias="HUB_RUN_CONCURRENCY", description="Runs a worker drives at once."
     )
+    drain_s: float = Field(
+        8.0,
+        ge=0,
+        le=3600,
+        alias="HUB_DRAIN_SECONDS",
+        description="Seconds that a node takes at most from SIGTERM to its end: clients are told, "
+        "and leave spread over this time (few in less); runs under way may end, and are handed "
+        "over after it. 0: at once. Give whoever stops the process 3 s more before it kills.",
+    )
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -28,7 +28,9 @@ from hub.telemetry.logs import log
 from hub.transports.wire import HttpProtocol, HttpState, HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
-GRACEFUL_S: Final = 20
+GRACEFUL_S: Final = 2
+"""What answers over HTTP have left at least when the sockets and the runs have ended."""
+SAME_WISH_S: Final = 0.5
 BACKLOG: Final = 2_048
 
 
@@ -91,6 +93,8 @@ def _listen(host: str, port: int) -> socket.socket:
 class HubServer(uvicorn.Server):
     """uvicorn, set up for the hub; it says goodbye to clients before it closes their sockets."""
 
+    server_state: HttpState
+
     def __init__(self, hub: Hub) -> None:
         super().__init__(
             uvicorn.Config(
@@ -116,24 +120,55 @@ class HubServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # The base class raises the signal again when it has ended, which would kill us before the
         # rooms are closed.
-        with _signals(lambda: self.handle_exit(signal.SIGTERM, None)):
+        with _signals(self._told_to_end, self._told_again):
             yield
+
+    def _told_to_end(self) -> None:
+        self.should_exit = True
+
+    def _told_again(self) -> None:
+        self.force_exit = True
+        self._hub.draining.hurry()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()  # nobody new, while those who are here are sent elsewhere
+        self.server_state.draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._hub.services.settings.drain_s
         self._hub.drain()
         await self._hub.drained()
+        # Answers over HTTP may take what is left of the window too.
+        self.config.timeout_graceful_shutdown = max(GRACEFUL_S, int(until - loop.time()))
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HubProtocol):
+                # It was told, and had the whole window to take it.
+                connection.transport.abort()
         await super().shutdown(sockets)
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call ``stop``."""
+def _signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT calls ``stop``; one that comes later, ``at_once``.
+
+    Two that come together are one: a terminal, a supervisor and a parent may each pass on the same
+    wish.
+    """
     loop = asyncio.get_running_loop()
+    asked_at: float | None = None
+
+    def asked() -> None:
+        nonlocal asked_at
+        if asked_at is None:
+            asked_at = loop.time()
+            stop()
+        elif loop.time() - asked_at >= SAME_WISH_S:
+            log.info("told again to end: at once")
+            at_once()
+
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, asked)
     try:
         yield
     finally:
@@ -237,13 +272,23 @@ def work(settings: Settings) -> int:
 
 
 async def _work(settings: Settings) -> int:
-    stop = asyncio.Event()
-    with _signals(stop.set):
+    stop, at_once = asyncio.Event(), asyncio.Event()
+    with _signals(stop.set, at_once.set):
         async with running(settings, worker=True) as hub:
             if settings.metrics_port is not None:
                 _serve_metrics(settings, hub)
             settle_memory()
             log.info("the worker is up", node=hub.services.node)
             await stop.wait()
+            await _drained(hub, at_once)
     log.info("the worker has ended")
     return 0
+
+
+async def _drained(hub: Hub, at_once: asyncio.Event) -> None:
+    hurry = asyncio.create_task(at_once.wait())
+    hurry.add_done_callback(lambda _: hub.draining.hurry())
+    try:
+        await hub.drained()
+    finally:
+        hurry.cancel()

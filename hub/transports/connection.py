@@ -51,7 +51,7 @@ class SocketConnection:
         self._address = address
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
-        self._come_back_ms: int | None = None
+        self._told = False
         self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
         self.requests = Requests(self, dispatcher)
         self.login = Login(self, services, dispatcher)
@@ -81,7 +81,9 @@ class SocketConnection:
         if transition.close_code is not None:
             self._services.metrics.closes.labels(transition.close_code).inc()
             kind = CLOSES.get(transition.close_code)
-            wait = self._come_back_ms if kind and kind.reason == "draining" else None
+            wait = None
+            if kind and kind.reason == "draining":
+                wait = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
             self._outbox.flush()
             reason = close_reason(transition.close_code, retry_after_ms=wait) if kind else ""
             self._writer.close(transition.close_code, reason)
@@ -97,20 +99,30 @@ class SocketConnection:
             self.on(Event.TOO_SLOW)
         self._writer.abort()
 
-    def drain(self) -> None:
-        """The node is going away: say so, finish what is under way, and close with 4001."""
-        if self._come_back_ms is not None:
-            return
-        self._come_back_ms = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
-        self.notice("session.draining", {"retry_after_ms": self._come_back_ms})
-        self.on(Event.DRAIN)
-        if self.open:
-            self.spawn(self._drained())
+    # --- the node goes away ---
 
-    async def _drained(self) -> None:
+    def told(self, left_s: float) -> None:
+        """The node is going away: say so; with nobody signed in, close with 4001. Idempotent."""
+        if self._told:
+            return
+        self._told = True
+        self.notice("session.draining", {"retry_after_ms": round(left_s * 1000)})
+        self.on(Event.DRAIN)
+
+    def leave(self) -> None:
+        """Close with 4001 when what is under way is answered."""
+        if self.requests:
+            self.spawn(self._answered())
+        else:
+            self.leave_now()
+
+    async def _answered(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self.requests.answered()
+        self.leave_now()
+
+    def leave_now(self) -> None:
         self.on(Event.DRAIN_OVER)
 
     def close(self) -> None:

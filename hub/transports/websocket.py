@@ -16,7 +16,6 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SUBPROTOCOL
 from hub.protocol.session import Event
-from hub.transports.bounds import DRAIN_S
 from hub.transports.connection import SocketConnection
 from hub.transports.wire import AsgiWriter, ConnectionWriter
 
@@ -29,6 +28,7 @@ class Connections:
     def __init__(self, services: Services) -> None:
         self._all: set[SocketConnection] = set()
         self._left = asyncio.Event()
+        self._shut = False
         self._services = services
         services.authority.on_change(self._changed)
         services.resources.on_gone(self._gone)
@@ -39,6 +39,8 @@ class Connections:
     def add(self, connection: SocketConnection) -> None:
         self._all.add(connection)
         self._services.metrics.connections.inc()
+        if self._shut:
+            connection.told(0.0)
 
     def remove(self, connection: SocketConnection) -> None:
         self._all.discard(connection)
@@ -46,20 +48,16 @@ class Connections:
         self._services.metrics.connections.dec()
         connection.close()
 
-    def drain(self) -> None:
-        """The node is going away: tell every connection; each closes with 4001 when it is done."""
-        for connection in list(self._all):
-            connection.drain()
+    def shut(self) -> Collection[SocketConnection]:
+        """The node is going away: whoever comes from now on is told so. Those who are here."""
+        self._shut = True
+        return list(self._all)
 
-    async def drained(self) -> None:
-        """Return when all that drain have left; at the latest after ``DRAIN_S`` and a second."""
-        try:
-            async with asyncio.timeout(DRAIN_S + 1.0):
-                while self._all:
-                    self._left.clear()
-                    await self._left.wait()
-        except TimeoutError:
-            return
+    async def empty(self) -> None:
+        """Return when all have left."""
+        while self._all:
+            self._left.clear()
+            await self._left.wait()
 
     def _changed(self, kind: str, identifier: str) -> None:
         for connection in list(self._all):

@@ -251,13 +251,15 @@ class HubProtocol(WebSocketsSansIOProtocol):
 
 
 class HttpState(ServerState):
-    """What the connections of one server share: how long they are waited for."""
+    """What the connections of one server share: how long they are waited for, and its end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heads = Deadline(HEAD_S)
         self.bodies = Deadline(BODY_S)
         self.answers = Deadline(TAKE_S)
+        self.draining = False
+        """Whether every connection ends with its next answer."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -301,6 +303,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.heads.met(self)
         self.server_state.bodies.begin(self)
         super().on_headers_complete()
+        if self.server_state.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self.server_state.bodies.met(self)
