@@ -25,7 +25,8 @@ from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
-from hub.transports.wire import HttpProtocol, HttpState, HubProtocol
+from hub.transports.http_wire import HttpProtocol, HttpState
+from hub.transports.wire import HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
 GRACEFUL_S: Final = 2

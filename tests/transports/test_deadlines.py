@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from hub.transports import deadlines, wire
+from hub.transports import deadlines, http_wire
 from hub.transports.deadlines import AT_ONCE, HEAD_S, LOOK_S, Deadline
 from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -17,9 +17,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HEAD_S", 0.3)
-    monkeypatch.setattr(wire, "BODY_S", 0.6)
-    monkeypatch.setattr(wire, "TAKE_S", 0.6)
+    monkeypatch.setattr(http_wire, "HEAD_S", 0.3)
+    monkeypatch.setattr(http_wire, "BODY_S", 0.6)
+    monkeypatch.setattr(http_wire, "TAKE_S", 0.6)
     monkeypatch.setattr(deadlines, "LOOK_S", 0.05)
 
 
