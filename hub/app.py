@@ -32,6 +32,7 @@ from hub.operations.table import OPERATIONS
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
+from hub.transports.admission import Admission
 from hub.transports.asyncapi import asyncapi
 from hub.transports.draining import Draining
 from hub.transports.health import health_routes
@@ -152,7 +153,10 @@ def _hub(services: Services, worker: Worker | None) -> Hub:
     ]
     application = Starlette(
         routes=routes,
-        middleware=[Middleware(RequestIds)],
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(Admission, settings=services.settings),
+        ],
         exception_handlers={HTTPException: http_exception, Exception: unexpected},
     )
     # A path with a slash too many is none of ours, and answers in our form like any other.

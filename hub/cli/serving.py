@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -17,10 +16,11 @@ import uvicorn
 import uvloop
 from prometheus_client import start_http_server
 
-from hub.app import EVERYWHERE, Hub, running
+from hub.app import Hub, running
 from hub.backplane.choice import open_backplane
-from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
+from hub.cli.administration import first_administrator
 from hub.cli.claim import claim
+from hub.cli.greeting import Welcome, greeting
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
@@ -65,19 +65,31 @@ def _claimed(settings: Settings) -> AbstractContextManager[None]:
 
 
 def _serve_claimed(settings: Settings, *, worker: bool, greet: bool) -> int:
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port)
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(bound, listening, worker=worker, greet=greet))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that listens. ``shared``: others of this user may listen there as well, and the
+    kernel spreads who comes. Raises CannotServe.
+    """
+    listening = bind(host, port, shared=shared)
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that has the address and does not listen. Raises CannotServe."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
-        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -87,7 +99,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CannotServe(
             f"cannot listen on {host} port {port}: {error.strerror}. {advice}"
         ) from None
-    listening.setblocking(False)
     return listening
 
 
@@ -118,16 +129,16 @@ class HubServer(uvicorn.Server):
         self._hub = hub
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capturesignals(self) -> Iterator[None]:
         # The base class raises the signal again when it has ended, which would kill us before the
         # rooms are closed.
-        with _signals(self._told_to_end, self._told_again):
+        with signals(self.end, self.end_at_once):
             yield
 
-    def _told_to_end(self) -> None:
+    def end(self) -> None:
         self.should_exit = True
 
-    def _told_again(self) -> None:
+    def end_at_once(self) -> None:
         self.force_exit = True
         self._hub.draining.hurry()
 
@@ -149,7 +160,7 @@ class HubServer(uvicorn.Server):
 
 
 @contextmanager
-def _signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
+def signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
     """The first SIGTERM or SIGINT calls ``stop``; one that comes later, ``at_once``.
 
     Two that come together are one: a terminal, a supervisor and a parent may each pass on the same
@@ -182,13 +193,13 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         hub = await stack.enter_async_context(running(settings, worker=worker))
         generated = await first_administrator(hub.services)
         if settings.metrics_port is not None:
-            _serve_metrics(settings, hub)
+            serve_metrics(settings, hub)
         server = HubServer(hub)
-        url = _url(settings)
-        stack.enter_context(_runtime_file(settings.data_dir / RUNTIME_FILE, url))
+        url = url_of(settings)
+        stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
-            await _greet(hub, url, generated)
+            print(greeting(settings, url, await _welcome(hub, generated)), flush=True)
         settle_memory()
         await server.serve(sockets=[listening])
     log.info("the hub has ended")
@@ -206,7 +217,7 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def _serve_metrics(settings: Settings, hub: Hub) -> None:
+def serve_metrics(settings: Settings, hub: Hub) -> None:
     assert settings.metrics_port is not None
     try:
         start_http_server(
@@ -219,14 +230,14 @@ def _serve_metrics(settings: Settings, hub: Hub) -> None:
         ) from None
 
 
-def _url(settings: Settings) -> str:
+def url_of(settings: Settings) -> str:
     # Who listens everywhere is reached at loopback from here.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 @contextmanager
-def _runtime_file(path: Path, url: str) -> Iterator[None]:
+def runtime_file(path: Path, url: str) -> Iterator[None]:
     """``hub.json`` tells others on this machine where this data directory's hub is."""
     made = path.with_suffix(f".{os.getpid()}")
     made.write_text(json.dumps({"pid": os.getpid(), "url": url}))
@@ -241,26 +252,14 @@ def _runtime_file(path: Path, url: str) -> Iterator[None]:
             log.warning("the runtime file was changed by somebody else", path=str(path))
 
 
-async def _greet(hub: Hub, url: str, generated: tuple[str, str] | None) -> None:
+async def _welcome(hub: Hub, generated: tuple[str, str] | None) -> Welcome:
     services = hub.services
-    lines = [f"\nThe hub is up at {url}   (reference: {url}/docs, stop: ctrl-C)"]
-    if services.settings.host in EVERYWHERE and not services.settings.allowed_origins:
-        lines.append(
-            "Browsers that reach it by another name need that origin in HUB_ALLOWED_ORIGINS."
-        )
     try:
         code = await services.accounts.login_code_for()
-        lines.append(f"Sign in once, within 10 minutes:  {url}/#code={code}")
     except Fault:
         log.info("there is no administrator to make a login link for")
-    if generated is not None:
-        email, password = generated
-        kept = services.settings.data_dir / ADMINISTRATOR_FILE
-        lines += [f"Administrator:  {email}", f"Password:       {password}   (kept in {kept})"]
-    status = services.catalogue.status()
-    if status.get("detail"):
-        lines.append(f"Model:          {status['detail']}")
-    print("\n".join(lines), file=sys.stdout, flush=True)
+        code = None
+    return Welcome(code, generated, services.catalogue.status().get("detail"))
 
 
 def work(settings: Settings) -> int:
@@ -274,10 +273,10 @@ def work(settings: Settings) -> int:
 
 async def _work(settings: Settings) -> int:
     stop, at_once = asyncio.Event(), asyncio.Event()
-    with _signals(stop.set, at_once.set):
+    with signals(stop.set, at_once.set):
         async with running(settings, worker=True) as hub:
             if settings.metrics_port is not None:
-                _serve_metrics(settings, hub)
+                serve_metrics(settings, hub)
             settle_memory()
             log.info("the worker is up", node=hub.services.node)
             await stop.wait()

@@ -2,9 +2,6 @@
 
 from typing import Final
 
-MAX_IN_FLIGHT: Final = 64
-"""Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
-
 DRAIN_S: Final = 3.0
 """How long a connection of a node that goes away waits for the answers under way."""
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from random import randrange
+from time import monotonic
 from typing import Any
 
 from hub.events.delivery import Delivery
@@ -19,11 +20,14 @@ from hub.operations.call import ANONYMOUS, AfterReply, Call, Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.codec import close_reason, decode_text, encode_error, encode_notice
 from hub.protocol.frames import FrameFault, Request
+from hub.protocol.limits import FRAMES_PER_S
 from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
 from hub.transports.login import Login
+from hub.transports.pace import Pace
 from hub.transports.requests import Requests
+from hub.transports.seats import House, Seated
 from hub.transports.subscriptions import Subscriptions
 from hub.transports.wire import ConnectionWriter
 
@@ -38,6 +42,7 @@ class SocketConnection:
         writer: ConnectionWriter,
         scheduler: FlushScheduler,
         *,
+        house: House,
         address: str | None,
         device: str | None,
     ) -> None:
@@ -51,6 +56,8 @@ class SocketConnection:
         self._address = address
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
+        self._seated = Seated(house)
+        self._pace = Pace(monotonic())
         self._told = False
         self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
         self.requests = Requests(self, dispatcher)
@@ -69,6 +76,15 @@ class SocketConnection:
     @property
     def opening(self) -> bool:
         return self._state.state is State.OPENING
+
+    def begin(self) -> None:
+        """It is open; close it again if its address has too many."""
+        if not self._seated.by_address(self._address):
+            self.on(Event.TOO_MANY)
+
+    def seat(self, user_id: str) -> None:
+        if not self._seated.by_user(user_id):
+            self.on(Event.TOO_MANY)
 
     def admit(self, method: str) -> None:
         self._state.admit(method)
@@ -133,6 +149,7 @@ class SocketConnection:
         if self.open:
             self._state.on(Event.PEER_CLOSED)
         self._outbox.close()
+        self._seated.leave()
         self.login.stop()
         for channel in self.subscriptions:
             self.subscriptions.drop(channel)
@@ -165,6 +182,10 @@ class SocketConnection:
 
     def received(self, text: str) -> None:
         """A text frame. Answers it, now or by a task."""
+        wait_ms = self._pace.take(monotonic())
+        if self._pace.flooded:
+            self.on(Event.RATE_LIMITED)
+            return
         try:
             frame = decode_text(text)
         except FrameFault as fault:
@@ -175,7 +196,10 @@ class SocketConnection:
                 self._follow(transition)
             return
         if isinstance(frame, Request):
-            self.requests.take(frame)
+            if wait_ms:
+                self.send(encode_error(frame.id, _too_fast(wait_ms)))
+            else:
+                self.requests.take(frame)
         # A notification asks for nothing, and a reply answers nothing that we asked for.
 
     def call(self, trace_id: str | None) -> Call:
@@ -221,3 +245,12 @@ class SocketConnection:
 
     def ended(self, channel: str, reason: str) -> None:
         self.subscriptions.ended(channel, reason)
+
+
+def _too_fast(wait_ms: int) -> dict[str, Any]:
+    fault = Fault(
+        "rate_limited",
+        f"Send {FRAMES_PER_S} frames a second at most.",
+        details={"retry_after_ms": wait_ms},
+    )
+    return fault.body()

@@ -17,6 +17,7 @@ from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SUBPROTOCOL
 from hub.protocol.session import Event
 from hub.transports.connection import SocketConnection
+from hub.transports.seats import House
 from hub.transports.wire import AsgiWriter, ConnectionWriter
 
 _DEVICE: Final = 400
@@ -81,6 +82,7 @@ class SocketEndpoint:
         self._origins = frozenset(origins)
         self._scheduler = FlushScheduler(services.metrics.joined.labels("outbox").inc)
         self.connections = Connections(services)
+        self._house = House(services.settings)
         # Made once, not for each connection.
         self._ponged = services.metrics.ping_seconds.observe
         self._closing = lambda code: services.metrics.closes.labels(code).inc()
@@ -131,13 +133,19 @@ class SocketEndpoint:
             self._dispatcher,
             writer,
             self._scheduler,
+            house=self._house,
             address=client.host if client else None,
             device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
         )
         self.connections.add(connection)
         try:
+            connection.begin()
             token = bearer(websocket.headers)
-            if token is not None and not await self._authenticate(connection, token):
+            if (
+                connection.open
+                and token is not None
+                and not await self._authenticate(connection, token)
+            ):
                 return
             while connection.open:
                 message = await websocket.receive()

@@ -28,10 +28,10 @@ def test_clients_leave_evenly_spread_and_all_within_the_window(clients: int, win
     at = moments(clients, window)
     assert len(at) == clients
     assert at == sorted(at)
-    assert all(0 <= moment <= window * 0.9 for moment in at)
+    assert all(0 <= moment <= window * 0.9 + 1e-6 for moment in at)
     gaps = [after - before for before, after in itertools.pairwise(at)]
     assert max(gaps, default=0.0) <= window * 0.9 / FULL_AT + 1e-6
-    if clients >= FULL_AT and window > 0:
+    if clients >= FULL_AT and window > 0.001:
         assert at[-1] > window * 0.89
 
 
