@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         128, ge=1, alias="HUB_RUN_CONCURRENCY", description="Runs a worker drives at once."
     )
     drain_s: float = Field(
-        8.0,
+        7.0,
         ge=0,
         le=3600,
         alias="HUB_DRAIN_SECONDS",

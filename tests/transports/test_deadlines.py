@@ -4,29 +4,34 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import pytest_asyncio
 
 from hub.transports import deadlines, http_wire
 from hub.transports.deadlines import AT_ONCE, HEAD_S, LOOK_S, Deadline
 from tests.interaction.drivers import eventually, open_socket
-from tests.parts.hub import ServedHub, ServeHub
+from tests.parts.hub import ServedHub, serving
+from tests.parts.scripted import ScriptedModel
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_wire, "HEAD_S", 0.3)
-    monkeypatch.setattr(http_wire, "BODY_S", 0.6)
-    monkeypatch.setattr(http_wire, "TAKE_S", 0.6)
-    monkeypatch.setattr(deadlines, "LOOK_S", 0.05)
-
-
-@pytest.fixture
-async def hub(serve_hub: ServeHub) -> AsyncIterator[ServedHub]:
-    async with serve_hub() as served:
-        yield served
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(
+    tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel
+) -> AsyncIterator[ServedHub]:
+    """A hub that is impatient."""
+    folder = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http_wire, "HEAD_S", 0.3)
+        patch.setattr(http_wire, "BODY_S", 0.6)
+        patch.setattr(http_wire, "TAKE_S", 0.6)
+        patch.setattr(deadlines, "LOOK_S", 0.05)
+        async with serving(folder / ".hub", OLLAMA_HOST=scripted_model.host) as served:
+            yield served
 
 
 async def connected(hub: ServedHub) -> Stream:
@@ -55,7 +60,7 @@ async def answered(stream: Stream) -> bytes:
     return head + await stream[0].readexactly(size)
 
 
-def test_a_silent_connection_is_gone_within_ten_seconds() -> None:
+async def test_a_silent_connection_is_gone_within_ten_seconds() -> None:
     assert HEAD_S + LOOK_S < 10
 
 

@@ -64,7 +64,7 @@ async def test_the_clients_of_a_full_node_leave_evenly_spread_over_the_window(
     window = 3.0
     loop = asyncio.get_running_loop()
     async with (
-        serve_hub(HUB_DRAIN_SECONDS=str(window)) as hub,
+        serve_hub(HUB_DRAIN_SECONDS=str(window), HUB_CONNECTIONS_PER_USER="0") as hub,
         AsyncExitStack() as stack,
     ):
         token = (await hub.sign_up("ada@hub.example"))["access_token"]
