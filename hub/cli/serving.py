@@ -75,14 +75,11 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A socket that listens. ``shared``: others of this user may listen there as well, and the
     kernel spreads who comes. Raises CannotServe.
     """
-    listening = bind(host, port, shared=shared)
-    listening.listen(BACKLOG)
-    listening.setblocking(False)
-    return listening
+    return bind(host, port, shared=shared, listens=True)
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A socket that has the address and does not listen. Raises CannotServe."""
+def bind(host: str, port: int, *, shared: bool = False, listens: bool = False) -> socket.socket:
+    """A socket that has the address, and listens or does not. Raises CannotServe."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,6 +87,8 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
+        if listens:
+            listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -99,6 +98,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         raise CannotServe(
             f"cannot listen on {host} port {port}: {error.strerror}. {advice}"
         ) from None
+    listening.setblocking(False)
     return listening
 
 
@@ -129,7 +129,7 @@ class HubServer(uvicorn.Server):
         self._hub = hub
 
     @contextmanager
-    def capturesignals(self) -> Iterator[None]:
+    def capture_signals(self) -> Iterator[None]:
         # The base class raises the signal again when it has ended, which would kill us before the
         # rooms are closed.
         with signals(self.end, self.end_at_once):
