@@ -36,7 +36,9 @@ from hub.operations.table import OPERATIONS
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
+from hub.transports.admission import Admission
 from hub.transports.asyncapi import asyncapi
+from hub.transports.draining import Draining
 from hub.transports.health import health_routes
 from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
@@ -58,15 +60,15 @@ class Hub:
     application: Starlette
     socket: SocketEndpoint
     streams: EventStreams
+    draining: Draining
 
     def drain(self) -> None:
-        """Send the clients elsewhere; the node is about to end."""
-        self.socket.connections.drain()
-        self.streams.drain()
+        """Send the clients elsewhere, and take no new runs; the node is about to end."""
+        self.draining.begin()
 
     async def drained(self) -> None:
-        """Return when the sockets have finished what was under way; within seconds, anyhow."""
-        await self.socket.connections.drained()
+        """Return when clients have left and runs have ended; within the drain window, anyhow."""
+        await self.draining.over()
 
 
 @asynccontextmanager
@@ -79,6 +81,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
     """
     async with AsyncExitStack() as stack:
         services = await _services(settings, stack)
+        driver = None
         if worker:
             driver = Worker(
                 orchestrator=services.orchestrator,
@@ -91,7 +94,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
             )
             await driver.start()
             stack.push_async_callback(driver.close)
-        yield _hub(services)
+        yield _hub(services, driver)
 
 
 async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
@@ -141,28 +144,36 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     )
 
 
-def _hub(services: Services) -> Hub:
+def _hub(services: Services, worker: Worker | None) -> Hub:
     dispatcher = Dispatcher(OPERATIONS)
     rest = Rest(services, dispatcher)
     streams = EventStreams(services, dispatcher, rest)
     socket = SocketEndpoint(services, dispatcher, _origins(services.settings))
+    draining = Draining(
+        services.settings.drain_s,
+        (socket.connections, streams),
+        () if worker is None else (worker.drained,),
+    )
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", socket),
         Route("/ws", socket),
         streams.route(),
         *rest.routes(),
-        *health_routes(services, dispatcher, rest),
+        *health_routes(services, dispatcher, rest, draining),
         *_documents(),
         *web_routes(),
     ]
     application = Starlette(
         routes=routes,
-        middleware=[Middleware(RequestIds)],
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(Admission, settings=services.settings),
+        ],
         exception_handlers={HTTPException: http_exception, Exception: unexpected},
     )
     # A path with a slash too many is none of ours, and answers in our form like any other.
     application.router.redirect_slashes = False
-    return Hub(services, application, socket, streams)
+    return Hub(services, application, socket, streams, draining)
 
 
 def _origins(settings: Settings) -> set[str]:

@@ -3,6 +3,7 @@
 Each setting has its description here; the reference page of the settings is made from it.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -53,6 +54,35 @@ class Settings(BaseSettings):
         alias="HUB_ALLOWED_ORIGINS",
         description="Origins of browsers that may connect, comma-separated, exact match. The "
         "hub's own address is always allowed.",
+    )
+    allowed_hosts: CommaList = Field(
+        (),
+        alias="HUB_ALLOWED_HOSTS",
+        description="Names by which the hub may be reached: values of the Host header "
+        "(`hub.example`, `hub.example:8443`), comma-separated, exact match; others are answered "
+        "421, but for `/health/`. The hub's own address and the loopback names are always allowed. "
+        "Default: no others on a loopback address, else any.",
+    )
+    trusted_proxies: CommaList = Field(
+        (),
+        alias="HUB_TRUSTED_PROXIES",
+        description="Addresses and networks (`10.0.0.7,10.1.0.0/16`) of proxies whose "
+        "X-Forwarded-For says whose connection it is, for limits and logs. Default: none.",
+    )
+    connections_per_user: int = Field(
+        100,
+        ge=0,
+        alias="HUB_CONNECTIONS_PER_USER",
+        description="WebSocket connections that one user may have open in one process; one more is "
+        "closed with 4504. 0: no limit.",
+    )
+    connections_per_address: int = Field(
+        1000,
+        ge=0,
+        alias="HUB_CONNECTIONS_PER_ADDRESS",
+        description="WebSocket connections that one address may have open in one process; one more "
+        "is closed with 4504. Loopback addresses have no limit; behind a proxy on another machine "
+        "all clients have its address unless HUB_TRUSTED_PROXIES names it. 0: no limit.",
     )
     default_model: str | None = Field(
         None,
@@ -107,7 +137,8 @@ class Settings(BaseSettings):
         le=65535,
         alias="HUB_METRICS_PORT",
         description="Serve `/metrics` on this port of the same address without credentials. "
-        "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant.",
+        "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant. With "
+        "`--processes N` each process has its own: this one and the N − 1 ports that follow.",
     )
     model_first_token_s: float = Field(
         120.0,
@@ -124,12 +155,33 @@ class Settings(BaseSettings):
     run_concurrency: int = Field(
         128, ge=1, alias="HUB_RUN_CONCURRENCY", description="Runs a worker drives at once."
     )
+    drain_s: float = Field(
+        7.0,
+        ge=0,
+        le=3600,
+        alias="HUB_DRAIN_SECONDS",
+        description="Seconds that a node takes at most from SIGTERM to its end: clients are told, "
+        "and leave spread over this time (few in less); runs under way may end, and are handed "
+        "over after it. 0: at once. Give whoever stops the process 3 s more before it kills.",
+    )
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{one!r} is no address and no network such as 10.0.0.0/8"
+                ) from None
         return value
 
     @field_validator("data_dir", "local_model", mode="after")

@@ -56,39 +56,60 @@ class Worker:
         self._more: set[str] = set()  # driven items that were hinted at once more
         self._runners: dict[str, Runner] = {}
         self._announced: list[str] = []
+        self._draining = False
+        self._idle = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to work. Raises Fault("backend_unavailable")."""
         await self._backplane.listen(RUN_CONTROL, self._controlled)
         self._loops = [
-            asyncio.create_task(self._forever(self._take)),
+            asyncio.create_task(self._forever(self._take, lambda: not self._draining)),
             asyncio.create_task(self._forever(self._sweep)),
             asyncio.create_task(self._forever(self._note_announced)),
         ]
 
+    async def drained(self) -> None:
+        """Take no new runs, and return when those under way have ended.
+
+        What waits behind them is handed over: a hint brings another worker to it at once.
+        """
+        self._draining = True
+        while self._driving:
+            self._idle.clear()
+            await self._idle.wait()
+
     async def close(self) -> None:
-        """Stop. Runs under way are left to be taken over: their leases are released."""
+        """Stop. Runs under way are handed over: their leases are released, and a hint brings
+        another worker to each at once.
+        """
+        self._draining = True
+        left = list(self._driving)
         for task in (*self._loops, *self._driving.values()):
             task.cancel()
         await asyncio.gather(*self._loops, *self._driving.values(), return_exceptions=True)
         try:
+            for item in left:
+                await self._backplane.enqueue(RUN_QUEUE, item)
             await self._write_announced()
         except Fault as fault:
-            log.warning("could not note announced runs", why=fault.reason)
+            # A sweep of another worker finds the runs, and says again what was announced.
+            log.warning("a worker could not hand over all", why=fault.reason)
 
     def _controlled(self, message: bytes) -> None:
         runner = self._runners.get(orjson.loads(message).get("cancel", ""))
         if runner is not None:
             runner.cancel()
 
-    async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _forever(
+        self, step: Callable[[], Awaitable[None]], wanted: Callable[[], bool] = lambda: True
+    ) -> None:
         """Repeat a step; a backplane or database that is away is waited for.
 
         Nothing ends it but a cancel: a loop that was dead would leave lost runs unfound, while the
         node still said that it is ready.
         """
-        while True:
+        while wanted():
             try:
                 await step()
             except Fault as fault:
@@ -105,6 +126,11 @@ class Worker:
         except BaseException:
             self._free.release()
             raise
+        if self._draining:
+            self._free.release()
+            if item is not None:  # asked for before, and not for us any more
+                await self._backplane.enqueue(RUN_QUEUE, item)
+            return
         if item is None or item in self._driving:
             self._free.release()
             if item is not None:
@@ -119,7 +145,9 @@ class Worker:
             while True:
                 self._more.discard(item)
                 await self._drive_conversation(item)
-                if item not in self._more:
+                if self._draining:
+                    await self._backplane.enqueue(RUN_QUEUE, item)
+                if self._draining or item not in self._more:
                     return
         except Fault as fault:
             log.warning("a conversation waits", why=fault.message)
@@ -129,6 +157,7 @@ class Worker:
             # In the same turn as the last look at the hints, so that none falls between.
             del self._driving[item]
             self._free.release()
+            self._idle.set()
 
     async def _sweep(self) -> None:
         driven = [key for key in self._runners if is_id(key, "r")]
@@ -188,7 +217,7 @@ class Worker:
                 driven = await self._drive_run(runner, conversation_id)
                 # What waits behind a run that ended in this node's own log begins when its end
                 # is announced, in the shared one.
-                if not driven or not runner.shared:
+                if not driven or not runner.shared or self._draining:
                     break
         finally:
             keeper.cancel()

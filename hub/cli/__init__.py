@@ -11,12 +11,12 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, doctor, serving
+from hub.cli import administration, doctor, processes, serving
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
 from hub.operations.table import OPERATIONS
-from hub.settings import BadSettings, read_settings
+from hub.settings import BadSettings, Settings, read_settings
 from hub.telemetry.logs import configure_logs
 from hub.transports.asyncapi import asyncapi
 from hub.transports.openapi import openapi
@@ -69,7 +69,7 @@ def _run(given: argparse.Namespace) -> int:
         os.umask(0o077)
     configure_logs(form=settings.log_format, level=settings.log_level)
     if given.command == "serve":
-        return serving.serve(settings, worker=not given.no_worker, greet=given.greet)
+        return _serve(settings, given)
     if given.command == "worker":
         return serving.work(settings)
     if given.command == "doctor":
@@ -81,6 +81,15 @@ def _run(given: argparse.Namespace) -> int:
         "user": lambda: administration.create_user(settings, given),
     }
     return asyncio.run(steps[given.command]())
+
+
+def _serve(settings: Settings, given: argparse.Namespace) -> int:
+    worker = not given.no_worker
+    if given.joint is not None:
+        return processes.serve_share(settings, worker=worker, joint=given.joint, index=given.index)
+    if given.processes > 1:
+        return processes.serve_many(settings, given.processes, worker=worker, greet=given.greet)
+    return serving.serve(settings, worker=worker, greet=given.greet)
 
 
 _WRITERS: Final = {"serve", "worker", "init", "user", "token", "link"}
@@ -110,6 +119,17 @@ def _parser() -> argparse.ArgumentParser:
     serve = command("serve", "serve clients, and drive runs unless --no-worker")
     serve.add_argument("--host", help="address to listen on (default: HUB_HOST or 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port (default: HUB_PORT or 8000; 0: a free one)")
+    serve.add_argument(
+        "--processes",
+        type=processes.count_of,
+        default=1,
+        metavar="N",
+        help="processes that share the port (default: 1; auto: one for each core); more than one "
+        "need HUB_REDIS_URL",
+    )
+    # How a process of several is told which it is.
+    serve.add_argument("--joint", type=int, help=argparse.SUPPRESS)
+    serve.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
     serve.add_argument("--no-worker", action="store_true", help="leave runs to `hub worker`")
     serve.add_argument(
         "--greet", action="store_true", help="print the address and a one-time login link"

@@ -67,6 +67,18 @@ def _keep(path: Path, secret: dict[str, str]) -> None:
         json.dump(secret, file)
 
 
+async def prepare(settings: Settings) -> tuple[tuple[str, str] | None, str | None]:
+    """Everything that is made once, before several processes serve: the secrets, the tables and the
+    first administrator. That one, if made now, and a code that signs an administrator in once.
+    """
+    async with _accounts(settings) as accounts:
+        made = await _make_administrator(accounts, settings.data_dir)
+        try:
+            return made, await accounts.login_code_for()
+        except Fault:
+            return made, None  # there is no such administrator any more
+
+
 async def init(settings: Settings) -> int:
     """``hub init``"""
     async with _accounts(settings) as accounts:

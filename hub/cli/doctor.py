@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from hub.backplane.choice import open_backplane
+from hub.cli.greeting import elsewhere
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
 from hub.identity.signing import FILE as KEY_FILE
 from hub.identity.signing import signing_key
 from hub.inference.catalogue import Catalogue
-from hub.settings import BadSettings, Settings
+from hub.settings import LOOPBACK, BadSettings, Settings
 from hub.storage.database import Database
 
 LEAST_FREE_BYTES: Final = 500 * 1024 * 1024
@@ -31,6 +32,7 @@ async def examine(settings: Settings) -> int:
         ("database", _database),
         ("backplane", _backplane),
         ("model", _model),
+        ("address", _address),
         ("hub", _hub),
     ]
     well = True
@@ -108,6 +110,13 @@ async def _model(settings: Settings) -> str:
     if any(model.stand_in for model in models):
         names += " (a small stand-in; for real answers run Ollama and `ollama pull` a model)"
     return names
+
+
+async def _address(settings: Settings) -> str:
+    found = f"{settings.host} port {settings.port}"
+    if settings.host in LOOPBACK:
+        return f"{found}, for this machine alone"
+    return " ".join([f"{found}.", *elsewhere(settings)])
 
 
 async def _hub(settings: Settings) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -17,18 +16,22 @@ import uvicorn
 import uvloop
 from prometheus_client import start_http_server
 
-from hub.app import EVERYWHERE, Hub, running
+from hub.app import Hub, running
 from hub.backplane.choice import open_backplane
-from hub.cli.administration import ADMINISTRATOR_FILE, first_administrator
+from hub.cli.administration import first_administrator
 from hub.cli.claim import claim
+from hub.cli.greeting import Welcome, greeting
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
-from hub.transports.wire import HttpProtocol, HubProtocol
+from hub.transports.http_wire import HttpProtocol, HttpState
+from hub.transports.wire import HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
-GRACEFUL_S: Final = 20
+GRACEFUL_S: Final = 2
+"""What answers over HTTP have left at least when the sockets and the runs have ended."""
+SAME_WISH_S: Final = 0.5
 BACKLOG: Final = 2_048
 
 
@@ -62,19 +65,30 @@ def _claimed(settings: Settings) -> AbstractContextManager[None]:
 
 
 def _serve_claimed(settings: Settings, *, worker: bool, greet: bool) -> int:
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port)
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(bound, listening, worker=worker, greet=greet))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that listens. ``shared``: others of this user may listen there as well, and the
+    kernel spreads who comes. Raises CannotServe.
+    """
+    return bind(host, port, shared=shared, listens=True)
+
+
+def bind(host: str, port: int, *, shared: bool = False, listens: bool = False) -> socket.socket:
+    """A socket that has the address, and listens or does not. Raises CannotServe."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
-        listening.listen(BACKLOG)
+        if listens:
+            listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
@@ -90,6 +104,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 class HubServer(uvicorn.Server):
     """uvicorn, set up for the hub; it says goodbye to clients before it closes their sockets."""
+
+    server_state: HttpState
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(
@@ -109,30 +125,62 @@ class HubServer(uvicorn.Server):
                 server_header=False,
             )
         )
+        self.server_state = HttpState()
         self._hub = hub
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The base class raises the signal again when it has ended, which would kill us before the
         # rooms are closed.
-        with _signals(lambda: self.handle_exit(signal.SIGTERM, None)):
+        with signals(self.end, self.end_at_once):
             yield
+
+    def end(self) -> None:
+        self.should_exit = True
+
+    def end_at_once(self) -> None:
+        self.force_exit = True
+        self._hub.draining.hurry()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()  # nobody new, while those who are here are sent elsewhere
+        self.server_state.draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._hub.services.settings.drain_s
         self._hub.drain()
         await self._hub.drained()
+        # Answers over HTTP may take what is left of the window too.
+        self.config.timeout_graceful_shutdown = max(GRACEFUL_S, int(until - loop.time()))
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HubProtocol):
+                # It was told, and had the whole window to take it.
+                connection.transport.abort()
         await super().shutdown(sockets)
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call ``stop``."""
+def signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT calls ``stop``; one that comes later, ``at_once``.
+
+    Two that come together are one: a terminal, a supervisor and a parent may each pass on the same
+    wish.
+    """
     loop = asyncio.get_running_loop()
+    asked_at: float | None = None
+
+    def asked() -> None:
+        nonlocal asked_at
+        if asked_at is None:
+            asked_at = loop.time()
+            stop()
+        elif loop.time() - asked_at >= SAME_WISH_S:
+            log.info("told again to end: at once")
+            at_once()
+
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, asked)
     try:
         yield
     finally:
@@ -145,13 +193,13 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         hub = await stack.enter_async_context(running(settings, worker=worker))
         generated = await first_administrator(hub.services)
         if settings.metrics_port is not None:
-            _serve_metrics(settings, hub)
+            serve_metrics(settings, hub)
         server = HubServer(hub)
-        url = _url(settings)
-        stack.enter_context(_runtime_file(settings.data_dir / RUNTIME_FILE, url))
+        url = url_of(settings)
+        stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
-            await _greet(hub, url, generated)
+            print(greeting(settings, url, await _welcome(hub, generated)), flush=True)
         settle_memory()
         await server.serve(sockets=[listening])
     log.info("the hub has ended")
@@ -169,7 +217,7 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def _serve_metrics(settings: Settings, hub: Hub) -> None:
+def serve_metrics(settings: Settings, hub: Hub) -> None:
     assert settings.metrics_port is not None
     try:
         start_http_server(
@@ -182,14 +230,14 @@ def _serve_metrics(settings: Settings, hub: Hub) -> None:
         ) from None
 
 
-def _url(settings: Settings) -> str:
+def url_of(settings: Settings) -> str:
     # Who listens everywhere is reached at loopback from here.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 @contextmanager
-def _runtime_file(path: Path, url: str) -> Iterator[None]:
+def runtime_file(path: Path, url: str) -> Iterator[None]:
     """``hub.json`` tells others on this machine where this data directory's hub is."""
     made = path.with_suffix(f".{os.getpid()}")
     made.write_text(json.dumps({"pid": os.getpid(), "url": url}))
@@ -204,26 +252,14 @@ def _runtime_file(path: Path, url: str) -> Iterator[None]:
             log.warning("the runtime file was changed by somebody else", path=str(path))
 
 
-async def _greet(hub: Hub, url: str, generated: tuple[str, str] | None) -> None:
+async def _welcome(hub: Hub, generated: tuple[str, str] | None) -> Welcome:
     services = hub.services
-    lines = [f"\nThe hub is up at {url}   (reference: {url}/docs, stop: ctrl-C)"]
-    if services.settings.host in EVERYWHERE and not services.settings.allowed_origins:
-        lines.append(
-            "Browsers that reach it by another name need that origin in HUB_ALLOWED_ORIGINS."
-        )
     try:
         code = await services.accounts.login_code_for()
-        lines.append(f"Sign in once, within 10 minutes:  {url}/#code={code}")
     except Fault:
         log.info("there is no administrator to make a login link for")
-    if generated is not None:
-        email, password = generated
-        kept = services.settings.data_dir / ADMINISTRATOR_FILE
-        lines += [f"Administrator:  {email}", f"Password:       {password}   (kept in {kept})"]
-    status = services.catalogue.status()
-    if status.get("detail"):
-        lines.append(f"Model:          {status['detail']}")
-    print("\n".join(lines), file=sys.stdout, flush=True)
+        code = None
+    return Welcome(code, generated, services.catalogue.status().get("detail"))
 
 
 def work(settings: Settings) -> int:
@@ -236,13 +272,23 @@ def work(settings: Settings) -> int:
 
 
 async def _work(settings: Settings) -> int:
-    stop = asyncio.Event()
-    with _signals(stop.set):
+    stop, at_once = asyncio.Event(), asyncio.Event()
+    with signals(stop.set, at_once.set):
         async with running(settings, worker=True) as hub:
             if settings.metrics_port is not None:
-                _serve_metrics(settings, hub)
+                serve_metrics(settings, hub)
             settle_memory()
             log.info("the worker is up", node=hub.services.node)
             await stop.wait()
+            await _drained(hub, at_once)
     log.info("the worker has ended")
     return 0
+
+
+async def _drained(hub: Hub, at_once: asyncio.Event) -> None:
+    hurry = asyncio.create_task(at_once.wait())
+    hurry.add_done_callback(lambda _: hub.draining.hurry())
+    try:
+        await hub.drained()
+    finally:
+        hurry.cancel()

@@ -39,6 +39,14 @@ OUTBOX_BYTES: Final = 1_048_576
 """Frames that wait for one slow reader; then deltas are joined, then 4008 (contract 4)."""
 MAX_CLOSE_REASON_BYTES: Final = 123
 """RFC 6455 section 5.5: a control frame carries 125 bytes, two of which are the close code."""
+MAX_IN_FLIGHT: Final = 64
+"""Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
+FRAMES_PER_S: Final = 200
+"""Frames of one client in the long run: three times a reader of 64 busy conversations who refreshes
+each every second (contract 2)."""
+FRAMES_BURST: Final = 1_000
+"""Frames of one client at once: 200 subscriptions taken up again, several times over (contract 2).
+As many more, refused, close with 4029."""
 
 CLIENT_LIMITS: Final[dict[str, int]] = {
     "max_frame_bytes": MAX_FRAME_BYTES,
@@ -46,5 +54,8 @@ CLIENT_LIMITS: Final[dict[str, int]] = {
     "max_depth": MAX_DEPTH,
     "max_id_chars": MAX_ID_CHARS,
     "max_faulty_frames": MAX_FAULTY_FRAMES,
+    "max_in_flight": MAX_IN_FLIGHT,
+    "frames_per_s": FRAMES_PER_S,
+    "frames_burst": FRAMES_BURST,
 }
 """The limits that ``session.ready`` tells the client."""

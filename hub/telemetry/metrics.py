@@ -39,6 +39,12 @@ class Metrics:
             ("code",),
             registry=registry,
         )
+        self.ping_seconds = Histogram(
+            "hub_ping_seconds",
+            "Time from a ping to its pong, of all WebSocket connections.",
+            buckets=_FAST,
+            registry=registry,
+        )
         self.faulty_frames = Counter(
             "hub_faulty_frames", "Frames that were refused.", registry=registry
         )

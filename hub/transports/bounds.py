@@ -2,14 +2,12 @@
 
 from typing import Final
 
-MAX_IN_FLIGHT: Final = 64
-"""Requests that one connection may have unanswered; the next is answered ``rate_limited``."""
-
 DRAIN_S: Final = 3.0
 """How long a connection of a node that goes away waits for the answers under way."""
 
-COME_BACK_MS: Final = 2_000
-"""The clients of a node that goes away come back spread over this time."""
+COME_BACK_MS: Final = 500
+"""A client that a node has let go comes back within this time. It is short: who leaves a node is
+spread by when it is let go (``draining``)."""
 
 LARGE_BYTES: Final = 4_096
 """A longer reply waits for room in the outbox."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from random import randrange
+from time import monotonic
 from typing import Any
 
 from hub.events.delivery import Delivery
@@ -19,11 +20,14 @@ from hub.operations.call import ANONYMOUS, AfterReply, Call, Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.codec import close_reason, decode_text, encode_error, encode_notice
 from hub.protocol.frames import FrameFault, Request
+from hub.protocol.limits import FRAMES_PER_S
 from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
 from hub.transports.login import Login
+from hub.transports.pace import Pace
 from hub.transports.requests import Requests
+from hub.transports.seats import House, Seated
 from hub.transports.subscriptions import Subscriptions
 from hub.transports.wire import ConnectionWriter
 
@@ -38,6 +42,7 @@ class SocketConnection:
         writer: ConnectionWriter,
         scheduler: FlushScheduler,
         *,
+        house: House,
         address: str | None,
         device: str | None,
     ) -> None:
@@ -51,7 +56,9 @@ class SocketConnection:
         self._address = address
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
-        self._come_back_ms: int | None = None
+        self._seated = Seated(house)
+        self._pace = Pace(monotonic())
+        self._told = False
         self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
         self.requests = Requests(self, dispatcher)
         self.login = Login(self, services, dispatcher)
@@ -70,6 +77,15 @@ class SocketConnection:
     def opening(self) -> bool:
         return self._state.state is State.OPENING
 
+    def begin(self) -> None:
+        """It is open; close it again if its address has too many."""
+        if not self._seated.by_address(self._address):
+            self.on(Event.TOO_MANY)
+
+    def seat(self, user_id: str) -> None:
+        if not self._seated.by_user(user_id):
+            self.on(Event.TOO_MANY)
+
     def admit(self, method: str) -> None:
         self._state.admit(method)
 
@@ -81,7 +97,9 @@ class SocketConnection:
         if transition.close_code is not None:
             self._services.metrics.closes.labels(transition.close_code).inc()
             kind = CLOSES.get(transition.close_code)
-            wait = self._come_back_ms if kind and kind.reason == "draining" else None
+            wait = None
+            if kind and kind.reason == "draining":
+                wait = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
             self._outbox.flush()
             reason = close_reason(transition.close_code, retry_after_ms=wait) if kind else ""
             self._writer.close(transition.close_code, reason)
@@ -97,20 +115,30 @@ class SocketConnection:
             self.on(Event.TOO_SLOW)
         self._writer.abort()
 
-    def drain(self) -> None:
-        """The node is going away: say so, finish what is under way, and close with 4001."""
-        if self._come_back_ms is not None:
-            return
-        self._come_back_ms = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
-        self.notice("session.draining", {"retry_after_ms": self._come_back_ms})
-        self.on(Event.DRAIN)
-        if self.open:
-            self.spawn(self._drained())
+    # --- the node goes away ---
 
-    async def _drained(self) -> None:
+    def told(self, left_s: float) -> None:
+        """The node is going away: say so; with nobody signed in, close with 4001. Idempotent."""
+        if self._told:
+            return
+        self._told = True
+        self.notice("session.draining", {"retry_after_ms": round(left_s * 1000)})
+        self.on(Event.DRAIN)
+
+    def leave(self) -> None:
+        """Close with 4001 when what is under way is answered."""
+        if self.requests:
+            self.spawn(self._answered())
+        else:
+            self.leave_now()
+
+    async def _answered(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self.requests.answered()
+        self.leave_now()
+
+    def leave_now(self) -> None:
         self.on(Event.DRAIN_OVER)
 
     def close(self) -> None:
@@ -121,6 +149,7 @@ class SocketConnection:
         if self.open:
             self._state.on(Event.PEER_CLOSED)
         self._outbox.close()
+        self._seated.leave()
         self.login.stop()
         for channel in self.subscriptions:
             self.subscriptions.drop(channel)
@@ -153,6 +182,10 @@ class SocketConnection:
 
     def received(self, text: str) -> None:
         """A text frame. Answers it, now or by a task."""
+        wait_ms = self._pace.take(monotonic())
+        if self._pace.flooded:
+            self.on(Event.RATE_LIMITED)
+            return
         try:
             frame = decode_text(text)
         except FrameFault as fault:
@@ -163,7 +196,10 @@ class SocketConnection:
                 self._follow(transition)
             return
         if isinstance(frame, Request):
-            self.requests.take(frame)
+            if wait_ms:
+                self.send(encode_error(frame.id, _too_fast(wait_ms)))
+            else:
+                self.requests.take(frame)
         # A notification asks for nothing, and a reply answers nothing that we asked for.
 
     def call(self, trace_id: str | None) -> Call:
@@ -209,3 +245,12 @@ class SocketConnection:
 
     def ended(self, channel: str, reason: str) -> None:
         self.subscriptions.ended(channel, reason)
+
+
+def _too_fast(wait_ms: int) -> dict[str, Any]:
+    fault = Fault(
+        "rate_limited",
+        f"Send {FRAMES_PER_S} frames a second at most.",
+        details={"retry_after_ms": wait_ms},
+    )
+    return fault.body()

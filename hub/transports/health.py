@@ -15,6 +15,7 @@ from hub.operations.dispatcher import Dispatcher, authenticate
 from hub.rbac.decision import decide
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
+from hub.transports.draining import Draining
 from hub.transports.rest import Rest, fault_response, json_response
 
 
@@ -29,18 +30,20 @@ async def _part(check: Awaitable[None]) -> dict[str, Any]:
     return {"status": "up"}
 
 
-async def readiness(services: Services) -> tuple[bool, dict[str, Any]]:
+async def readiness(services: Services, draining: Draining) -> tuple[bool, dict[str, Any]]:
     """Whether this node can serve, and the truth about each part.
 
-    Without a model the hub still serves (conversations, history, resume): the model's state is
-    told, and does not take the node out of service.
+    A node that drains is not ready, so that a balancer sends nobody there any more. Without a model
+    the hub still serves (conversations, history, resume): the model's state is told, and does not
+    take the node out of service.
     """
     database, backplane = await asyncio.gather(
         _part(services.database.ping()), _part(services.backplane.ping())
     )
-    ready = database["status"] == backplane["status"] == "up"
+    ready = database["status"] == backplane["status"] == "up" and not draining.begun
+    status = "draining" if draining.begun else "ready" if ready else "unready"
     return ready, {
-        "status": "ready" if ready else "unready",
+        "status": status,
         "node": services.node,
         "database": database,
         "backplane": backplane,
@@ -48,14 +51,16 @@ async def readiness(services: Services) -> tuple[bool, dict[str, Any]]:
     }
 
 
-def health_routes(services: Services, dispatcher: Dispatcher, rest: Rest) -> list[Route]:
+def health_routes(
+    services: Services, dispatcher: Dispatcher, rest: Rest, draining: Draining
+) -> list[Route]:
     """``/health/live``, ``/health/ready`` and, unless it has a port of its own, ``/metrics``."""
 
     async def live(request: Request) -> Response:
         return json_response(b'{"status":"live"}', 200, {"cache-control": "no-store"})
 
     async def ready(request: Request) -> Response:
-        good, body = await readiness(services)
+        good, body = await readiness(services, draining)
         return json_response(
             orjson.dumps(body), 200 if good else 503, {"cache-control": "no-store"}
         )

@@ -11,10 +11,10 @@ from hub.operations.dispatcher import Dispatcher
 from hub.operations.operation import AnyOperation
 from hub.protocol.codec import encode_error, encode_reply
 from hub.protocol.frames import Request, RequestId
+from hub.protocol.limits import MAX_IN_FLIGHT
 from hub.protocol.meta import pop_meta
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
-from hub.transports.bounds import MAX_IN_FLIGHT
 
 
 class Asked(Protocol):

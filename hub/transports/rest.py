@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -191,11 +191,14 @@ async def _params(request: Request, operation: AnyOperation) -> dict[str, Any]:
 
 async def _body(request: Request) -> dict[str, Any]:
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_FRAME_BYTES:
-            raise Fault("invalid_request", f"The body is longer than {MAX_FRAME_BYTES} bytes.")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_FRAME_BYTES:
+                raise Fault("invalid_request", f"The body is longer than {MAX_FRAME_BYTES} bytes.")
+            chunks.append(chunk)
+    except ClientDisconnect:  # nobody is there to be told; the log is
+        raise Fault("invalid_request", "The body did not come whole.") from None
     data = b"".join(chunks)
     if not data:
         return {}

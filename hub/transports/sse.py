@@ -6,7 +6,7 @@ browser's ``Last-Event-ID`` resumes it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Final
 
 import orjson
@@ -97,6 +97,15 @@ class _StreamReader:
 
     def standing(self, found: Actor | Fault) -> None:
         self.doubt()
+
+    def told(self, left_s: float) -> None:
+        """A stream's end says all that there is to say."""
+
+    def leave(self) -> None:
+        """The node is going away: the client resumes elsewhere."""
+        self.ended("", "draining")
+
+    leave_now = leave
 
     def doubt(self) -> None:
         """The permissions may have changed: let the stream check its own."""
@@ -193,6 +202,8 @@ class EventStreams:
         self._operation = dispatcher.find("channel.subscribe")
         self._rest = rest
         self._readers: set[_StreamReader] = set()
+        self._left = asyncio.Event()
+        self._shut = False
         services.authority.on_change(self._changed)
         services.resources.on_gone(self._gone)
 
@@ -207,10 +218,16 @@ class EventStreams:
             if reader.channel == channel:
                 reader.ended(channel, "not_found")
 
-    def drain(self) -> None:
-        """The node is going away: end every stream, so that clients resume elsewhere."""
-        for reader in self._readers:
-            reader.ended("", "draining")
+    def shut(self) -> Collection[_StreamReader]:
+        """The node is going away: whoever comes from now on is told so. Those who are here."""
+        self._shut = True
+        return list(self._readers)
+
+    async def empty(self) -> None:
+        """Return when all streams have ended."""
+        while self._readers:
+            self._left.clear()
+            await self._left.wait()
 
     def route(self) -> Route:
         return Route(PATH, self._answer, methods=["GET"])
@@ -267,12 +284,15 @@ class EventStreams:
         def release() -> None:
             self._readers.discard(reader)
             self._services.watches.remove(session_id, reader)
+            self._left.set()
             join.abandon()
             self._services.fanout.leave(channel, reader)
 
         self._readers.add(reader)
         reader.doubt()  # it may have changed since it was asked, and nobody told this reader
         self._services.watches.add(session_id, reader, call.actor)
+        if self._shut:
+            reader.leave()
         content = self._stream(channel, reader, join, still_allowed)
         return _EventResponse(content, reader, still_allowed, release)
 

@@ -16,8 +16,8 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SUBPROTOCOL
 from hub.protocol.session import Event
-from hub.transports.bounds import DRAIN_S
 from hub.transports.connection import SocketConnection
+from hub.transports.seats import House
 from hub.transports.wire import AsgiWriter, ConnectionWriter
 
 _DEVICE: Final = 400
@@ -29,6 +29,7 @@ class Connections:
     def __init__(self, services: Services) -> None:
         self._all: set[SocketConnection] = set()
         self._left = asyncio.Event()
+        self._shut = False
         self._services = services
         services.authority.on_change(self._changed)
         services.resources.on_gone(self._gone)
@@ -39,6 +40,8 @@ class Connections:
     def add(self, connection: SocketConnection) -> None:
         self._all.add(connection)
         self._services.metrics.connections.inc()
+        if self._shut:
+            connection.told(0.0)
 
     def remove(self, connection: SocketConnection) -> None:
         self._all.discard(connection)
@@ -46,20 +49,16 @@ class Connections:
         self._services.metrics.connections.dec()
         connection.close()
 
-    def drain(self) -> None:
-        """The node is going away: tell every connection; each closes with 4001 when it is done."""
-        for connection in list(self._all):
-            connection.drain()
+    def shut(self) -> Collection[SocketConnection]:
+        """The node is going away: whoever comes from now on is told so. Those who are here."""
+        self._shut = True
+        return list(self._all)
 
-    async def drained(self) -> None:
-        """Return when all that drain have left; at the latest after ``DRAIN_S`` and a second."""
-        try:
-            async with asyncio.timeout(DRAIN_S + 1.0):
-                while self._all:
-                    self._left.clear()
-                    await self._left.wait()
-        except TimeoutError:
-            return
+    async def empty(self) -> None:
+        """Return when all have left."""
+        while self._all:
+            self._left.clear()
+            await self._left.wait()
 
     def _changed(self, kind: str, identifier: str) -> None:
         channel = f"conversation:{identifier}"
@@ -85,6 +84,10 @@ class SocketEndpoint:
         self._origins = frozenset(origins)
         self._scheduler = FlushScheduler(services.metrics.joined.labels("outbox").inc)
         self.connections = Connections(services)
+        self._house = House(services.settings)
+        # Made once, not for each connection.
+        self._ponged = services.metrics.ping_seconds.observe
+        self._closing = lambda code: services.metrics.closes.labels(code).inc()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
@@ -124,20 +127,27 @@ class SocketEndpoint:
         wire = websocket.scope.get("extensions", {}).get("hub.wire")
         writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
         if wire is not None:
-            wire.closing = lambda code: self._services.metrics.closes.labels(code).inc()
+            wire.closing = self._closing
+            wire.ponged = self._ponged
         client = websocket.client
         connection = SocketConnection(
             self._services,
             self._dispatcher,
             writer,
             self._scheduler,
+            house=self._house,
             address=client.host if client else None,
             device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
         )
         self.connections.add(connection)
         try:
+            connection.begin()
             token = bearer(websocket.headers)
-            if token is not None and not await self._authenticate(connection, token):
+            if (
+                connection.open
+                and token is not None
+                and not await self._authenticate(connection, token)
+            ):
                 return
             while connection.open:
                 message = await websocket.receive()

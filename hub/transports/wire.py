@@ -8,9 +8,9 @@ that stalls can be aborted. On another ASGI server ``AsgiWriter`` does the same 
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from random import random
 from typing import Any, Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -61,8 +61,8 @@ class Wire:
 
     aborted = False  # a transport that is cut off tells its task by itself
 
-    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "paused", "resumed",
-                 "stalled", "write")  # fmt: skip
+    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "paused", "ponged",
+                 "resumed", "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
@@ -75,6 +75,8 @@ class Wire:
         self.stalled: Callable[[], None] = _nothing
         self.closing: Callable[[int], None] = _nothing
         """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
+        self.ponged: Callable[[float], None] = _nothing
+        """Told the seconds from a ping to its pong."""
 
     def close(self, code: int, reason: str) -> bool:
         """Send a close frame now, behind what was written, and cut the peer off if it lingers.
@@ -203,6 +205,18 @@ class HubProtocol(WebSocketsSansIOProtocol):
                 return
         super().send_receive_event_to_app()
 
+    def start_keepalive(self) -> None:
+        # Clients that came together, after a node's end say, are not pinged together for ever.
+        if self.ping_interval:
+            first = random() * self.ping_interval  # noqa: S311  # no secret
+            self.ping_timer = self.loop.call_later(first, self.send_keepalive_ping)
+
+    def handle_pong(self, event: Frame) -> None:
+        awaited = self.pending_ping_payload
+        super().handle_pong(event)
+        if awaited is not None and self.pending_ping_payload is None and self.wire is not None:
+            self.wire.ponged(self.last_ping_rtt)
+
     def keepalive_timeout(self) -> None:
         self.pong_timer = None
         self.pending_ping_payload = None
@@ -231,15 +245,6 @@ class HubProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
         # A peer may close while a message of its own is still unread.
         self.continue_reading()
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the way to cut its peer off in the scope's ``hub.abort``."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        abort: Any = self.transport.abort
-        self.scope["extensions"] = {"hub.abort": abort}
 
 
 class AsgiWriter:

@@ -234,3 +234,29 @@ def test_an_unknown_address_gets_no_token_and_no_link(hub: Hub) -> None:
         ended = hub(command, "--email", "nobody@hub.example")
         assert (ended.status, ended.out) == (1, "")
         assert "nobody@hub.example" in ended.err
+
+
+def test_several_processes_need_redis(hub: Hub) -> None:
+    ended = hub("serve", "--processes", "2")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("hub: 2 processes need HUB_REDIS_URL")
+
+
+@pytest.mark.parametrize("count", ["-1", "many", "1.5", ""])
+def test_a_number_of_processes_that_is_none_is_refused(hub: Hub, count: str) -> None:
+    ended = hub("serve", "--processes", count)
+    assert ended.status == 2
+    assert "no number of processes" in ended.err or "expected one argument" in ended.err
+
+
+def test_a_port_that_is_taken_is_not_shared_with_whoever_has_it(hub: Hub) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = hub(
+            *("serve", "--processes", "2", "--port", str(port)), HUB_REDIS_URL="redis://localhost/"
+        )
+    assert ended.status == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.err

@@ -70,6 +70,7 @@ async def serving(
     listening.listen(512)
     listening.setblocking(False)
     host, port = listening.getsockname()
+    environment.setdefault("HUB_DRAIN_SECONDS", "1")
     settings = read_settings(
         HUB_HOST=host, HUB_PORT=port, HUB_DATA_DIR=data_dir, HUB_BCRYPT_COST="4", **environment
     )
@@ -139,6 +140,7 @@ class HubProcess:
                     "PYTHONPATH": os.pathsep.join(paths),
                     "HUB_DATA_DIR": str(self.data_dir),
                     "HUB_BCRYPT_COST": "4",
+                    "HUB_DRAIN_SECONDS": "1",
                     **self.environment,
                 },
                 cwd=self.data_dir,

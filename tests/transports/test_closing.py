@@ -10,15 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import uvicorn
-from sqlalchemy import delete
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from hub.cli import serving as cli_serving
-from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Run
-from hub.transports import connection, login, wire
+from hub.transports import login, wire
 from hub.transports.connection import SocketConnection
 from tests.interaction.drivers import Socket, eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -178,6 +175,33 @@ async def test_who_does_not_answer_a_ping_is_closed_with_4012(
         assert _closes(hub) == {"4012": 1}
 
 
+async def test_the_pings_of_clients_that_came_together_are_spread(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_serving, "HEARTBEAT_S", 2.0)
+    async with serve_hub() as hub, AsyncExitStack() as stack:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        sockets = [
+            await stack.enter_async_context(open_socket(hub.ws_url, token)) for _ in range(20)
+        ]
+        connections = hub.hub.socket.connections._all
+        loop = asyncio.get_running_loop()
+        due = sorted(
+            one._writer._protocol.ping_timer.when() - loop.time()  # type: ignore[attr-defined]
+            for one in connections
+        )
+        assert len(due) == len(sockets)
+        assert due[-1] - due[0] > 0.5
+
+        def pings() -> float:
+            return hub.hub.services.metrics.registry.get_sample_value("hub_ping_seconds_count") or 0
+
+        await eventually(_truth(lambda: pings() >= len(sockets)))
+        seconds = hub.hub.services.metrics.registry.get_sample_value("hub_ping_seconds_sum")
+        assert seconds is not None
+        assert 0 < seconds < len(sockets)
+
+
 def _closes(hub: ServedHub) -> dict[str, float]:
     """How many connections the hub says that it closed, by code."""
     (family,) = hub.hub.services.metrics.closes.collect()
@@ -249,82 +273,6 @@ def _truth(check: Callable[[], object]) -> Callable[[], Awaitable[bool]]:
         return bool(check())
 
     return ask
-
-
-async def test_a_node_that_goes_away_says_so_and_closes_with_4001(serve_hub: ServeHub) -> None:
-    async with serve_hub() as hub:
-        token = (await hub.sign_up("ada@hub.example"))["access_token"]
-        async with open_socket(hub.ws_url, token) as one, open_socket(hub.ws_url) as opening:
-            await one.notice("session.ready")
-            hub.hub.drain()
-            wait = (await one.notice("session.draining"))["retry_after_ms"]
-            assert 0 <= wait <= 2_000
-            code, reason = await one.closed()
-            assert (code, json.loads(reason)) == (
-                4001,
-                {"reason": "draining", "retry_after_ms": wait},
-            )
-            code, reason = await opening.closed()
-            assert (code, json.loads(reason)["reason"]) == (4001, "draining")
-
-
-async def test_clients_of_a_node_that_goes_away_are_told_different_times(
-    serve_hub: ServeHub,
-) -> None:
-    async with serve_hub() as hub, AsyncExitStack() as stack:
-        token = (await hub.sign_up("ada@hub.example"))["access_token"]
-        clients = [
-            await stack.enter_async_context(open_socket(hub.ws_url, token)) for _ in range(6)
-        ]
-        for socket in clients:
-            await socket.notice("session.ready")
-        hub.hub.drain()
-        waits = {(await socket.notice("session.draining"))["retry_after_ms"] for socket in clients}
-        assert len(waits) > 1
-
-
-@asynccontextmanager
-async def writing(hub: ServedHub) -> AsyncIterator[None]:
-    """A write that others have to wait for."""
-    async with hub.hub.services.database.write(EVERY_TENANT) as session:
-        await session.exec(delete(Run))
-        yield
-
-
-async def test_what_is_under_way_when_the_node_goes_away_is_answered_before_the_close(
-    serve_hub: ServeHub,
-) -> None:
-    async with AsyncExitStack() as clients:
-        async with serve_hub() as hub:
-            token = (await hub.sign_up("ada@hub.example"))["access_token"]
-            socket = await clients.enter_async_context(open_socket(hub.ws_url, token))
-            await socket.notice("session.ready")
-            (draining,) = hub.hub.socket.connections._all
-            async with writing(hub):
-                asked = await socket.begin("conversation.create")  # it waits for our write
-                await eventually(_truth(lambda: draining.requests))
-                hub.hub.drain()
-                await socket.notice("session.draining")
-                assert draining.open
-        # The hub has ended by now.
-        assert (await socket.result(asked))["id"].startswith("c_")
-        assert (await socket.closed())[0] == 4001
-
-
-async def test_what_takes_too_long_does_not_hold_up_a_node_that_goes_away(
-    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "DRAIN_S", 0.2)
-    async with serve_hub() as hub:
-        token = (await hub.sign_up("ada@hub.example"))["access_token"]
-        async with open_socket(hub.ws_url, token) as socket:
-            await socket.notice("session.ready")
-            async with writing(hub):
-                await socket.begin("conversation.create")
-                (draining,) = hub.hub.socket.connections._all
-                await eventually(_truth(lambda: draining.requests))
-                hub.hub.drain()
-                assert (await socket.closed())[0] == 4001
 
 
 @asynccontextmanager

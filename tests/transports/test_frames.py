@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from hub.protocol.limits import MAX_IN_FLIGHT
 from hub.storage.scope import EVERY_TENANT
-from hub.transports.bounds import MAX_IN_FLIGHT
 from tests.interaction.drivers import Refused, eventually, open_socket
 from tests.parts.hub import ServedHub
 from tests.protocol.vectors import data_of, rows

@@ -24,7 +24,9 @@ PASSWORD = "correct horse battery"
 
 async def main() -> None:
     listening, port = loopback()
-    settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST="4")
+    settings = read_settings(
+        HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST="4", HUB_CONNECTIONS_PER_USER=0
+    )
     async with running(settings) as hub:
         services = hub.services
         settle_memory()  # as `hub serve` does

@@ -1,0 +1,263 @@
+"""``hub serve --processes N``: several processes on one port, and the one that watches over them.
+
+Each process listens on the port by itself (SO_REUSEPORT), and the kernel spreads who comes over
+them. They share nothing but Redis and the database, as nodes on several machines do. The parent
+has the port too, but does not listen: it makes what is made once, starts the processes, starts one
+again that dies, and passes on when to end. A socket joins it with each: by it the parent speaks,
+and by its end either side knows that the other is dead.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+import uvloop
+
+from hub.app import running
+from hub.cli.administration import prepare
+from hub.cli.greeting import Welcome, greeting
+from hub.cli.serving import (
+    GRACEFUL_S,
+    RUNTIME_FILE,
+    CannotServe,
+    HubServer,
+    bind,
+    check_redis_url,
+    listen,
+    runtime_file,
+    serve_metrics,
+    settle_memory,
+    signals,
+    url_of,
+)
+from hub.settings import Settings
+from hub.telemetry.logs import log
+
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 30.0
+STEADY_S: Final = 10.0
+"""A process that has served for this long did not die of its start: the next follows soon."""
+KILLED_AFTER_S: Final = 10.0
+"""What a process has left when its drain window is over; then it is killed."""
+
+UP: Final = b"u"
+END: Final = b"e"
+AT_ONCE: Final = b"!"
+
+
+def count_of(asked: str) -> int:
+    """The number that ``--processes`` means; ``auto`` and 0: one for each core.
+
+    Raises ArgumentTypeError.
+    """
+    if asked != "auto" and not asked.isdecimal():
+        raise ArgumentTypeError(f"{asked!r} is no number of processes, and not auto")
+    number = 0 if asked == "auto" else int(asked)
+    return number or len(os.sched_getaffinity(0))
+
+
+def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool) -> int:
+    """Serve by ``count`` processes until SIGTERM or SIGINT; their exit status.
+
+    Raises CannotServe, Fault, BadSettings, OSError.
+    """
+    if settings.redis_url is None:
+        raise CannotServe(
+            f"{count} processes need HUB_REDIS_URL: without Redis a hub is one process. "
+            "Start a Redis and set it, or serve with --processes 1."
+        )
+    check_redis_url(settings)
+    # Others on this port would share it unnoticed, were they of this user and as generous.
+    bind(settings.host, settings.port).close()
+    held = bind(settings.host, settings.port, shared=True)
+    with closing(held):
+        bound = settings.model_copy(update={"port": held.getsockname()[1]})
+        return asyncio.run(Parent(bound, count, worker=worker).run(greet=greet))
+
+
+class Parent:
+    """Starts the processes, and has them end. ``run`` once."""
+
+    def __init__(self, settings: Settings, count: int, *, worker: bool) -> None:
+        self._settings = settings
+        self._count = count
+        self._worker = worker
+        self._children: dict[int, Child] = {}
+        self._up: set[int] = set()
+        self._all_up = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._at_once = False
+
+    async def run(self, *, greet: bool) -> int:
+        settings, url = self._settings, url_of(self._settings)
+        generated, code = await prepare(settings)
+        with signals(self._end, self._end_at_once):
+            keepers = [asyncio.create_task(self._keep(index)) for index in range(self._count)]
+            all_up = asyncio.create_task(self._all_up.wait())
+            await asyncio.wait({*keepers, all_up}, return_when=asyncio.FIRST_COMPLETED)
+            if self._all_up.is_set():
+                with runtime_file(settings.data_dir / RUNTIME_FILE, url):
+                    log.info("the hub is up", url=url, processes=self._count)
+                    if greet:
+                        print(greeting(settings, url, Welcome(code, generated)), flush=True)
+                    await self._ending.wait()
+                    statuses = await self._ended(keepers)
+            else:  # one could not be started, and has said why; or we were told to end
+                all_up.cancel()
+                self._end()
+                statuses = await self._ended(keepers)
+        log.info("the hub has ended")
+        return 1 if any(statuses) else 0
+
+    def _end(self) -> None:
+        self._ending.set()
+        for child in self._children.values():
+            child.tell(END)
+
+    def _end_at_once(self) -> None:
+        self._at_once = True
+        for child in self._children.values():
+            child.tell(AT_ONCE)
+
+    async def _ended(self, keepers: list["asyncio.Task[int]"]) -> list[int]:
+        within = self._settings.drain_s + GRACEFUL_S + KILLED_AFTER_S
+        _, late = await asyncio.wait(keepers, timeout=within)
+        if late:
+            for child in self._children.values():
+                log.error("a process does not end; it is killed", pid=child.process.pid)
+                child.process.kill()
+        return await asyncio.gather(*keepers)
+
+    async def _keep(self, index: int) -> int:
+        """Have a process of this number, until all are to end. The last one's exit status."""
+        loop = asyncio.get_running_loop()
+        wait_s = FIRST_WAIT_S
+        while True:
+            began = loop.time()
+            status = await self._live(index)
+            if self._ending.is_set() or not self._all_up.is_set():
+                return status
+            if loop.time() - began >= STEADY_S:
+                wait_s = FIRST_WAIT_S
+            log.error("a process died; another follows", process=index, status=status, in_s=wait_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._ending.wait()
+                return 0
+            except TimeoutError:
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _live(self, index: int) -> int:
+        child = await Child.start(self._settings, index, worker=self._worker)
+        self._children[index] = child
+        if self._ending.is_set():
+            child.tell(AT_ONCE if self._at_once else END)
+        try:
+            if await child.says_up():
+                self._up.add(index)
+                if len(self._up) == self._count:
+                    self._all_up.set()
+            return await child.process.wait()
+        finally:
+            del self._children[index]
+            child.joint.close()
+
+
+class Child:
+    """One process, seen from its parent. ``joint`` is our end of the socket between us."""
+
+    def __init__(self, process: asyncio.subprocess.Process, joint: socket.socket) -> None:
+        self.process = process
+        self.joint = joint
+
+    @classmethod
+    async def start(cls, settings: Settings, index: int, *, worker: bool) -> "Child":
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            words = [
+                *("serve", "--host", settings.host, "--port", str(settings.port)),
+                *("--data-dir", str(settings.data_dir)),
+                *(() if worker else ("--no-worker",)),
+                *("--joint", str(theirs.fileno()), "--index", str(index)),
+            ]
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "hub", *words),
+                pass_fds=(theirs.fileno(),),
+                # A terminal's ctrl-C is for the parent, which passes it on once.
+                process_group=0,
+            )
+        return cls(process, ours)
+
+    async def says_up(self) -> bool:
+        """Wait until it serves; False if it has ended."""
+        try:
+            return await asyncio.get_running_loop().sock_recv(self.joint, 1) == UP
+        except OSError:
+            return False
+
+    def tell(self, word: bytes) -> None:
+        try:
+            self.joint.send(word)
+        except OSError:
+            log.debug("a process was gone before it was told", pid=self.process.pid)
+
+
+def serve_share(settings: Settings, *, worker: bool, joint: int, index: int) -> int:
+    """Be one of several processes, until the parent says so or is gone."""
+    if settings.metrics_port is not None:
+        port = settings.metrics_port + index
+        settings = settings.model_copy(update={"metrics_port": port})
+    listening = listen(settings.host, settings.port, shared=True)
+    with socket.socket(fileno=joint) as parent, closing(listening):
+        parent.setblocking(False)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve_share(settings, listening, parent, worker=worker))
+
+
+async def _serve_share(
+    settings: Settings, listening: socket.socket, parent: socket.socket, *, worker: bool
+) -> int:
+    async with running(settings, worker=worker) as hub:
+        if settings.metrics_port is not None:
+            serve_metrics(settings, hub)
+        server = HubServer(hub)
+        settle_memory()
+        with _obeying(parent, server.end, server.end_at_once):
+            parent.send(UP)
+            log.info("a process is up", node=hub.services.node, metrics_port=settings.metrics_port)
+            await server.serve(sockets=[listening])
+    return 0
+
+
+@contextmanager
+def _obeying(
+    parent: socket.socket, end: Callable[[], None], at_once: Callable[[], None]
+) -> Iterator[None]:
+    """Do what the parent says; end when it is gone."""
+    loop = asyncio.get_running_loop()
+
+    def said() -> None:
+        try:
+            words = parent.recv(16)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        end()
+        if AT_ONCE in words:
+            at_once()
+        if not words:
+            log.warning("the parent is gone")
+            loop.remove_reader(parent)
+
+    loop.add_reader(parent, said)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent)

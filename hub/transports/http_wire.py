@@ -1,0 +1,107 @@
+"""The connections that HTTP comes on: how long they are waited for, and how they end."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from hub.transports.deadlines import BODY_S, HEAD_S, TAKE_S, Deadline
+
+
+class HttpState(ServerState):
+    """What the connections of one server share: how long they are waited for, and its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = Deadline(HEAD_S)
+        self.bodies = Deadline(BODY_S)
+        self.answers = Deadline(TAKE_S)
+        self.draining = False
+        """Whether every connection ends with its next answer."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the way to cut its peer off in the scope's ``hub.abort``, and
+    deadlines for what the peer sends. Its server's state is an ``HttpState``.
+    """
+
+    server_state: HttpState
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.server_state.heads.begin(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A kept-alive connection waits for its next request as long as uvicorn says; from its next
+        # byte on, be it of an empty line, like a new one.
+        state, cycle = self.server_state, self.cycle
+        if (
+            self.timeout_keep_alive_task is None
+            and cycle is not None
+            and cycle.response_complete
+            and self not in state.heads
+            and self not in state.bodies
+            and not self.transport.is_closing()
+        ):
+            state.heads.begin(self)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        abort: Any = self.transport.abort
+        self.scope["extensions"] = {"hub.abort": abort}
+        if self not in self.server_state.heads:
+            self.server_state.heads.begin(self)
+
+    def on_headers_complete(self) -> None:
+        self.server_state.heads.met(self)
+        self.server_state.bodies.begin(self)
+        super().on_headers_complete()
+        if self.server_state.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self.server_state.bodies.met(self)
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._arrived()
+        super().handle_websocket_upgrade()
+
+    def pause_writing(self) -> None:
+        self.server_state.answers.begin(self)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.server_state.answers.met(self)
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._closing()
+
+    def _closing(self) -> None:
+        # It ends when its last answer is taken, if ever.
+        if self.transport.is_closing() and self in self.connections:
+            self.server_state.answers.begin(self)
+
+    def late(self) -> bool:
+        # We may be those who do not read: a large body is taken as the application asks for it.
+        if self.flow.read_paused and not self.flow.write_paused:
+            return True
+        self.transport.abort()
+        return False
+
+    def _arrived(self) -> None:
+        state = self.server_state
+        for deadline in (state.heads, state.bodies, state.answers):
+            deadline.met(self)
