@@ -125,6 +125,15 @@ class Settings(BaseSettings):
         128, ge=1, alias="HUB_RUN_CONCURRENCY", description="Runs a worker drives at once."
     )
 
+    presence_ttl_s: float = Field(
+        40.0,
+        ge=1,
+        le=45,
+        alias="HUB_PRESENCE_TTL",
+        description="Seconds for which who is present is kept without being renewed, which is done "
+        "three times in it: the users of a node that died are gone after this and a third of it.",
+    )
+
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

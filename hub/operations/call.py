@@ -12,6 +12,7 @@ from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.backplane.interface import Backplane
 from hub.events.fanout import Fanout, Join, Reader
+from hub.events.presence import Presence, Seat
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
 from hub.identity.tokens import Claims, Tokens
@@ -31,6 +32,7 @@ class Services:
     database: Database
     backplane: Backplane
     fanout: Fanout
+    presence: Presence
     accounts: Accounts
     tokens: Tokens
     authority: Authority
@@ -57,8 +59,16 @@ class Connection(Protocol):
         Raises Fault unauthenticated, token_expired, permission_denied (another user's).
         """
 
-    def subscribed(self, channel: str, join: Join) -> None:
-        """Note a subscription. Raises Fault conflict, rate_limited."""
+    def overhear(self, frame: bytes) -> None:
+        """Take a ready frame that tells of others' presence."""
+
+    def subscribed(self, channel: str, join: Join, seat: Seat | None) -> None:
+        """Note a subscription, with the seat that it has where it is one with presence. Raises
+        Fault conflict, rate_limited.
+        """
+
+    def seat(self, channel: str) -> Seat | None:
+        """The seat of a subscription that has one."""
 
     async def follow(self, channel: str, join: Join) -> None:
         """Let a noted subscription's events flow."""
