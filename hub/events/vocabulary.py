@@ -137,8 +137,8 @@ def presence(
 
 
 def instant(ms: int) -> str:
-    """An instant in RFC 3339, UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat()
+    """An instant in RFC 3339, UTC, as results of operations write it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def encode(event: dict[str, Any]) -> bytes:
