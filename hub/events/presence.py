@@ -11,8 +11,8 @@ import asyncio
 import time
 from collections.abc import Collection, Coroutine
 from contextlib import suppress
-from math import ceil, inf
-from typing import Any, Final, Protocol
+from math import inf
+from typing import Any, Final
 
 from hub.backplane.interface import Backplane
 from hub.events.agenda import Agenda
@@ -23,12 +23,10 @@ from hub.events.roster import (
     Roster,
     Whisper,
     WhisperKind,
-    difference,
 )
+from hub.events.seat import Aside, Onlooker, Room, Seat
 from hub.events.vocabulary import presence
 from hub.faults import Fault
-from hub.protocol.codec import encode_whisper
-from hub.protocol.rfc6455 import text_frame
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
 
@@ -36,93 +34,8 @@ RENEWALS: Final = 3
 """How often a member is renewed in its time to live."""
 TYPING_EVERY_S: Final = 2.0
 """Typing that was passed on so recently need not be passed on again."""
-TYPING_RATE: Final = 0.5
-TYPING_BURST: Final = 5
-"""How often a seat may begin to type: so many times at once, and then at that rate a second."""
 CLOSE_S: Final = 2.0
-
-
-class Onlooker(Protocol):
-    """Who is told of others: a connection."""
-
-    def overhear(self, frame: bytes) -> None:
-        """Take a ready frame. Called on the loop; must not block or raise."""
-
-
-class Seat:
-    """A connection's place in a channel. It is told of changes from ``begin`` to ``leave``."""
-
-    __slots__ = (
-        "_at", "_onlooker", "_presence", "_room", "_tokens", "begun", "left", "told",
-        "typing_until", "user_id",
-    )  # fmt: skip
-
-    def __init__(
-        self, owner: "Presence", room: "_Room", user_id: str, onlooker: Onlooker, now: float
-    ) -> None:
-        self._presence = owner
-        self._room = room
-        self._onlooker = onlooker
-        self._tokens, self._at = float(TYPING_BURST), now
-        self.user_id = user_id
-        self.told: list[Present] = []
-        self.typing_until = 0.0
-        self.begun = False
-        self.left = False
-
-    def present(self) -> list[Present]:
-        """Who is there now; what changes after this is told from ``begin`` on."""
-        self.told = self._room.roster.present()
-        return self.told
-
-    def begin(self) -> None:
-        """Be told, first of what has changed since ``present``. Not after ``leave``."""
-        if not self.left and not self.begun:
-            self.begun = True
-            now = self._room.roster.present()
-            self._presence.tell(self._room, difference(self.told, now), (self,))
-            self.told = []
-
-    async def type(self, typing: bool) -> None:
-        """Tell others that this user types, or does no more.
-
-        Raises Fault rate_limited, backend_unavailable.
-        """
-        await self._presence.type(self._room, self, typing)
-
-    def leave(self) -> None:
-        """Give the seat up. Idempotent."""
-        if not self.left:
-            self.left = True
-            self._presence.leave(self._room, self)
-
-    def overhear(self, frame: bytes) -> None:
-        self._onlooker.overhear(frame)
-
-    def wait_ms(self, now: float) -> int:
-        """Take a token for typing; 0, or how long until there is one."""
-        self._tokens = min(TYPING_BURST, self._tokens + (now - self._at) * TYPING_RATE)
-        self._at = now
-        if self._tokens < 1:
-            return ceil((1 - self._tokens) / TYPING_RATE * 1000)
-        self._tokens -= 1
-        return 0
-
-
-class _Room:
-    """A channel in which somebody of this node sits, or sat until a moment ago."""
-
-    def __init__(self, channel: str, roster: Roster) -> None:
-        self.channel = channel
-        self.roster = roster
-        self.seats: dict[Seat, None] = {}
-        self.typed: dict[str, float] = {}  # when a user's typing was passed on
-        self.lock = asyncio.Lock()  # one exchange with the backplane at a time
-        self.counted = 0  # members in the gauge
-        self.overheard = False
-        self.renewing = False
-        self.closed = False
-        self.renew_at = inf
+"""How long a node that ends tries to take its members out."""
 
 
 class Presence:
@@ -137,7 +50,7 @@ class Presence:
         self._node = node
         self._ttl_s = ttl_s
         self._renew_s = ttl_s / RENEWALS
-        self._rooms: dict[str, _Room] = {}
+        self._rooms: dict[str, Room] = {}
         self._agenda = Agenda(self._wake)
         self._tasks: set[asyncio.Task[None]] = set()
         self._away = False
@@ -147,7 +60,7 @@ class Presence:
         while True:
             room = self._rooms.get(channel)
             if room is None:
-                room = self._rooms[channel] = _Room(channel, Roster(self._node))
+                room = self._rooms[channel] = Room(channel, Roster(self._node))
             async with room.lock:
                 if room.closed:
                     continue
@@ -179,45 +92,49 @@ class Presence:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         rooms, self._rooms = list(self._rooms.values()), {}
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*(self._empty(room) for room in rooms))
-        except (Fault, TimeoutError) as error:
-            log.info("could not say who leaves with this node", why=str(error))
+        emptied = [asyncio.create_task(self._empty(room)) for room in rooms]
+        if emptied:
+            # Where it fails, they run out.
+            _, late = await asyncio.wait(emptied, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
-    async def _empty(self, room: _Room) -> None:
+    async def _empty(self, room: Room) -> None:
         room.roster.empty()
         self._count(room)
         leave = [member.encode() for member in room.roster.plan(0).leave]
-        await self._backplane.attend(room.channel, (), self._ttl_s, leave=leave)
+        with suppress(Fault):
+            await self._backplane.attend(room.channel, (), self._ttl_s, leave=leave)
 
     # --- seats ---
 
-    def leave(self, room: _Room, seat: Seat) -> None:
+    def leave(self, room: Room, seat: Seat) -> None:
         """A seat is free."""
         now = _now()
         del room.seats[seat]
         room.roster.stand(seat.user_id, now)
         if seat.typing_until > now and not self._types(room, seat.user_id, now):
+            room.typed.pop(seat.user_id, None)
             self._spawn(self._say(room, room.roster.of("silent", seat.user_id)))
         self._schedule(room)
 
-    def tell(self, room: _Room, changes: Collection[Change], seats: Collection[Seat]) -> None:
-        """Tell these seats what has changed, each frame made once; nobody is told of themself."""
+    def tell(self, room: Room, changes: Collection[Change], seats: Collection[Seat]) -> None:
+        """Tell these seats what has changed, each event framed once; nobody is told of themself."""
         for change in changes:
             who = change.member
             event = presence(change.kind, who.user_id, who.name, who.since, change.typing)
-            frame = text_frame(encode_whisper(room.channel, event))
+            aside = Aside(room.channel, event)
             told = 0
             for seat in seats:  # one whose outbox overflows leaves at once
                 if seat.begun and not seat.left and seat.user_id != who.user_id:
-                    seat.overhear(frame)
+                    seat.deliver(aside)
                     told += 1
             self._metrics.presence_events.labels(change.kind).inc(told)
 
     # --- typing ---
 
-    async def type(self, room: _Room, seat: Seat, typing: bool) -> None:
+    async def type(self, room: Room, seat: Seat, typing: bool) -> None:
         """Pass on that somebody types, or does no more, unless it is known."""
         now = _now()
         user_id = seat.user_id
@@ -237,16 +154,16 @@ class Presence:
                 room.typed.pop(user_id, None)
                 await self._insist(room, "silent", user_id)
 
-    async def _insist(self, room: _Room, kind: WhisperKind, user_id: str) -> None:
+    async def _insist(self, room: Room, kind: WhisperKind, user_id: str) -> None:
         for whisper in room.roster.of(kind, user_id):
             await self._backplane.whisper(room.channel, whisper.encode())
 
-    def _types(self, room: _Room, user_id: str, now: float) -> bool:
+    def _types(self, room: Room, user_id: str, now: float) -> bool:
         return any(seat.user_id == user_id and seat.typing_until > now for seat in room.seats)
 
     # --- the backplane ---
 
-    async def _exchange(self, room: _Room) -> None:
+    async def _exchange(self, room: Room) -> None:
         """Renew this node's members, see the others, and tell those whom it concerns. Under the
         room's lock. Raises Fault("backend_unavailable").
         """
@@ -273,7 +190,7 @@ class Presence:
         self.tell(room, changes, tuple(room.seats))
         await self._say(room, whispers)
 
-    async def _say(self, room: _Room, whispers: Collection[Whisper]) -> None:
+    async def _say(self, room: Room, whispers: Collection[Whisper]) -> None:
         """Whisper, if it can be: what is lost, other nodes find out when they look."""
         with suppress(Fault):
             for whisper in whispers:
@@ -289,7 +206,7 @@ class Presence:
             self.tell(room, room.roster.hear(whisper, _now()), tuple(room.seats))
         self._schedule(room)
 
-    async def _renew(self, room: _Room) -> None:
+    async def _renew(self, room: Room) -> None:
         try:
             async with room.lock:
                 if room.closed:
@@ -316,14 +233,14 @@ class Presence:
             log.info("who is present is known again")
         self._away = fault is not None
 
-    def _count(self, room: _Room) -> None:
+    def _count(self, room: Room) -> None:
         members = len(room.roster.own)
         self._metrics.presence_members.inc(members - room.counted)
         room.counted = members
 
     # --- time ---
 
-    def _schedule(self, room: _Room) -> None:
+    def _schedule(self, room: Room) -> None:
         """See that the room is woken when something is due there."""
         if room.closed:
             return
@@ -332,7 +249,7 @@ class Presence:
             due = min(due, room.renew_at, room.roster.next_leave())
         self._agenda.set(room, due)
 
-    def _wake(self, room: _Room) -> None:
+    def _wake(self, room: Room) -> None:
         now = _now()
         self.tell(room, room.roster.lapse(now), tuple(room.seats))
         if not room.renewing and min(room.renew_at, room.roster.next_leave()) <= now:

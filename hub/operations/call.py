@@ -11,8 +11,10 @@ from typing import Any, Protocol
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.backplane.interface import Backplane
+from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join, Reader
-from hub.events.presence import Presence, Seat
+from hub.events.presence import Presence
+from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
 from hub.identity.tokens import Claims, Tokens
@@ -59,8 +61,9 @@ class Connection(Protocol):
         Raises Fault unauthenticated, token_expired, permission_denied (another user's).
         """
 
-    def overhear(self, frame: bytes) -> None:
-        """Take a ready frame that tells of others' presence."""
+    @property
+    def deliver(self) -> Callable[[Delivery], None]:
+        """Take an event of others' presence."""
 
     def subscribed(self, channel: str, join: Join, seat: Seat | None) -> None:
         """Note a subscription, with the seat that it has where it is one with presence. Raises

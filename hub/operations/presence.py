@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pydantic import Field
 from sqlmodel import col, select
 
-from hub.events.presence import Seat
 from hub.events.roster import Present
+from hub.events.seat import Seat
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation

@@ -13,7 +13,7 @@ from typing import Any
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join, Reader
 from hub.events.outbox import FlushScheduler, Outbox
-from hub.events.presence import Seat
+from hub.events.seat import Seat
 from hub.faults import CLOSES, Fault
 from hub.ids import new_id
 from hub.operations.call import ANONYMOUS, AfterReply, Call, Services
@@ -193,9 +193,6 @@ class SocketConnection:
 
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         self.send(encode_notice(method, params))
-
-    def overhear(self, frame: bytes) -> None:
-        self._outbox.put(frame)
 
     async def room(self) -> None:
         await self._outbox.room()

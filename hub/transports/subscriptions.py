@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from hub.events.fanout import Fanout, Join, Reader
-from hub.events.presence import Seat
+from hub.events.seat import Seat
 from hub.faults import Fault
 
 MAX_SUBSCRIPTIONS: Final = 200

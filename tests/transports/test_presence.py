@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from hub.events import presence, roster
+from hub.events import presence, roster, seat
 from hub.ids import new_id
 from tests.agents.agui import accept
 from tests.interaction.drivers import Refused, Socket, eventually, open_socket
@@ -235,16 +235,16 @@ async def test_typing_is_not_passed_on_for_ever(place: Place) -> None:
     await news(here)
     assert (await news(here))[1]["typing"] is True
     say = "channel.typing", {"channel": place.channel, "typing": True}
-    for _ in range(presence.TYPING_BURST - 1):
+    for _ in range(seat.TYPING_BURST - 1):
         await there.ask("channel.typing", {"channel": place.channel, "typing": False})
         await there.ask(*say)
     await there.ask("channel.typing", {"channel": place.channel, "typing": False})
     with pytest.raises(Refused, match="rate_limited") as refusal:
         await there.ask(*say)
     wait_ms = refusal.value.details["retry_after_ms"]
-    assert 0 < wait_ms <= 1000 / presence.TYPING_RATE
-    told = [(await news(here))[1]["typing"] for _ in range(2 * presence.TYPING_BURST - 1)]
-    assert told == [False, True] * (presence.TYPING_BURST - 1) + [False]
+    assert 0 < wait_ms <= 1000 / seat.TYPING_RATE
+    told = [(await news(here))[1]["typing"] for _ in range(2 * seat.TYPING_BURST - 1)]
+    assert told == [False, True] * (seat.TYPING_BURST - 1) + [False]
     assert untold(here) == []
 
 
