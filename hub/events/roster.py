@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-LINGER_S: Final = 2.0
+LINGER_S: Final = 3.0
 """A user who has left is still present for so long: a page that is loaded again, a connection that
-is made again, is no news to anybody.
+comes back from a node that goes away, is no news to anybody.
 """
 TYPING_S: Final = 6.0
 """Typing that is not said again for so long is over."""
