@@ -20,6 +20,7 @@ from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
 from hub.backplane.choice import open_backplane
 from hub.events.fanout import Fanout
+from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
 from hub.identity.passwords import Passwords
@@ -126,11 +127,14 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(fanout.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
+    presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
+    stack.push_async_callback(presence.close)
     return Services(
         settings=settings,
         database=database,
         backplane=backplane,
         fanout=fanout,
+        presence=presence,
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
         authority=authority,

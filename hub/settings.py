@@ -165,6 +165,15 @@ class Settings(BaseSettings):
         "over after it. 0: at once. Give whoever stops the process 3 s more before it kills.",
     )
 
+    presence_ttl_s: float = Field(
+        40.0,
+        ge=1,
+        le=45,
+        alias="HUB_PRESENCE_TTL",
+        description="Seconds for which who is present is kept without being renewed, which is done "
+        "three times in it: the users of a node that died are gone after this and a third of it.",
+    )
+
     @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

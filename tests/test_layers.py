@@ -57,6 +57,7 @@ PURE: Final = (
     "hub.events.fold",
     "hub.events.position",
     "hub.events.recovery",
+    "hub.events.roster",
     "hub.events.snapshot",
     "hub.events.vocabulary",
     "hub.agents.run_state",

@@ -30,7 +30,7 @@ export class Hub {
   #session;
   #socket = null;
   #calls = new Map();
-  #subscriptions = new Map(); // channel -> {onEvent, at}
+  #subscriptions = new Map(); // channel -> {onEvent, onPresence, there, at}
   #nextId = 1;
   #attempt = 0;
   #refresh = 0;
@@ -56,8 +56,9 @@ export class Hub {
     });
   }
 
-  async subscribe(channel, onEvent) {
-    const subscription = { onEvent, at: null };
+  // onPresence, if given, is called with all who are present, whenever that changes.
+  async subscribe(channel, onEvent, onPresence = null) {
+    const subscription = { onEvent, onPresence, there: new Map(), at: null };
     this.#subscriptions.set(channel, subscription);
     await this.#follow(channel, subscription, "start");
   }
@@ -133,8 +134,13 @@ export class Hub {
   // --- channels ---
 
   async #follow(channel, subscription, since) {
-    const answer = await this.call("channel.subscribe", { channel, since });
+    const presence = subscription.onPresence !== null;
+    const answer = await this.call("channel.subscribe", { channel, since, ...(presence && { presence }) });
     if (this.#subscriptions.get(channel) !== subscription) return;
+    if (presence) {
+      subscription.there = new Map(answer.presence.map((who) => [who.user_id, who]));
+      subscription.onPresence([...subscription.there.values()]);
+    }
     subscription.at = { epoch: answer.epoch, seq: answer.seq };
     if (answer.snapshot) subscription.onEvent(answer.snapshot);
   }
@@ -147,8 +153,19 @@ export class Hub {
   #event({ channel, epoch, seq, event }) {
     const subscription = this.#subscriptions.get(channel);
     if (!subscription?.at) return;
+    if (seq === undefined) {
+      // At no position: somebody else has come or gone, or types.
+      if (subscription.onPresence) this.#presence(subscription, event);
+      return;
+    }
     subscription.at = { epoch, seq };
     subscription.onEvent(event);
+  }
+
+  #presence({ there, onPresence }, { name, value }) {
+    if (name === "presence.left") there.delete(value.user_id);
+    else if (name.startsWith("presence.")) there.set(value.user_id, { ...there.get(value.user_id), ...value });
+    onPresence([...there.values()]);
   }
 
   // --- credentials ---

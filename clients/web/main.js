@@ -6,6 +6,8 @@ const $ = (id) => document.getElementById(id);
 let hub = null;
 let conversation = null; // the open one
 let run = null; // the run in progress there
+let me = null; // the user's id
+let typedAt = 0; // when it was last told that one types; 0 if it is not so
 const items = new Map(); // message id -> its list item
 
 function show(signedIn) {
@@ -21,6 +23,7 @@ function begin(session) {
     ready: (params) => {
       $("notice").textContent = "";
       $("who").textContent = params.roles.join(", ");
+      me = params.user;
     },
     offline: () => ($("notice").textContent = "Connecting…"),
     signedOut: () => location.reload(),
@@ -82,7 +85,9 @@ $("new").onclick = () => {
 function leave() {
   if (conversation) hub.unsubscribe(`conversation:${conversation.id}`).catch(() => {});
   conversation = null;
+  typedAt = 0;
   running(null);
+  present([]);
   items.clear();
   $("messages").replaceChildren();
 }
@@ -105,8 +110,36 @@ async function open(chosen) {
     for (const message of page.items) put(message);
     cursor = page.next_cursor;
   } while (cursor);
-  await hub.subscribe(`conversation:${chosen.id}`, (event) => conversation === chosen && apply(event));
+  await hub.subscribe(
+    `conversation:${chosen.id}`,
+    (event) => conversation === chosen && apply(event),
+    (there) => conversation === chosen && present(there),
+  );
 }
+
+// --- who is here ---
+
+const TYPING_AGAIN_MS = 3_000;
+
+function present(there) {
+  const others = there.filter((who) => who.user_id !== me);
+  const names = (some) => some.map((who) => who.name ?? "somebody").join(", ");
+  const typing = others.filter((who) => who.typing);
+  const said = [
+    others.length ? `Also here: ${names(others)}.` : "",
+    typing.length ? `${names(typing)} ${typing.length > 1 ? "are" : "is"} typing…` : "",
+  ].join(" ").trim();
+  // A live region that is set to what it says already may be read aloud again.
+  if ($("present").textContent !== said) $("present").textContent = said;
+}
+
+function typing(now) {
+  if (!conversation || !hub.ready || (now ? Date.now() - typedAt < TYPING_AGAIN_MS : !typedAt)) return;
+  typedAt = now ? Date.now() : 0;
+  hub.call("channel.typing", { channel: `conversation:${conversation.id}`, typing: now }).catch(() => {});
+}
+
+$("text").oninput = () => typing($("text").value !== "");
 
 // --- messages ---
 
@@ -173,6 +206,7 @@ $("composer").onsubmit = async (event) => {
   const content = $("text").value.trim();
   if (!content) return;
   $("text").value = "";
+  typing(false);
   try {
     if (!conversation) {
       const made = await hub.call("conversation.create", { title: content.slice(0, 60) });

@@ -12,7 +12,7 @@ the next one has another epoch, so that a position is never mistaken for one in 
 ``Fault("backend_unavailable")`` within a few seconds; nothing hangs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -83,6 +83,14 @@ connection was repaired (messages may have been missed) it is called once per ch
 ControlSink = Callable[[bytes], None]
 """Called with each message published on a control topic that was listened to."""
 
+WhisperSink = Callable[[str, bytes], None]
+"""Called as ``sink(channel, data)`` for each message whispered on a channel that is overheard.
+
+Called on the event loop, in the order of each node's whispers; it must not block or raise. After a
+broken connection was repaired (whispers may have been missed) it is called once per channel as
+``sink(channel, b"")``.
+"""
+
 LOG_MAX_ENTRIES: Final = 10_000
 """A log holds at least this many of its newest entries (it may hold a few more), unless a limit of
 bytes comes first.
@@ -143,6 +151,34 @@ class Backplane(Protocol):
 
     async def unsubscribe(self, channel: str) -> None:
         """Deliver no more of this channel. Not subscribed is fine."""
+
+    # --- what is not kept: whispers, and who is present ---
+
+    async def whisper(self, channel: str, data: bytes) -> None:
+        """Send ``data``, which is not empty, to the nodes that overhear the channel (this one too,
+        if it does). Not kept, and no part of the log.
+        """
+
+    async def overhear(self, channel: str, sink: WhisperSink) -> None:
+        """Deliver the channel's whispers to ``sink`` from now on. When this returns, everything
+        whispered later is delivered. A second call for a channel replaces the sink.
+        """
+
+    async def disregard(self, channel: str) -> None:
+        """Deliver no more whispers of this channel. Not overheard is fine."""
+
+    async def attend(
+        self,
+        channel: str,
+        members: Collection[bytes],
+        ttl_s: float,
+        *,
+        leave: Collection[bytes] = (),
+    ) -> frozenset[bytes]:
+        """Have ``members`` present in the channel for ``ttl_s`` from now, by the backplane's clock,
+        and those of ``leave`` no more. Answers who was present just before, of all nodes; without
+        any members it is a mere look. Atomic.
+        """
 
     # --- control messages ---
 

@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 
 from hub.backplane.expiring import Expiring
@@ -20,6 +20,7 @@ from hub.backplane.interface import (
     Lease,
     LeaseLost,
     LogSlice,
+    WhisperSink,
 )
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory_logs import Log, MemoryLogs
@@ -61,6 +62,8 @@ class MemoryShared:
         self.logs = MemoryLogs(self.limits)
         self.sinks: dict[str, dict[int, EntrySink]] = {}
         self.listeners: dict[str, list[tuple[int, ControlSink]]] = {}
+        self.whisperers: dict[str, dict[int, WhisperSink]] = {}
+        self.present: Expiring[str, dict[bytes, float]] = Expiring()  # until when, by member
         self.leases: Expiring[str, Lease] = Expiring()
         self.fences: Expiring[str, Lease] = Expiring()  # by whom a lease was taken last
         self.queues: dict[str, _Queue] = {}
@@ -73,6 +76,7 @@ class MemoryShared:
     def clear(self) -> None:
         """Lose everything that is held, as a Redis that was flushed; subscriptions stay."""
         self.logs.clear()
+        self.present.clear()
         self.leases.clear()
         self.fences.clear()
         self.cache.clear()
@@ -115,6 +119,8 @@ class MemoryBackplane:
         shared, me = self._shared, id(self)
         for channel in [name for name, sinks in shared.sinks.items() if me in sinks]:
             self._forget(channel)
+        for channel in [name for name, sinks in shared.whisperers.items() if me in sinks]:
+            await self.disregard(channel)
         for topic, sinks in tuple(shared.listeners.items()):
             shared.listeners[topic] = [pair for pair in sinks if pair[0] != me]
 
@@ -178,6 +184,44 @@ class MemoryBackplane:
             sinks.pop(id(self), None)
             if not sinks:
                 del self._shared.sinks[channel]
+
+    # --- what is not kept: whispers, and who is present ---
+
+    async def whisper(self, channel: str, data: bytes) -> None:
+        for sink in tuple(self._shared.whisperers.get(channel, {}).values()):
+            call_sink(sink, channel, data)
+
+    async def overhear(self, channel: str, sink: WhisperSink) -> None:
+        self._shared.whisperers.setdefault(channel, {})[id(self)] = sink
+
+    async def disregard(self, channel: str) -> None:
+        sinks = self._shared.whisperers.get(channel)
+        if sinks is not None:
+            sinks.pop(id(self), None)
+            if not sinks:
+                del self._shared.whisperers[channel]
+
+    async def attend(
+        self,
+        channel: str,
+        members: Collection[bytes],
+        ttl_s: float,
+        *,
+        leave: Collection[bytes] = (),
+    ) -> frozenset[bytes]:
+        shared = self._shared
+        now = shared.clock()
+        held = shared.present.get(channel, now) or {}
+        held = {member: until for member, until in held.items() if until > now}
+        before = frozenset(held)
+        held.update(dict.fromkeys(members, now + ttl_s))
+        for member in leave:
+            held.pop(member, None)
+        if held:
+            shared.present.put(channel, held, max(held.values()), now)
+        else:
+            shared.present.drop(channel)
+        return before
 
     # --- control messages ---
 

@@ -8,6 +8,7 @@ received by one task per server (``redis_pubsub``).
 import asyncio
 import math
 import secrets
+from collections.abc import Collection
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,7 @@ from hub.backplane.interface import (
     Lease,
     LeaseLost,
     LogSlice,
+    WhisperSink,
 )
 from hub.backplane.limits import LogLimits
 from hub.backplane.redis_keys import Keys
@@ -175,6 +177,41 @@ class RedisBackplane:
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscriber.unsubscribe(self._keys.of(channel).entries)
+
+    # --- what is not kept: whispers, and who is present ---
+
+    async def whisper(self, channel: str, data: bytes) -> None:
+        keys = self._keys.of(channel)
+        await self._topology.call(Call(keys.partition, [self._publish, keys.whisper, data]))
+
+    async def overhear(self, channel: str, sink: WhisperSink) -> None:
+        def deliver(message: bytes) -> None:
+            call_sink(sink, channel, message)
+
+        def repaired() -> None:
+            call_sink(sink, channel, b"")
+
+        keys = self._keys.of(channel)
+        sharded = self._topology.clustered
+        await self._subscriber.subscribe(
+            Subscription(keys.whisper, keys.partition, sharded, deliver, repaired)
+        )
+
+    async def disregard(self, channel: str) -> None:
+        self._subscriber.unsubscribe(self._keys.of(channel).whisper)
+
+    async def attend(
+        self,
+        channel: str,
+        members: Collection[bytes],
+        ttl_s: float,
+        *,
+        leave: Collection[bytes] = (),
+    ) -> frozenset[bytes]:
+        keys = self._keys.of(channel)
+        script = self._scripts.attend
+        line = [_ms(ttl_s), len(members), *members, *leave]
+        return frozenset(await self._run(script, keys.partition, [keys.present], *line))
 
     # --- control messages ---
 

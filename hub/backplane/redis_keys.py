@@ -11,12 +11,16 @@ PARTITIONS = 128
 
 
 class ChannelKeys(NamedTuple):
-    """The keys of a channel, and the pub/sub channel of its entries; all of one partition."""
+    """The keys of a channel, and the pub/sub channels of its entries and of what is whispered
+    there; all of one partition.
+    """
 
     partition: int
     meta: bytes
     log: bytes
     entries: bytes
+    whisper: bytes
+    present: bytes
     lease: bytes
     fence: bytes
     key: bytes  # in front of an idempotency key
@@ -42,6 +46,8 @@ class Keys:
             key("meta"),
             key("log"),
             key("entries"),
+            key("whisper"),
+            key("present"),
             key("lease"),
             key("fence"),
             # With its length, or "a:b" and key "c" would be "a" and key "b:c".

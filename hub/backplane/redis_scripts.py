@@ -19,6 +19,7 @@ class Scripts:
 
     append: Script
     read: Script
+    attend: Script
     acquire: Script
     renew: Script
     release: Script

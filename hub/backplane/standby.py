@@ -14,6 +14,7 @@ included, is not ``shared``: it is said again in the shared log.
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 from hub.backplane.interface import (
@@ -25,6 +26,7 @@ from hub.backplane.interface import (
     Lease,
     LeaseLost,
     LogSlice,
+    WhisperSink,
 )
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
@@ -276,6 +278,29 @@ class StandbyBackplane:
         self._subscribed.discard(channel)
         await self._memory.unsubscribe(channel)
         await self._remote.unsubscribe(channel)
+
+    # --- what is not kept ---
+
+    async def whisper(self, channel: str, data: bytes) -> None:
+        self._raise_away()
+        await self._remote.whisper(channel, data)
+
+    async def overhear(self, channel: str, sink: WhisperSink) -> None:
+        await self._remote.overhear(channel, sink)
+
+    async def disregard(self, channel: str) -> None:
+        await self._remote.disregard(channel)
+
+    async def attend(
+        self,
+        channel: str,
+        members: Collection[bytes],
+        ttl_s: float,
+        *,
+        leave: Collection[bytes] = (),
+    ) -> frozenset[bytes]:
+        self._raise_away()
+        return await self._remote.attend(channel, members, ttl_s, leave=leave)
 
     # --- control messages ---
 

@@ -7,6 +7,7 @@ stand between a model's token and the wire.
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -117,6 +118,27 @@ def step_finished(name: str) -> bytes:
 def messages_snapshot(messages: Sequence[Message]) -> dict[str, Any]:
     """All messages of a conversation, as a value (a reply carries it, or ``encode`` does)."""
     return {"type": "MESSAGES_SNAPSHOT", "messages": list(messages)}
+
+
+def presence(
+    kind: str, user_id: str, name: str, since_ms: int, typing: bool | None = None
+) -> bytes:
+    """Somebody has ``joined`` or ``left``, or is ``typing`` or not. ``name`` may be empty; who has
+    joined is there since ``since_ms`` (Unix time).
+    """
+    value: dict[str, Any] = {"user_id": user_id}
+    if name:
+        value["name"] = name
+    if kind == "joined":
+        value["since"] = instant(since_ms)
+    if kind == "typing":
+        value["typing"] = bool(typing)
+    return orjson.dumps({"type": "CUSTOM", "name": f"presence.{kind}", "value": value})
+
+
+def instant(ms: int) -> str:
+    """An instant in RFC 3339, UTC, as results of operations write it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def encode(event: dict[str, Any]) -> bytes:

@@ -11,7 +11,10 @@ from typing import Any, Protocol
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.backplane.interface import Backplane
+from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join, Reader
+from hub.events.presence import Presence
+from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
 from hub.identity.tokens import Claims, Tokens
@@ -32,6 +35,7 @@ class Services:
     database: Database
     backplane: Backplane
     fanout: Fanout
+    presence: Presence
     accounts: Accounts
     tokens: Tokens
     authority: Authority
@@ -59,8 +63,17 @@ class Connection(Protocol):
         Raises Fault unauthenticated, token_expired, permission_denied (another user's).
         """
 
-    def subscribed(self, channel: str, join: Join) -> None:
-        """Note a subscription. Raises Fault conflict, rate_limited."""
+    @property
+    def deliver(self) -> Callable[[Delivery], None]:
+        """Take an event of others' presence."""
+
+    def subscribed(self, channel: str, join: Join, seat: Seat | None) -> None:
+        """Note a subscription, with the seat that it has where it is one with presence. Raises
+        Fault conflict, rate_limited.
+        """
+
+    def seat(self, channel: str) -> Seat | None:
+        """The seat of a subscription that has one."""
 
     async def follow(self, channel: str, join: Join) -> None:
         """Let a noted subscription's events flow."""

@@ -13,9 +13,8 @@ from hub.events.span import joined
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
-from hub.operations.shapes import MAX_LIMIT, fit
-
-CHANNEL_PATTERN = r"^[a-z]+(:[A-Za-z0-9_]+)?$"
+from hub.operations.presence import Attendee, attendees, only_conversations, take_seat
+from hub.operations.shapes import CHANNEL_PATTERN, MAX_LIMIT, fit
 
 
 class At(Params):
@@ -29,6 +28,12 @@ class Subscribe(Params):
     channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
     since: At | Literal["start"] | None = Field(
         None, description="From now on (none), from the `start`, or after a position."
+    )
+    presence: bool = Field(
+        False,
+        description="Be seen by the others who are present in this conversation, and see them: the "
+        "reply has who is there, and events `presence.joined`, `presence.left` and "
+        "`presence.typing` follow, outside the log and at no position.",
     )
 
 
@@ -44,6 +49,9 @@ class Subscribed(Result):
     seq: int
     recovered: bool
     snapshot: Mapping[str, Any] | None = None
+    presence: list[Attendee] | None = Field(
+        None, description="Who is there, oneself included, if it was asked for."
+    )
 
 
 class Unsubscribe(Params):
@@ -92,6 +100,8 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     """
     connection = call.connection
     assert connection is not None, "declared for the socket only"
+    if params.presence:
+        only_conversations(params.channel)
     since = (
         Position(*params.since.model_dump().values())
         if isinstance(params.since, At)
@@ -99,13 +109,18 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     )
     fanout = call.services.fanout
     join = await fanout.join(params.channel, connection.reader, since)
+    seat = None
     try:
         snapshot = None
         if not join.recovered:
             join.position, snapshot = await _snapshot(call, params.channel, join.position)
-        connection.subscribed(params.channel, join)
+        if params.presence:
+            seat = await take_seat(call, params.channel)
+        connection.subscribed(params.channel, join, seat)
     except BaseException:
         join.abandon()
+        if seat is not None:
+            seat.leave()
         raise
     call.after_reply(lambda: connection.follow(params.channel, join))
     return Subscribed(
@@ -114,6 +129,7 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         seq=join.position.seq,
         recovered=join.recovered,
         snapshot=snapshot,
+        presence=None if seat is None else attendees(seat.present()),
     )
 
 

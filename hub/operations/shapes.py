@@ -16,6 +16,9 @@ Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=32)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text without the null character, which PostgreSQL cannot hold."""
 
+CHANNEL_PATTERN: Final = r"^[a-z]+(:[A-Za-z0-9_]+)?$"
+"""The name of a channel."""
+
 T = TypeVar("T", bound=Result)
 Item = TypeVar("Item")
 

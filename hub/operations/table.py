@@ -4,13 +4,23 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Final
 
-from hub.operations import account, channel, conversation, message, model, run, session
+from hub.operations import (
+    account,
+    channel,
+    conversation,
+    message,
+    model,
+    presence,
+    run,
+    session,
+)
 from hub.operations.operation import AnyOperation, Operation
 
 _FAMILIES: Final[tuple[ModuleType, ...]] = (
     account,
     session,
     channel,
+    presence,
     conversation,
     message,
     run,

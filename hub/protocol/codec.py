@@ -95,6 +95,14 @@ def encode_event(channel: str, epoch: str, seq: int, event: bytes, span: int = 1
     )
 
 
+def encode_whisper(channel: str, event: bytes) -> bytes:
+    """An event of a channel that is no part of its log, and so at no position."""
+    return b'{"jsonrpc":"2.0","method":"event","params":{"channel":%b,"event":%b}}' % (
+        _write(channel),
+        event,
+    )
+
+
 def encode_notice(method: str, params: Mapping[str, Any]) -> bytes:
     """A notification that is not an event: ``session.ready``, ``subscription.ended`` …"""
     return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_write(method), _write(params))

@@ -94,6 +94,17 @@ class Metrics:
             ("what", "reason"),
             registry=registry,
         )
+        self.presence_members = Gauge(
+            "hub_presence_members",
+            "Users present in channels through this process, each once in each channel.",
+            registry=registry,
+        )
+        self.presence_events = Counter(
+            "hub_presence_events",
+            "Events of presence put into outboxes, by kind.",
+            ("kind",),
+            registry=registry,
+        )
         self.runs = Counter("hub_runs", "Runs ended, by status.", ("status",), registry=registry)
         self.runs_active = Gauge(
             "hub_runs_active", "Runs being driven by this process.", registry=registry

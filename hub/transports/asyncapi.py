@@ -9,7 +9,7 @@ from hub.protocol.limits import SUBPROTOCOL
 from hub.transports.openapi import ERROR_SCHEMA, schemas_of
 
 NOTICES: Final[Mapping[str, str]] = {
-    "event": "An event of a channel that is followed, at its position.",
+    "event": "An event of a channel that is followed, at its position; of presence, at none.",
     "session.ready": "The first frame after authentication.",
     "session.expiring": "The access token runs out in 30 s; send `session.refresh`.",
     "session.revoked": "The session is over, and `reason` says why; the close 4503 follows.",

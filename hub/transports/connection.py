@@ -14,6 +14,7 @@ from typing import Any
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join, Reader
 from hub.events.outbox import FlushScheduler, Outbox
+from hub.events.seat import Seat
 from hub.faults import CLOSES, Fault
 from hub.ids import new_id
 from hub.operations.call import ANONYMOUS, AfterReply, Call, Services
@@ -82,7 +83,7 @@ class SocketConnection:
         if not self._seated.by_address(self._address):
             self.on(Event.TOO_MANY)
 
-    def seat(self, user_id: str) -> None:
+    def seat_user(self, user_id: str) -> None:
         if not self._seated.by_user(user_id):
             self.on(Event.TOO_MANY)
 
@@ -234,8 +235,11 @@ class SocketConnection:
 
     # --- subscriptions ---
 
-    def subscribed(self, channel: str, join: Join) -> None:
-        self.subscriptions.add(channel, join)
+    def subscribed(self, channel: str, join: Join, seat: Seat | None) -> None:
+        self.subscriptions.add(channel, join, seat)
+
+    def seat(self, channel: str) -> Seat | None:
+        return self.subscriptions.seat(channel)
 
     async def follow(self, channel: str, join: Join) -> None:
         await self.subscriptions.follow(channel, join, self.login.check_now)

@@ -41,7 +41,7 @@ class Host(Protocol):
     def on(self, event: Event) -> None:
         """Something happened to the session."""
 
-    def seat(self, user_id: str) -> None:
+    def seat_user(self, user_id: str) -> None:
         """Somebody shows valid credentials; close if they have too many connections already."""
 
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Login:
             raise Fault("permission_denied", "A connection stays with its user and tenant.")
         first = host.opening
         if first:
-            host.seat(claims.user_id)
+            host.seat_user(claims.user_id)
         host.on(Event.AUTHENTICATED if first else Event.REFRESHED)
         if not host.open:
             raise Fault("unauthenticated")

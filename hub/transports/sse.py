@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hub.backplane.interface import Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join
-from hub.events.position import parse_since
+from hub.events.position import Since, parse_since
 from hub.events.span import join
 from hub.faults import Fault
 from hub.identity.authority import NoStanding
@@ -249,21 +249,7 @@ class EventStreams:
                 raise Fault("invalid_params", f"since: {error}") from None
             if request.method == "HEAD":
                 return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-            joined = self._services.metrics.joined.labels("outbox")
-            reader = _StreamReader(channel, joined.inc)
-            join = await self._services.fanout.join(channel, reader, since)
-            if not join.recovered:
-                try:
-                    kind, _, identifier = channel.partition(":")
-                    if kind == "conversation":
-                        taken = await self._services.transcript.snapshot(
-                            call.actor.tenant_id, identifier
-                        )
-                        join.position = taken.position
-                        reader.put(_snapshot(taken.position, taken.event))
-                except BaseException:
-                    join.abandon()
-                    raise
+            reader, join = await self._join(channel, since, call.actor.tenant_id)
         except Fault as fault:
             log_failure(fault, method=self._operation.name, trace_id=trace_id)
             return fault_response(fault, trace_id)
@@ -295,6 +281,23 @@ class EventStreams:
             reader.leave()
         content = self._stream(channel, reader, join, still_allowed)
         return _EventResponse(content, reader, still_allowed, release)
+
+    async def _join(self, channel: str, since: Since, tenant_id: str) -> tuple[_StreamReader, Join]:
+        """A reader that is to follow the channel, told its state if it cannot be continued."""
+        services = self._services
+        reader = _StreamReader(channel, services.metrics.joined.labels("outbox").inc)
+        join = await services.fanout.join(channel, reader, since)
+        if not join.recovered:
+            try:
+                kind, _, identifier = channel.partition(":")
+                if kind == "conversation":
+                    taken = await services.transcript.snapshot(tenant_id, identifier)
+                    join.position = taken.position
+                    reader.put(_snapshot(taken.position, taken.event))
+            except BaseException:
+                join.abandon()
+                raise
+        return reader, join
 
     async def _stream(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from hub.events.fanout import Fanout, Join, Reader
+from hub.events.seat import Seat
 from hub.faults import Fault
 
 MAX_SUBSCRIPTIONS: Final = 200
@@ -17,7 +18,7 @@ Forget = Callable[[str], None]
 class Subscriptions:
     """The subscriptions of one ``reader``; iterates over a copy of their channels."""
 
-    __slots__ = ("_fanout", "_forget", "_joins", "_notice", "_reader")
+    __slots__ = ("_fanout", "_forget", "_joins", "_notice", "_reader", "_seats")
 
     def __init__(self, fanout: Fanout, reader: Reader, notice: Notice, forget: Forget) -> None:
         self._fanout = fanout
@@ -25,6 +26,7 @@ class Subscriptions:
         self._notice = notice
         self._forget = forget
         self._joins: dict[str, Join] = {}
+        self._seats: dict[str, Seat] = {}  # of those with presence
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._joins))
@@ -35,13 +37,19 @@ class Subscriptions:
     def __contains__(self, channel: object) -> bool:
         return channel in self._joins
 
-    def add(self, channel: str, join: Join) -> None:
+    def add(self, channel: str, join: Join, seat: Seat | None) -> None:
         """Note a subscription. Raises Fault conflict, rate_limited."""
         if channel in self._joins:
             raise Fault("conflict", "Already subscribed; unsubscribe first.")
         if len(self._joins) >= MAX_SUBSCRIPTIONS:
             raise Fault("rate_limited", f"{MAX_SUBSCRIPTIONS} channels at most; leave one first.")
         self._joins[channel] = join
+        if seat is not None:
+            self._seats[channel] = seat
+
+    def seat(self, channel: str) -> Seat | None:
+        """The seat of a subscription with presence."""
+        return self._seats.get(channel)
 
     async def follow(
         self, channel: str, join: Join, check: Callable[[str], Awaitable[None]]
@@ -58,6 +66,9 @@ class Subscriptions:
             await check(channel)
             if self._joins.get(channel) is not join:
                 return
+            seat = self._seats.get(channel)
+            if seat is not None:
+                seat.begin()
             await join.follow()
         except Fault as fault:
             if self._joins.get(channel) is join:
@@ -68,7 +79,7 @@ class Subscriptions:
 
     def drop(self, channel: str) -> bool:
         """End a subscription without a word; whether there was one."""
-        join = self._joins.pop(channel, None)
+        join = self._remove(channel)
         if join is None:
             return False
         join.abandon()
@@ -85,8 +96,14 @@ class Subscriptions:
 
     def ended(self, channel: str, reason: str) -> None:
         """The fan-out has ended a subscription; say why."""
-        if self._joins.pop(channel, None) is not None:
+        if self._remove(channel) is not None:
             self._tell(channel, reason)
+
+    def _remove(self, channel: str) -> Join | None:
+        seat = self._seats.pop(channel, None)
+        if seat is not None:
+            seat.leave()
+        return self._joins.pop(channel, None)
 
     def _tell(self, channel: str, reason: str) -> None:
         self._notice("subscription.ended", {"channel": channel, "reason": reason})

@@ -31,6 +31,11 @@ EVENTS: dict[str, Callable[[], bytes | tuple[bytes, ...]]] = {
     "REASONING_END": lambda: say.reasoning_end("m_3"),
     "STEP_STARTED": lambda: say.step_started("think"),
     "STEP_FINISHED": lambda: say.step_finished("think"),
+    "CUSTOM joined": lambda: say.presence("joined", "u_1", "Ada", 1_700_000_000_123),
+    "CUSTOM joined without a name": lambda: say.presence("joined", "u_1", "", 0),
+    "CUSTOM left": lambda: say.presence("left", "u_1", "Ada", 0),
+    "CUSTOM typing": lambda: say.presence("typing", "u_1", "Ada", 0, typing=True),
+    "CUSTOM silent": lambda: say.presence("typing", "u_1", "", 0, typing=False),
     "MESSAGES_SNAPSHOT": lambda: say.encode(say.messages_snapshot(MESSAGES)),
     "MESSAGES_SNAPSHOT of nothing": lambda: say.encode(say.messages_snapshot([])),
     "MESSAGES_SNAPSHOT in a run": lambda: say.encode(

@@ -18,7 +18,7 @@ async def eventually(true: Callable[[], Awaitable[object]]) -> None:
 
 
 class Sink:
-    """An EntrySink and a ControlSink that remembers, and can be waited on."""
+    """An EntrySink, a ControlSink and a WhisperSink that remembers, and can be waited on."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -31,6 +31,10 @@ class Sink:
 
     def control(self, message: bytes) -> None:
         self.messages.append(message)
+        self._more.set()
+
+    def whisper(self, channel: str, data: bytes) -> None:
+        self.seen.append((channel, "whisper" if data else "", 0, data))
         self._more.set()
 
     @property

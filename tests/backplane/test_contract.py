@@ -275,6 +275,78 @@ async def test_a_control_message_reaches_every_listener_of_every_node(nodes: Nod
         assert sink.messages == [b"0", b"1", b"2", b"3", b"4"]
 
 
+# --- what is not kept ---
+
+
+async def test_a_whisper_reaches_who_overhears_and_is_no_part_of_the_log(nodes: Nodes) -> None:
+    sinks, readers = (Sink(), Sink()), (Sink(), Sink())
+    for node, sink, reader in zip((nodes.one, nodes.two), sinks, readers, strict=True):
+        await node.overhear(CHANNEL, sink.whisper)
+        await node.subscribe(CHANNEL, reader)
+    for at in range(5):
+        await nodes.one.whisper(CHANNEL, b"\x00 %d \xff\r\n" % at)
+    await nodes.two.append(CHANNEL, b"said aloud")
+    for sink, reader in zip(sinks, readers, strict=True):
+        await sink.count(5)
+        await reader.count(1)
+        assert sink.data == [b"\x00 %d \xff\r\n" % at for at in range(5)]
+        assert reader.data == [b"said aloud"]
+    assert [entry.seq for entry in (await nodes.one.read(CHANNEL, 0)).entries] == [1]
+
+
+async def test_a_whisper_is_of_its_channel_alone(nodes: Nodes) -> None:
+    sink = Sink()
+    for channel in MANY:
+        await nodes.two.overhear(channel, sink.whisper)
+    await asyncio.gather(*(nodes.one.whisper(name, name.encode()) for name in MANY))
+    await sink.count(len(MANY))
+    assert sorted((name, data) for name, _, _, data in sink.seen) == sorted(
+        (name, name.encode()) for name in MANY
+    )
+
+
+async def test_who_disregards_a_channel_hears_no_more_of_it(nodes: Nodes) -> None:
+    left, other = Sink(), Sink()
+    await nodes.two.overhear(CHANNEL, left.whisper)
+    await nodes.two.overhear(MANY[2], other.whisper)
+    await nodes.two.disregard(CHANNEL)
+    await nodes.two.disregard("conversation:c_unknown")
+    await nodes.one.whisper(CHANNEL, b"unheard")
+    await nodes.two.overhear(CHANNEL, other.whisper)  # what would have come, comes before this
+    await nodes.one.whisper(CHANNEL, b"heard")
+    await other.count(1)
+    assert (left.data, other.data) == ([], [b"heard"])
+
+
+async def test_who_is_present_is_answered_as_it_was_just_before(nodes: Nodes) -> None:
+    assert await nodes.one.attend(CHANNEL, [b"ada", b"\x00\xff"], 30) == frozenset()
+    assert await nodes.two.attend(CHANNEL, [b"bob"], 30) == {b"ada", b"\x00\xff"}
+    everybody = {b"ada", b"bob", b"\x00\xff"}
+    assert await nodes.one.attend(CHANNEL, [b"ada"], 30, leave=[b"\x00\xff"]) == everybody
+    assert await nodes.two.attend(CHANNEL, (), 30) == {b"ada", b"bob"}
+    assert await nodes.two.attend(MANY[2], (), 30) == frozenset()
+    await nodes.two.attend(CHANNEL, (), 30, leave=[b"ada", b"bob", b"nobody"])
+    assert await nodes.one.attend(CHANNEL, (), 30) == frozenset()
+
+
+async def test_who_is_not_renewed_is_present_no_more(nodes: Nodes) -> None:
+    await nodes.one.attend(CHANNEL, [b"dead"], 0.1)
+    await nodes.one.attend(CHANNEL, [b"alive"], 30)
+
+    async def gone() -> bool:
+        return await nodes.two.attend(CHANNEL, [b"other"], 0.1) <= {b"alive", b"other"}
+
+    await eventually(gone)
+    assert b"alive" in await nodes.two.attend(CHANNEL, (), 30)
+
+
+async def test_who_is_present_is_forgotten_with_everything_else(nodes: Nodes) -> None:
+    await nodes.one.attend(CHANNEL, [b"ada"], 30)
+    nodes.lose()
+    assert await nodes.one.attend(CHANNEL, [b"ada"], 30) == frozenset()
+    assert await nodes.two.attend(CHANNEL, (), 30) == {b"ada"}
+
+
 # --- leases ---
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 
 
@@ -77,3 +78,34 @@ async def test_stop_ends_the_answer_and_keeps_what_was_said(
         await browser_page.get_by_role("button", name="Stop").click()
         await expect(browser_page.get_by_role("button", name="Stop")).to_be_hidden()
         await expect(answer).not_to_be_empty()
+
+
+async def test_the_page_shows_who_else_is_here_and_tells_others_of_typing(
+    served_hub: ServedHub, browser_page: Page
+) -> None:
+    accounts = served_hub.hub.services.accounts
+    session = await served_hub.sign_up("ada@hub.example")
+    tenant_id = served_hub.hub.services.tokens.read(session["access_token"]).tenant_id
+    await accounts.create_user("bob@hub.example", PASSWORD, tenant_id, "admin", "Bob")
+    bob = await accounts.login("bob@hub.example", PASSWORD)
+    await browser_page.goto(served_hub.url)
+    await browser_page.fill("input[name=email]", "ada@hub.example")
+    await browser_page.fill("input[name=password]", PASSWORD)
+    await browser_page.keyboard.press("Enter")
+    await browser_page.fill("#text", "one two three")
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.locator("#messages li.assistant")).to_contain_text("three")
+    conversation = await browser_page.locator("#conversations button").get_attribute("data-id")
+    here = browser_page.get_by_role("status", name="Who is here")
+    await expect(here).to_be_empty()
+    channel = f"conversation:{conversation}"
+    async with open_socket(served_hub.ws_url, bob.access_token) as socket:
+        await socket.ask("channel.subscribe", {"channel": channel, "presence": True})
+        await expect(here).to_have_text("Also here: Bob.")
+        await socket.ask("channel.typing", {"channel": channel, "typing": True})
+        await expect(here).to_have_text("Also here: Bob. Bob is typing…")
+        await browser_page.locator("#text").press_sequentially("and")
+        assert (await socket.event("CUSTOM"))["event"]["value"]["typing"] is True
+        await browser_page.keyboard.press("Enter")
+        assert (await socket.event("CUSTOM"))["event"]["value"]["typing"] is False
+    await expect(here).to_be_empty()

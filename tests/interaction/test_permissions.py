@@ -15,6 +15,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "channel.subscribe": {},
     "channel.history": {},
+    "channel.presence": {},
+    "channel.typing": {"typing": True},
     "conversation.get": {},
     "conversation.update": {"title": "mine now"},
     "conversation.delete": {},

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import hub.protocol
+from hub.events.roster import LINGER_S, TYPING_S
+from hub.events.seat import TYPING_BURST, TYPING_RATE
 from hub.faults import CLOSES, FAULTS, CloseKind, FaultKind
 from hub.protocol import limits
 from hub.protocol.session import LIVE, TABLE, Event, State
@@ -47,6 +49,12 @@ def test_the_times_are_those_of_the_code() -> None:
     assert f"a grace of {limits.EXPIRED_GRACE_S:.0f} s" in flat
     assert f"kept for {limits.SESSION_KEEP_S / 3600:.0f} h" in flat
     assert f"subprotocol `{limits.SUBPROTOCOL}`" in flat
+    assert f"the last one has not for {LINGER_S:.0f} s" in flat
+    assert f"Typing is over {TYPING_S:.0f} s after" in flat
+    assert (
+        f"begin {TYPING_BURST} times at once in a channel, then once in {1 / TYPING_RATE:.0f} s"
+        in flat
+    )
 
 
 def test_every_notice_is_documented() -> None:

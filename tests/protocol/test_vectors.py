@@ -24,6 +24,8 @@ def encode(frame: Frame) -> bytes:
             return codec.encode_reply(id, result)
         case ErrorReply(id, error):
             return codec.encode_error(id, error)
+        case Notification("event", {"channel": channel, "event": event, **at}) if not at:
+            return codec.encode_whisper(channel, orjson.dumps(event))
         case Notification("event", params):
             return codec.encode_event(
                 params["channel"],

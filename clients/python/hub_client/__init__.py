@@ -24,7 +24,8 @@ from hub_client.faults import (
 )
 from hub_client.frames import Notice
 from hub_client.hub import Hub, connect
-from hub_client.records import Answer, Message, Model, Run, Usage
+from hub_client.presence import Presence, PresenceChange
+from hub_client.records import Answer, Message, Model, Present, Run, Usage
 from hub_client.runs import RunStream
 from hub_client.subscription import Subscription
 
@@ -43,6 +44,9 @@ __all__ = [
     "Model",
     "Notice",
     "Position",
+    "Presence",
+    "PresenceChange",
+    "Present",
     "Registration",
     "Run",
     "RunStream",

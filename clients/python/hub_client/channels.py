@@ -65,6 +65,8 @@ class Channel:
     resyncs: int = 0
     joined: bool = False
     """Whether it has ever been live: what begins is refused aloud, what was there comes back."""
+    presence: bool = False
+    """Whether it is to be followed with presence."""
     postponed: bool = False
     """Not to be asked for before the session is told ``again``."""
 
@@ -75,6 +77,11 @@ class Channel:
     def resume_from(self) -> Since:
         """The ``since`` of the next subscribe request."""
         return self.position if self.position is not None else self.since
+
+    @property
+    def attended(self) -> bool:
+        """Whether what is told of presence now is to be heeded."""
+        return self.presence and self.wanted and not self.stale and self.phase is Phase.LIVE
 
     def judge(self, event: Event) -> Verdict:
         """Whether ``event`` is the next one. Does not change the position."""

@@ -25,6 +25,7 @@ from hub_client.effects import (
     Effect,
     Ended,
     Noticed,
+    Overheard,
     Postponed,
     Refused,
     Send,
@@ -42,6 +43,7 @@ from hub_client.faults import (
 from hub_client.keeper import TokenKeeper
 from hub_client.mailbox import Mailbox
 from hub_client.postponed import PostponedChannels
+from hub_client.presence import Presence
 from hub_client.retry import TOKEN_EXPIRED, Backoff
 from hub_client.session import Session, State
 from hub_client.subscription import Subscription
@@ -70,6 +72,7 @@ class Connection:
         self._session = Session()
         self._futures: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._mailboxes: dict[str, list[Mailbox]] = {}
+        self._watchers: dict[str, list[Presence]] = {}
         self._asked: dict[str, Since] = {}
         self._postponed = PostponedChannels(backoff, self._again)
         self._outbox: deque[str] = deque()
@@ -141,14 +144,13 @@ class Connection:
         """A new subscriber of the channel. Raises the closing error once closed."""
         wake = asyncio.Event()
         mailbox = Mailbox(channel, since, size, wake.set)
-        mailboxes = self._mailboxes.get(channel)
-        if mailboxes is None:
+        if channel not in self._mailboxes and channel not in self._watchers:
             effects = self._session.want(channel, since)
             self._mailboxes[channel] = [mailbox]
             self._asked[channel] = since
             self._apply(effects)
         else:
-            mailboxes.append(mailbox)
+            self._mailboxes.setdefault(channel, []).append(mailbox)
             live = self._session.live(channel)
             if live is not None:
                 self._join(mailbox, live)
@@ -161,8 +163,35 @@ class Connection:
             mailboxes.remove(mailbox)
             if not mailboxes:
                 del self._mailboxes[mailbox.channel]
-                self._postponed.forget(mailbox.channel)
-                self._apply(self._session.unwant(mailbox.channel))
+                self._unwant(mailbox.channel)
+
+    def watch(self, watcher: Presence) -> None:
+        """Follow its channel with presence, for this watcher. Raises the closing error."""
+        channel = watcher.channel
+        if channel in self._mailboxes or channel in self._watchers:
+            effects = self._session.attend(channel, True)
+        else:
+            effects = self._session.want(channel, None, presence=True)
+        self._watchers.setdefault(channel, []).append(watcher)
+        others = [other for other in self._watchers[channel] if other.known]
+        if others:
+            watcher.copy(others[0])
+        self._apply(effects)
+
+    def unwatch(self, watcher: Presence) -> None:
+        """Feed this watcher no more; the last one of a channel ends its presence there."""
+        watchers = self._watchers.get(watcher.channel, [])
+        if watcher in watchers:
+            watchers.remove(watcher)
+            if not watchers:
+                del self._watchers[watcher.channel]
+                self._apply(self._session.attend(watcher.channel, False))
+                self._unwant(watcher.channel)
+
+    def _unwant(self, channel: str) -> None:
+        if channel not in self._mailboxes and channel not in self._watchers:
+            self._postponed.forget(channel)
+            self._apply(self._session.unwant(channel))
 
     def restart(self, channel: str, since: Position) -> None:
         """Subscribe the channel anew from ``since``, for one of its subscribers."""
@@ -196,13 +225,25 @@ class Connection:
         future = self._futures.get(id)
         return None if future is None or future.done() else future
 
-    def _feed(self, effect: Subscribed | Delivered | Ended | Postponed) -> None:
+    @property
+    def _me(self) -> str:
+        return str(self.ready.get("user", ""))
+
+    def _feed(self, effect: Subscribed | Delivered | Overheard | Ended | Postponed) -> None:
         match effect:
-            case Subscribed(channel, position):
+            case Subscribed(channel, position, present):
                 self._postponed.live(channel)
                 asked = self._asked.pop(channel, None)
                 for mailbox in list(self._mailboxes.get(channel, ())):
                     self._join(mailbox, position, asked)
+                for watcher in list(self._watchers.get(channel, ())):
+                    watcher.begin(present or (), self._me)
+            case Overheard(channel, data):
+                for watcher in list(self._watchers.get(channel, ())):
+                    watcher.overhear(data)
+                value = data.get("value")
+                told = value if isinstance(value, Mapping) else {}
+                self._sink(str(data.get("name")), {**told, "channel": channel})
             case Delivered(event):
                 for mailbox in list(self._mailboxes.get(event.channel, ())):
                     mailbox.push(event)
@@ -214,6 +255,8 @@ class Connection:
                 self._postponed.forget(channel)
                 for mailbox in self._mailboxes.pop(channel, ()):
                     mailbox.end(error)
+                for watcher in self._watchers.pop(channel, ()):
+                    watcher.end(error)
 
     def _join(self, mailbox: Mailbox, live: Position, asked: Since = None) -> None:
         restart = mailbox.join(live, asked)

@@ -7,7 +7,8 @@ from typing import Any
 from hub_client.connection import Connection
 from hub_client.events import Since
 from hub_client.pages import pages
-from hub_client.records import Answer, Message, Run
+from hub_client.presence import Presence
+from hub_client.records import Answer, Message, Present, Run
 from hub_client.runs import BUFFER, OnBusy, RunStream, Sending
 from hub_client.subscription import Subscription
 
@@ -139,6 +140,24 @@ class Conversation:
         its own (see Subscription).
         """
         return self._connection.subscribe(self.channel, since, buffer)
+
+    def presence(self) -> Presence:
+        """Be present, and see who is, in ``async with`` (see Presence)."""
+        return Presence(self._connection, self.channel)
+
+    async def present(self) -> list[Present]:
+        """Who is there now, without being there."""
+        answer = await self._connection.call("channel.presence", {"channel": self.channel})
+        return [Present.parse(item) for item in answer["items"]]
+
+    async def typing(self, typing: bool = True) -> None:
+        """Tell the others that you type, or do no more, while ``presence()`` is open.
+
+        It is over 6 s after it was last said: say it again every 3 s. Raises Conflict without
+        ``presence()``, RateLimited.
+        """
+        params = {"channel": self.channel, "typing": typing}
+        await self._connection.call("channel.typing", params)
 
     async def update(self, **changes: Any) -> None:
         """Change ``title``, ``model`` or ``instructions``."""

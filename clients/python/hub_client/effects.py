@@ -1,6 +1,6 @@
 """What the pure session asks its IO part to do. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The channel is live; events after ``position`` follow."""
+    """The channel is live; events after ``position`` follow. ``present`` is who is there, if it was
+    subscribed with presence.
+    """
 
     channel: str
     position: Position
+    present: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class Delivered:
     """The next event of its channel, or a snapshot in place of those that are gone."""
 
     event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """An event of the channel that is at no position: of somebody's presence."""
+
+    channel: str
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +83,6 @@ class Noticed:
     params: Mapping[str, Any]
 
 
-Effect = Send | Answered | Refused | Subscribed | Delivered | Ended | Postponed | Noticed
+Effect = (
+    Send | Answered | Refused | Subscribed | Delivered | Overheard | Ended | Postponed | Noticed
+)

@@ -44,6 +44,16 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """An event that is told on a channel without being in its log, and so at no position: of who is
+    present there. ``data`` is an AG-UI ``CUSTOM`` event.
+    """
+
+    channel: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request: ours to the hub, or the hub's to us (a client tool)."""
 
@@ -52,7 +62,7 @@ class Request:
     params: Mapping[str, Any]
 
 
-Frame = Reply | ErrorReply | Event | Notice | Request
+Frame = Reply | ErrorReply | Event | Aside | Notice | Request
 
 
 def encode_request(request: Request) -> str:
@@ -120,10 +130,14 @@ def _decode_answer(frame: dict[str, Any]) -> Frame:
     return ErrorReply(None if number is None else _identifier(number), frame["error"])
 
 
-def _decode_event(params: dict[str, Any]) -> Event:
+def _decode_event(params: dict[str, Any]) -> Event | Aside:
     event = params.get("event")
     span = params.get("span", 1)
     match params, event:
+        case {"channel": str(channel)}, {"type": str()} if "epoch" not in params:
+            assert isinstance(event, dict)
+            if "seq" not in params:
+                return Aside(channel, event)
         case {"channel": str(channel), "epoch": str(epoch), "seq": int(seq)}, {"type": str(kind)}:
             assert isinstance(event, dict)
             if type(seq) is int and type(span) is int and 1 <= span <= seq:  # True is no number

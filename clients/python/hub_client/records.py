@@ -126,6 +126,26 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Present:
+    """A user who is present in a conversation. ``typing`` is not known to ``present()``."""
+
+    user_id: str
+    name: str | None = None
+    since: datetime | None = None
+    typing: bool = False
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any]) -> Self:
+        name = item.get("name")
+        return cls(
+            user_id=str(item.get("user_id", "")),
+            name=name if isinstance(name, str) else None,
+            since=_instant(item.get("since")),
+            typing=item.get("typing") is True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The whole answer to ``ask``; ``str(answer)`` is its text.
 

@@ -1,4 +1,5 @@
-"""When to come back after a connection was lost, and when not. Pure but for the dice.
+"""When to come back after a connection was lost, when not, and what may then be asked again.
+Pure but for the dice.
 
 Full jitter: a wait is drawn evenly from zero to a bound that doubles with each failure in a row
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that clients that
@@ -8,6 +9,11 @@ lost one node together do not return together.
 import random
 from collections.abc import Callable
 from typing import Final
+
+from hub_client.frames import Request
+
+SAFE_VERBS: Final = frozenset({"get", "list", "info", "ping", "history", "presence", "search"})
+SAFE_METHODS: Final = frozenset({"run.cancel", "channel.subscribe", "channel.unsubscribe"})
 
 FIRST_S: Final = 0.5
 CAP_S: Final = 30.0
@@ -48,3 +54,11 @@ class Backoff:
         bound = float(min(CAP_S, FIRST_S * 2 ** min(self.failures, 16)))
         self.failures += 1
         return self._draw() * bound
+
+
+def is_safe(request: Request) -> bool:
+    """Whether sending it twice does what sending it once does."""
+    if request.method == "message.send":
+        return "client_message_id" in request.params
+    family, _, verb = request.method.rpartition(".")
+    return request.method in SAFE_METHODS or (family != "" and verb in SAFE_VERBS)

@@ -18,6 +18,7 @@ from hub_client.effects import (
     Effect,
     Ended,
     Noticed,
+    Overheard,
     Postponed,
     Refused,
     Send,
@@ -35,11 +36,10 @@ from hub_client.faults import (
     fault_from,
     fault_of,
 )
-from hub_client.frames import ErrorReply, Notice, Reply, Request, decode, encode_error
+from hub_client.frames import Aside, ErrorReply, Notice, Reply, Request, decode, encode_error
 from hub_client.frames import encode_request as encode
+from hub_client.retry import is_safe
 
-SAFE_VERBS: Final = frozenset({"get", "list", "info", "ping", "history", "presence", "search"})
-SAFE_METHODS: Final = frozenset({"run.cancel", "channel.subscribe", "channel.unsubscribe"})
 MAX_IN_FLIGHT: Final = 60
 """Requests without an answer on one socket; more of them wait here. The hub refuses the 65th."""
 
@@ -104,6 +104,9 @@ class Session:
         match frame:
             case Event():
                 return self._event(frame)
+            case Aside(name, data):
+                channel = self._channels.get(name)
+                return [Overheard(name, data)] if channel and channel.attended else []
             case Reply(id, result):
                 self._in_flight.discard(id)
                 return self._reply(id, result) + self._send()
@@ -164,7 +167,7 @@ class Session:
         """Nobody waits for this request any more; its reply is ignored."""
         self._pending.pop(id, None)
 
-    def want(self, name: str, since: Since) -> list[Effect]:
+    def want(self, name: str, since: Since, *, presence: bool = False) -> list[Effect]:
         """Subscribe; answers with ``Subscribed`` when it is there. Once per channel."""
         if self.state is State.CLOSED:
             raise self._error.with_traceback(None)  # or it would grow with every call
@@ -174,6 +177,16 @@ class Session:
         elif not channel.wanted:  # it is being left; come back afterwards
             channel.wanted, channel.since, channel.position = True, since, None
             channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        channel.presence = presence
+        return self._advance(channel)
+
+    def attend(self, name: str, presence: bool) -> list[Effect]:
+        """Follow a channel that is wanted with presence, or without, from where it stands."""
+        channel = self._channels.get(name)
+        if channel is None or channel.presence == presence:
+            return []
+        channel.presence = presence
+        channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
         return self._advance(channel)
 
     def restart(self, name: str, since: Since) -> list[Effect]:
@@ -318,7 +331,8 @@ class Session:
             return self._advance(channel)
         asked = channel.resume_from
         channel.position = position
-        effects: list[Effect] = [Subscribed(channel.name, position)]
+        present = result.get("presence") if channel.presence else None
+        effects: list[Effect] = [Subscribed(channel.name, position, present)]
         snapshot = result.get("snapshot")
         if result.get("recovered") is False and isinstance(snapshot, dict):
             event = Event(channel.name, epoch, seq, 0, SNAPSHOT, snapshot, recovered=True)
@@ -367,15 +381,9 @@ class Session:
         channel.move(Move.SUBSCRIBE)
         since = channel.resume_from
         params = {"channel": channel.name, "since": _since(since)}
+        if channel.presence:
+            params["presence"] = True
         return self._begin("channel.subscribe", params, channel)[1]
-
-
-def is_safe(request: Request) -> bool:
-    """Whether sending it twice does what sending it once does."""
-    if request.method == "message.send":
-        return "client_message_id" in request.params
-    family, _, verb = request.method.rpartition(".")
-    return request.method in SAFE_METHODS or (family != "" and verb in SAFE_VERBS)
 
 
 def _since(since: Since) -> Any:

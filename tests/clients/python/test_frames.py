@@ -10,6 +10,7 @@ from hub_client.events import Event
 from hub_client.faults import CLOSES, BadFrame, ConnectionClosed
 from hub_client.frames import (
     MAX_FRAME_BYTES,
+    Aside,
     ErrorReply,
     Notice,
     Reply,
@@ -48,6 +49,9 @@ def test_every_frame_of_the_hub_means_what_the_golden_frames_say(row: Any) -> No
         case Notice(method, params):
             assert (method, params) == (frame["method"], frame["params"])
             assert frame["kind"] == "notification"
+        case Aside(channel, data):
+            assert frame["method"] == "event"
+            assert {"channel": channel, "event": data} == frame["params"]
         case Event():
             params = frame["params"]
             assert frame["method"] == "event"

@@ -37,6 +37,8 @@ async def test_the_other_examples_run(served_hub: ServedHub) -> None:
         for block in BLOCKS[2:]:
             endless = "subscribe(since" in block
             body = block + "        break\n" if endless else block
+            # Nobody else is there whose changes it could wait for.
+            body = body.partition("    async for change in presence")[0]
             await run(body, hub=hub, conversation=conversation)
 
 
