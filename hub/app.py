@@ -20,6 +20,7 @@ from hub.backplane.choice import open_backplane
 from hub.events.fanout import Fanout
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
+from hub.identity.client_sessions import ClientSessions
 from hub.identity.passwords import Passwords
 from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
@@ -29,6 +30,7 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.operations.resources import Resources
 from hub.operations.table import OPERATIONS
+from hub.protocol.limits import MAX_SESSIONS, SESSION_KEEP_S
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
@@ -107,6 +109,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await authority.start()
     resources = Resources(database, backplane)
     await resources.start()
+    client_sessions = ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
+    await client_sessions.start()
+    stack.push_async_callback(client_sessions.close)
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
@@ -120,6 +125,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
         authority=authority,
+        client_sessions=client_sessions,
         resources=resources,
         catalogue=catalogue,
         orchestrator=Orchestrator(database, backplane),

@@ -23,6 +23,7 @@ from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
 from hub.transports.login import Login
+from hub.transports.persistent import PersistentSession
 from hub.transports.requests import Requests
 from hub.transports.subscriptions import Subscriptions
 from hub.transports.wire import ConnectionWriter
@@ -52,7 +53,10 @@ class SocketConnection:
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
         self._come_back_ms: int | None = None
-        self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
+        self.persistent: PersistentSession | None = None
+        self.subscriptions = Subscriptions(
+            services.fanout, self, self.unfollowed, self._outbox.forget
+        )
         self.requests = Requests(self, dispatcher)
         self.login = Login(self, services, dispatcher)
 
@@ -122,6 +126,8 @@ class SocketConnection:
             self._state.on(Event.PEER_CLOSED)
         self._outbox.close()
         self.login.stop()
+        if self.persistent is not None:
+            self.persistent.close()
         for channel in self.subscriptions:
             self.subscriptions.drop(channel)
         self.requests.abandon()
@@ -143,8 +149,8 @@ class SocketConnection:
 
     # --- credentials ---
 
-    async def authenticate(self, token: str) -> Mapping[str, Any]:
-        return await self.login.authenticate(token)
+    async def authenticate(self, token: str, session_key: str | None = None) -> Mapping[str, Any]:
+        return await self.login.authenticate(token, session_key)
 
     def refused(self, fault: Fault) -> None:
         self.login.refused(fault)
@@ -209,3 +215,13 @@ class SocketConnection:
 
     def ended(self, channel: str, reason: str) -> None:
         self.subscriptions.ended(channel, reason)
+
+    def unfollowed(self, channel: str, reason: str) -> None:
+        self.notice("subscription.ended", {"channel": channel, "reason": reason})
+        if self.persistent is not None:
+            self.persistent.ended(channel, reason)
+
+    def detach(self, session_key: str) -> None:
+        if self.persistent is not None and self.persistent.key == session_key:
+            self.persistent.close()
+            self.persistent = None

@@ -1,15 +1,13 @@
 """The channels that one connection follows, and how each of them ends."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
 
 from hub.events.fanout import Fanout, Join, Reader
 from hub.faults import Fault
+from hub.protocol.limits import MAX_SUBSCRIPTIONS
 
-MAX_SUBSCRIPTIONS: Final = 200
-"""Channels that one connection may follow."""
-
-Notice = Callable[[str, Mapping[str, Any]], None]
+Told = Callable[[str, str], None]
+"""Called as ``told(channel, reason)`` when the hub has ended a subscription."""
 Forget = Callable[[str], None]
 """Drops what waits for the reader of a channel."""
 
@@ -17,17 +15,20 @@ Forget = Callable[[str], None]
 class Subscriptions:
     """The subscriptions of one ``reader``; iterates over a copy of their channels."""
 
-    __slots__ = ("_fanout", "_forget", "_joins", "_notice", "_reader")
+    __slots__ = ("_fanout", "_forget", "_joins", "_reader", "_told")
 
-    def __init__(self, fanout: Fanout, reader: Reader, notice: Notice, forget: Forget) -> None:
+    def __init__(self, fanout: Fanout, reader: Reader, told: Told, forget: Forget) -> None:
         self._fanout = fanout
         self._reader = reader
-        self._notice = notice
+        self._told = told
         self._forget = forget
         self._joins: dict[str, Join] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._joins))
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._joins
 
     def __len__(self) -> int:
         return len(self._joins)
@@ -76,12 +77,9 @@ class Subscriptions:
         """End a subscription that is not allowed any more, and say why."""
         if self.drop(channel):
             self._forget(channel)
-            self._tell(channel, reason)
+            self._told(channel, reason)
 
     def ended(self, channel: str, reason: str) -> None:
         """The fan-out has ended a subscription; say why."""
         if self._joins.pop(channel, None) is not None:
-            self._tell(channel, reason)
-
-    def _tell(self, channel: str, reason: str) -> None:
-        self._notice("subscription.ended", {"channel": channel, "reason": reason})
+            self._told(channel, reason)
