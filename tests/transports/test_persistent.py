@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from hub.identity.client_sessions import TOPIC
 from hub.protocol import limits
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import ClientSession, Conversation
+from hub.storage.tables import ClientSession, Membership, Role
 from hub.transports import persistent
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -70,7 +69,7 @@ async def test_a_session_is_named_in_the_first_frame_as_well(hub: ServedHub, tok
 async def test_an_acknowledgement_is_durable_once_and_never_goes_back(
     hub: ServedHub, token: str
 ) -> None:
-    _, channel, events = await _begun(hub, token)
+    _, _, events = await _begun(hub, token)
     last, first = events[-1], events[0]
     async with bot(hub.ws_url, token) as socket:
         await socket.notice("subscription.resumed")
@@ -190,7 +189,7 @@ async def test_the_newer_connection_takes_the_session_over_on_any_node(
         serve_hub(HUB_REDIS_URL=redis_server.url) as other,
     ):
         token = (await one.sign_up("ada@hub.example"))["access_token"]
-        made, channel, events = await _begun(one, token)
+        _, _, events = await _begun(one, token)
         async with bot(one.ws_url, token) as older:
             await older.notice("subscription.resumed")
             for hub in (one, other):
@@ -206,24 +205,22 @@ async def test_the_newer_connection_takes_the_session_over_on_any_node(
 
 
 async def test_a_take_over_that_was_not_heard_of_is_noticed_at_the_next_acknowledgement(
-    hub: ServedHub, token: str, monkeypatch: pytest.MonkeyPatch
+    hub: ServedHub, token: str
 ) -> None:
     _, channel, events = await _begun(hub, token)
-    sessions = hub.hub.services.client_sessions
+    database = hub.hub.services.database
+    row = select(ClientSession).where(col(ClientSession.channels).contains(channel))
     async with bot(hub.ws_url, token) as older:
         await older.notice("subscription.resumed")
-        row = select(ClientSession).where(col(ClientSession.channels).contains(channel))
         # As another node does whose message is lost.
-        async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        async with database.write(EVERY_TENANT) as session:
             (await session.exec(row)).one().turn += 1
         with pytest.raises((Refused, ConnectionError)):
             await acknowledge(older, events[-1])
         assert (await older.closed())[0] == 4505
-    async with hub.hub.services.database.read(EVERY_TENANT) as session:
+    async with database.read(EVERY_TENANT) as session:
         kept = json.loads((await session.exec(row)).one().channels)
     assert kept == {channel: [events[0]["epoch"], 0]}
-    assert TOPIC
-    assert sessions._held == {}
 
 
 async def test_a_session_that_is_forgotten_begins_anew(hub: ServedHub, token: str) -> None:
@@ -254,21 +251,28 @@ async def test_a_session_that_is_forgotten_begins_anew(hub: ServedHub, token: st
 async def test_a_channel_that_one_may_follow_no_longer_is_ended_and_forgotten(
     hub: ServedHub, token: str
 ) -> None:
-    made, channel, _ = await _begun(hub, token)
-    async with hub.hub.services.database.write(EVERY_TENANT) as session:
-        owner = (await session.exec(select(Conversation).where(Conversation.id == made))).one()
-        mine, owner.owner_id = owner.owner_id, "u_00000000000000000000000000"
-        session.expunge(owner)  # only looked at: owners do not change
-    hub.hub.services.resources.forget(made, "")
+    _, channel, _ = await _begun(hub, token)
     async with open_socket(hub.ws_url, token) as socket:
-        await socket.ask("conversation.delete", {"conversation_id": made})
+        info = await socket.ask("session.info")
+    authority, database = hub.hub.services.authority, hub.hub.services.database
+    mine = col(Membership.user_id) == info["user_id"]
+    async with database.write(EVERY_TENANT) as session:
+        nothing = f"nothing-{info['user_id'].lower()}"
+        session.add(Role(id=nothing, tenant_id=info["tenant_id"], name="nothing", rank=1))
+        await session.flush()
+        await session.exec(update(Membership).where(mine).values(role_id=nothing))
+    await authority.changed("user", info["user_id"])
     async with bot(hub.ws_url, token) as socket:
+        assert (await socket.notice("session.ready"))["resumed"] is True
         ended = await socket.notice("subscription.ended")
-        assert ended == {"channel": channel, "reason": "not_found"}
-        await socket.ask("session.ping")
+        assert ended == {"channel": channel, "reason": "permission_denied"}
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(update(Membership).where(mine).values(role_id="owner"))
+    await authority.changed("user", info["user_id"])
     async with bot(hub.ws_url, token) as socket:
         assert (await socket.notice("session.ready"))["channels"] == []
-    assert mine
+        await socket.ask("session.ping")
+        assert socket.left("event") == []
 
 
 async def test_a_channel_that_is_gone_while_it_is_followed_is_forgotten(
