@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from hub.backplane.choice import open_backplane
 from tests.faults.test_kill import sign_in, start
@@ -109,7 +110,7 @@ class Bot:
                 self.repeats += len(self.ledger) - at["seq"]
                 del self.ledger[at["seq"] :]  # what it did after that, it does again
                 await self._work(socket, awake)
-        except (ConnectionError, OSError, EOFError):
+        except (ConnectionClosed, ConnectionError, OSError, EOFError):
             return
 
     async def _work(self, socket: Socket, awake: asyncio.Event) -> None:
@@ -134,8 +135,8 @@ async def talking(redis: RedisProcess, channel: str) -> AsyncIterator[list[int]]
         while True:
             number = len(said) * 7
             text = f'{{"type":"CUSTOM","name":"number","value":{number}}}'
-            await backplane.append(channel, text.encode())
-            said.append(number)
+            said.append(number)  # cancelled or not, what is sent is appended
+            await asyncio.shield(backplane.append(channel, text.encode()))
             await asyncio.sleep(0.002)
 
     talker = asyncio.create_task(talk())
@@ -164,14 +165,14 @@ async def test_every_event_is_dealt_with_once_and_in_order_whatever_dies_and_whe
             awake = asyncio.Event()
             life = asyncio.create_task(worker.live(ws(node), token, awake))
             waiting = asyncio.create_task(awake.wait())
-            async with asyncio.timeout(20):
-                await asyncio.wait({life, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({life, waiting}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
             await asyncio.sleep(chance.uniform(0, 0.2))  # a random moment
             if dies in ("bot", "both"):
                 life.cancel()
             if dies in ("node", "both"):
                 node.kill()
-            await asyncio.wait({life})
+            await asyncio.wait({life}, timeout=20)
             if not life.cancelled():
                 life.result()
             if dies in ("node", "both"):
@@ -181,9 +182,9 @@ async def test_every_event_is_dealt_with_once_and_in_order_whatever_dies_and_whe
     async with asyncio.timeout(20):
         while len(worker.ledger) < len(said) and not life.done():
             awake.clear()
-            await asyncio.wait_for(awake.wait(), 10)
+            await awake.wait()
     life.cancel()
-    await asyncio.wait({life})
+    await asyncio.wait({life}, timeout=20)
     assert worker.ledger == said
     assert len(said) > 100
     print(f"\n{len(said)} events, {worker.repeats} dealt with again after a death")
