@@ -46,3 +46,13 @@ async def history(socket: Socket, channel: str) -> list[dict[str, Any]]:
     page = await socket.ask("channel.history", {"channel": channel, "limit": 200})
     assert page["last"] <= 200
     return [{"channel": channel, "epoch": page["epoch"], **item} for item in page["items"]]
+
+
+def stands_for(events: list[dict[str, Any]]) -> tuple[list[int], str]:
+    """The positions that the events stand for, spans included, and the text that they tell."""
+    numbers = [
+        seq
+        for event in events
+        for seq in range(event["seq"] - event.get("span", 1) + 1, event["seq"] + 1)
+    ]
+    return numbers, "".join(event["event"].get("delta", "") for event in events)
