@@ -40,6 +40,14 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resuming:
+    """A channel of the persistent session that nobody has asked for comes back, from ``at``."""
+
+    channel: str
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """The next event of its channel, or a snapshot in place of those that are gone."""
 
@@ -72,4 +80,4 @@ class Noticed:
     params: Mapping[str, Any]
 
 
-Effect = Send | Answered | Refused | Subscribed | Delivered | Ended | Postponed | Noticed
+Effect = Send | Answered | Refused | Subscribed | Resuming | Delivered | Ended | Postponed | Noticed
