@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import connect
 from websockets.exceptions import ConnectionClosed
 
 from hub.backplane.choice import open_backplane
-from tests.faults.test_kill import sign_in, start
+from tests.faults.test_kill import QUICKLY, sign_in, start
 from tests.interaction.drivers import Socket
 from tests.parts.hub import HubProcess
 from tests.parts.redis import RedisProcess, free_port
@@ -160,7 +161,7 @@ async def test_every_event_is_dealt_with_once_and_in_order_whatever_dies_and_whe
         await socket.ask("channel.subscribe", {"channel": channel})
     worker = Bot(channel, chance)
     async with talking(redis_server, channel) as said:
-        for dies in ("bot", "node", "both", "bot", "node", "bot", "both", "bot"):
+        for dies in ("bot", "node", "both", "bot", "bot"):
             node = chance.choice(nodes)
             awake = asyncio.Event()
             life = asyncio.create_task(worker.live(ws(node), token, awake))
@@ -188,3 +189,42 @@ async def test_every_event_is_dealt_with_once_and_in_order_whatever_dies_and_whe
     assert worker.ledger == said
     assert len(said) > 100
     print(f"\n{len(said)} events, {worker.repeats} dealt with again after a death")
+
+
+async def test_a_bot_on_the_sdk_deals_with_every_event_once_through_kills_of_its_node(
+    nodes: tuple[HubProcess, HubProcess], redis_server: RedisProcess
+) -> None:
+    chance = random.Random(3)
+    node, _ = nodes
+    await start(node)
+    token = await sign_in(node, "ada@hub.example", register=True)
+    ledger: list[int] = []
+
+    async def live(more: asyncio.Event) -> None:
+        """One life of a bot that ends in order; its connection breaks meanwhile."""
+        async with (
+            connect(node.url, token=token, session_key="bot", backoff=QUICKLY) as hub,
+            hub.subscribe(channel, "start") as events,
+        ):
+            async for event in events:
+                ledger.append(event.data["value"])
+                more.set()
+
+    async with connect(node.url, token=token) as hub:
+        channel = (await hub.conversations.create()).channel
+    async with talking(redis_server, channel) as said:
+        for _ in range(2):
+            more = asyncio.Event()
+            life = asyncio.create_task(live(more))
+            await asyncio.wait_for(more.wait(), 20)
+            await asyncio.sleep(chance.uniform(0, 0.3))  # a random moment
+            node.kill()
+            await start(node)
+            before = len(ledger)
+            while len(ledger) <= before:
+                more.clear()
+                await asyncio.wait_for(more.wait(), 20)
+            life.cancel()
+            await asyncio.wait({life}, timeout=20)
+            assert ledger == said[: len(ledger)]
+    assert len(ledger) > 100
