@@ -23,6 +23,7 @@ from hub.events.fanout import Fanout
 from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
+from hub.identity.client_sessions import ClientSessions
 from hub.identity.passwords import Passwords
 from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
@@ -34,6 +35,7 @@ from hub.operations.dispatcher import Dispatcher
 from hub.operations.resources import Resources
 from hub.operations.run_permits import RunPermits
 from hub.operations.table import OPERATIONS
+from hub.protocol.limits import MAX_SESSIONS, SESSION_KEEP_S
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
@@ -120,6 +122,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     watches = Watches(authority)
     await watches.start()
     stack.push_async_callback(watches.close)
+    client_sessions = ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
+    await client_sessions.start()
+    stack.push_async_callback(client_sessions.close)
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
@@ -139,6 +144,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         tokens=tokens,
         authority=authority,
         watches=watches,
+        client_sessions=client_sessions,
         resources=resources,
         catalogue=catalogue,
         orchestrator=Orchestrator(database, backplane),

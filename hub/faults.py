@@ -106,6 +106,7 @@ CLOSES: Final[Mapping[int, CloseKind]] = {
         CloseKind(4502, "never_authenticated", "No `session.authenticate` came in time."),
         CloseKind(4503, "session_revoked", "The login session was revoked."),
         CloseKind(4504, "too_many_connections", "A connection limit was hit."),
+        CloseKind(4505, "session_replaced", "A newer connection has the persistent session."),
     )
 }
 """Every close code the hub sends of its own; RFC 6455's (1003, 1007, 1009 …) come on top."""

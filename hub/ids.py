@@ -1,7 +1,8 @@
 """Identifiers: a short prefix that says what a thing is, and a ULID that sorts by time.
 
 ``c_01JD…`` is a conversation, ``m_…`` a message, ``r_…`` a run, ``u_…`` a user, ``t_…`` a tenant,
-``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request.
+``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request,
+``p_…`` a persistent session.
 """
 
 import re

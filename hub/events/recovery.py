@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from hub.backplane.interface import LogSlice, Position
 from hub.events.position import Since
+from hub.faults import Fault
 
 
 class Arrival(Enum):
@@ -42,3 +43,18 @@ def resume(since: Since, log: LogSlice) -> Position | None:
     if since.epoch != log.epoch or since.seq > log.last or since.seq < log.first - 1:
         return None
     return since
+
+
+def acknowledged(known: Position | None, at: Position, log: LogSlice) -> Position:
+    """What to keep of a reader who kept ``known`` and says that it is at ``at``, in this log.
+
+    Never back within a log. Raises Fault resume_gap for a position of another log, invalid_params
+    for one in the future.
+    """
+    if at.epoch != log.epoch:
+        raise Fault("resume_gap", "This position is not of the channel's log.")
+    if at.seq > log.last:
+        raise Fault("invalid_params", f"The channel's newest event is {log.last}.")
+    if known is not None and known.epoch == at.epoch:
+        return max(known, at)
+    return at

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
-from hub.backplane.interface import Backplane
+from hub.backplane.interface import Backplane, Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join, Reader
 from hub.events.presence import Presence
 from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
+from hub.identity.client_sessions import ClientSessions
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
@@ -40,6 +41,7 @@ class Services:
     tokens: Tokens
     authority: Authority
     watches: Watches
+    client_sessions: ClientSessions
     resources: Resources
     catalogue: Catalogue
     orchestrator: Orchestrator
@@ -48,19 +50,46 @@ class Services:
     node: str
 
 
+class Persistent(Protocol):
+    """The persistent session of a connection. Its methods raise Fault backend_unavailable, and
+    conflict when another connection has the session now.
+    """
+
+    @property
+    def channels(self) -> Mapping[str, Position]:
+        """The channels that it remembers, and where they were acknowledged."""
+
+    async def remember(self, channel: str, at: Position) -> None:
+        """Remember a channel that is followed. Raises Fault rate_limited."""
+
+    async def leave(self, channel: str, *, remember: bool) -> None:
+        """The client follows a channel no more; whether to remember it all the same."""
+
+    def knows(self, channel: str) -> bool:
+        """Whether a position in the channel can be acknowledged."""
+
+    async def acknowledge(self, positions: Mapping[str, Position]) -> None:
+        """Remember positions, of channels that it knows."""
+
+
 class Connection(Protocol):
     """The caller's open connection, where there is one."""
 
     id: str
 
     @property
+    def persistent(self) -> Persistent | None:
+        """Its persistent session, if it has named one."""
+
+    @property
     def reader(self) -> Reader:
         """Who its subscriptions deliver to."""
 
-    async def authenticate(self, token: str) -> Mapping[str, Any]:
+    async def authenticate(self, token: str, session_key: str | None = None) -> Mapping[str, Any]:
         """Take these credentials as the connection's own; what ``session.ready`` says.
 
-        Raises Fault unauthenticated, token_expired, permission_denied (another user's).
+        Raises Fault unauthenticated, token_expired, permission_denied (another user's), and for a
+        ``session_key`` conflict, rate_limited.
         """
 
     @property
@@ -80,6 +109,9 @@ class Connection(Protocol):
 
     def unsubscribe(self, channel: str) -> bool:
         """End a subscription; whether there was one."""
+
+    def detach(self, session_key: str) -> None:
+        """Go on without the persistent session of this name."""
 
 
 AfterReply = Callable[[], Coroutine[Any, Any, None]]

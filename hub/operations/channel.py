@@ -1,5 +1,6 @@
 """Channels: subscribe, resume, read back."""
 
+from asyncio import gather
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,13 +9,14 @@ from pydantic import Field
 
 from hub.backplane.interface import Position
 from hub.events.delivery import Delivery
-from hub.events.recovery import resume
+from hub.events.recovery import acknowledged, resume
 from hub.events.span import joined
 from hub.faults import Fault
 from hub.operations.call import Call
-from hub.operations.operation import Done, Http, Params, Result, operation
+from hub.operations.operation import SIGNED_IN, Done, Http, Params, Result, operation
 from hub.operations.presence import Attendee, attendees, only_conversations, take_seat
 from hub.operations.shapes import CHANNEL_PATTERN, MAX_LIMIT, fit
+from hub.protocol.limits import MAX_SUBSCRIPTIONS
 
 
 class At(Params):
@@ -34,6 +36,9 @@ class Subscribe(Params):
         description="Be seen by the others who are present in this conversation, and see them: the "
         "reply has who is there, and events `presence.joined`, `presence.left` and "
         "`presence.typing` follow, outside the log and at no position.",
+    )
+    remember: bool = Field(
+        True, description="Whether the connection's persistent session, if any, remembers it."
     )
 
 
@@ -56,6 +61,42 @@ class Subscribed(Result):
 
 class Unsubscribe(Params):
     channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
+    remember: bool = Field(
+        False, description="Whether the persistent session, if any, goes on remembering it."
+    )
+
+
+class ChannelAt(At):
+    """The last event of a channel that you have dealt with."""
+
+    channel: str = Field(max_length=64, pattern=CHANNEL_PATTERN)
+
+
+class Acknowledge(Params):
+    channels: list[ChannelAt] = Field(min_length=1, max_length=MAX_SUBSCRIPTIONS)
+
+
+class Kept(Result):
+    """Where a channel goes on when the session comes back."""
+
+    channel: str
+    epoch: str
+    seq: int
+
+
+class RefusedPosition(Result):
+    """A position that was not taken; ``reason`` is of the fault table."""
+
+    channel: str
+    reason: str
+    message: str
+
+
+class Acknowledged(Result):
+    """What is kept now, of the channels named; ``refused``: what was not taken, and why."""
+
+    channels: list[Kept]
+    refused: list[RefusedPosition] | None = None
 
 
 class History(Params):
@@ -96,7 +137,8 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     """Follow a channel's events: what was missed since a position, then live, without gap.
 
     Channels are `conversation:<id>` and `user:<id>`. A channel is followed at most once on a
-    connection; unsubscribe first to begin again elsewhere.
+    connection; unsubscribe first to begin again elsewhere. A persistent session remembers it at the
+    position of the reply; one that it remembers already stays where it was acknowledged.
     """
     connection = call.connection
     assert connection is not None, "declared for the socket only"
@@ -122,6 +164,12 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         if seat is not None:
             seat.leave()
         raise
+    if params.remember and connection.persistent is not None:
+        try:
+            await connection.persistent.remember(params.channel, join.position)
+        except BaseException:
+            connection.unsubscribe(params.channel)
+            raise
     call.after_reply(lambda: connection.follow(params.channel, join))
     return Subscribed(
         channel=params.channel,
@@ -146,9 +194,58 @@ async def _snapshot(
 @operation("channel.unsubscribe", permission="channel:subscribe", kind="read", ordered_by="channel")
 async def unsubscribe(call: Call, params: Unsubscribe) -> Done:
     """Follow a channel no longer. One that is not followed is fine."""
-    assert call.connection is not None
-    call.connection.unsubscribe(params.channel)
+    connection = call.connection
+    assert connection is not None, "declared for the socket only"
+    if connection.persistent is not None:
+        await connection.persistent.leave(params.channel, remember=params.remember)
+    connection.unsubscribe(params.channel)
     return Done()
+
+
+@operation(
+    "channel.acknowledge",
+    permission=SIGNED_IN,
+    kind="write",
+    faults=("conflict",),
+)
+async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:
+    """Say how far you have dealt with the events of channels: there a persistent session goes on.
+
+    Answered once it is durable, for many channels at once: a request a second is plenty. A position
+    before the one that is kept changes nothing. What is not taken does not hold up the rest:
+    `not_found` (the session does not know the channel), `resume_gap` (of another log than the
+    channel's), `invalid_params` (after its newest event).
+    """
+    assert call.connection is not None, "declared for the socket only"
+    session = call.connection.persistent
+    if session is None:
+        raise Fault("conflict", "No persistent session: name one when you authenticate.")
+    # Only what the session knows is looked at: who may not follow a channel learns nothing of it.
+    asked = {at.channel: at for at in params.channels}
+    known = [channel for channel in asked if session.knows(channel)]
+    logs = await gather(*(call.services.backplane.read(channel, 0, 0) for channel in known))
+    refused = {channel: Fault("not_found") for channel in asked if channel not in known}
+    kept: dict[str, Position] = {}
+    for channel, log in zip(known, logs, strict=True):
+        at = Position(asked[channel].epoch, asked[channel].seq)
+        try:
+            if not session.knows(channel):
+                raise Fault("not_found")
+            kept[channel] = acknowledged(session.channels.get(channel), at, log)
+        except Fault as fault:
+            refused[channel] = fault
+    if kept:
+        await session.acknowledge(kept)
+    return Acknowledged(
+        channels=[
+            Kept(channel=channel, epoch=at.epoch, seq=at.seq) for channel, at in kept.items()
+        ],
+        refused=[
+            RefusedPosition(channel=channel, reason=fault.reason, message=fault.message)
+            for channel, fault in refused.items()
+        ]
+        or None,
+    )
 
 
 @operation(

@@ -1,17 +1,40 @@
 """The session on a connection: credentials, and who one is."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
 
 from hub.operations.call import Call
-from hub.operations.operation import PUBLIC, SIGNED_IN, Http, Nothing, Params, Result, operation
+from hub.operations.operation import (
+    PUBLIC,
+    SIGNED_IN,
+    Done,
+    Http,
+    Nothing,
+    Params,
+    Result,
+    operation,
+)
 from hub.operations.shapes import Id
+from hub.protocol.limits import SESSION_KEY_PATTERN
 
 
-class Authenticate(Params):
+class Refresh(Params):
     token: SecretStr = Field(max_length=8_192, description="An access token.")
+
+
+SessionKey = Annotated[str, Field(pattern=SESSION_KEY_PATTERN)]
+
+
+class Authenticate(Refresh):
+    session_key: SessionKey | None = Field(
+        None, description="Your name for the persistent session to go on with, or to begin."
+    )
+
+
+class Forget(Params):
+    session_key: SessionKey
 
 
 class Authenticated(Result):
@@ -34,18 +57,27 @@ class Pong(Result):
     time: datetime = Field(description="The hub's clock.")
 
 
-@operation("session.authenticate", permission=PUBLIC, kind="write")
+@operation(
+    "session.authenticate",
+    permission=PUBLIC,
+    kind="write",
+    faults=("permission_denied", "conflict", "rate_limited"),
+)
 async def authenticate(call: Call, params: Authenticate) -> Authenticated:
     """Show credentials on a connection that was opened without them (as browsers must).
 
     The first request of the connection, within 10 seconds of its opening. The notification
     `session.ready` comes first, then the reply.
+
+    With a `session_key` the channels that the session of this name remembers are followed again,
+    each from the position that was acknowledged last, and `subscription.resumed` says so. The
+    connection that had the session is closed with 4505.
     """
-    return await _take_token(call, params.token.get_secret_value())
+    return await _take_token(call, params.token.get_secret_value(), params.session_key)
 
 
 @operation("session.refresh", permission=PUBLIC, kind="write")
-async def refresh(call: Call, params: Authenticate) -> Authenticated:
+async def refresh(call: Call, params: Refresh) -> Authenticated:
     """Swap the access token on the open connection for a newer one of the same user.
 
     Every subscription is checked again.
@@ -53,9 +85,9 @@ async def refresh(call: Call, params: Authenticate) -> Authenticated:
     return await _take_token(call, params.token.get_secret_value())
 
 
-async def _take_token(call: Call, token: str) -> Authenticated:
+async def _take_token(call: Call, token: str, session_key: str | None = None) -> Authenticated:
     assert call.connection is not None, "declared for the socket only"
-    ready: Any = await call.connection.authenticate(token)
+    ready: Any = await call.connection.authenticate(token, session_key)
     return Authenticated(expires_at=ready["expires_at"])
 
 
@@ -75,6 +107,25 @@ async def info(call: Call, params: Nothing) -> Info:
         expires_at=datetime.fromtimestamp(call.claims.expires_at, UTC),
         node=call.services.node,
     )
+
+
+@operation(
+    "session.forget",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/sessions/forget"),
+)
+async def forget(call: Call, params: Forget) -> Done:
+    """End a persistent session of yours, and forget what it followed.
+
+    The connection that asks goes on without it; another that has it is closed with 4505. One that
+    is not there is fine.
+    """
+    if call.connection is not None:
+        call.connection.detach(params.session_key)
+    actor = call.actor
+    await call.services.client_sessions.forget(actor.tenant_id, actor.user_id, params.session_key)
+    return Done()
 
 
 @operation("session.ping", permission=PUBLIC, kind="read")

@@ -34,6 +34,12 @@ PONG_DEADLINE_S: Final = 8.0
 """From a ping to its pong (contract 8); then 4012."""
 SESSION_KEEP_S: Final = 86_400.0
 """How long a persistent session's subscriptions are kept without a connection (contract 1)."""
+SESSION_KEY_PATTERN: Final = r"^[\x21-\x7e]{1,128}$"
+"""The name that a client gives its persistent session: visible ASCII (contract 1)."""
+MAX_SESSIONS: Final = 20
+"""Persistent sessions that one user may have in a tenant; the number is ours."""
+MAX_SUBSCRIPTIONS: Final = 200
+"""Channels that one connection may follow, and a persistent session may remember (contract 4)."""
 
 OUTBOX_BYTES: Final = 1_048_576
 """Frames that wait for one slow reader; then deltas are joined, then 4008 (contract 4)."""

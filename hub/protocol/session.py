@@ -47,6 +47,7 @@ class Event(StrEnum):
     NO_PONG = "no_pong"
     RATE_LIMITED = "rate_limited"
     TOO_MANY = "too_many"
+    REPLACED = "replaced"  # another connection has its persistent session now
     BINARY_FRAME = "binary_frame"
     INVALID_UTF8 = "invalid_utf8"
     TOO_BIG = "too_big"
@@ -86,6 +87,7 @@ _ANY_TIME: Final[Mapping[Event, Transition]] = {
     Event.NO_PONG: _closed(4012),
     Event.RATE_LIMITED: _closed(4029),
     Event.TOO_MANY: _closed(4504),
+    Event.REPLACED: _closed(4505),
     Event.BINARY_FRAME: _closed(1003),
     Event.INVALID_UTF8: _closed(1007),
     Event.TOO_BIG: _closed(1009),

@@ -161,6 +161,22 @@ class Invitation(TenantOwned, Dated, table=True):
     used_at: datetime | None = instant(default=None, nullable=True)
 
 
+class ClientSession(TenantOwned, Dated, table=True):
+    """A persistent session of a client, by the ``key`` that the client gave it: the channels that
+    it follows, and where it was in each when it last acknowledged.
+    """
+
+    __tablename__ = "client_sessions"
+    __table_args__ = (UniqueConstraint("tenant_id", "user_id", "key"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    user_id: str = Field(foreign_key="users.id", ondelete="CASCADE", index=True, max_length=32)
+    key: str = Field(max_length=128)
+    turn: int = Field(default=1)  # how many connections have had it; the last of them may write
+    channels: str = Field(default="{}")  # JSON: {channel: [epoch, seq]}
+    expires_at: datetime = instant(index=True)
+
+
 # --- conversations and runs -----------------------------------------------------------------------
 
 

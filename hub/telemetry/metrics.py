@@ -67,6 +67,12 @@ class Metrics:
         self.resumes = Counter(
             "hub_resumes", "Subscriptions begun, by outcome.", ("outcome",), registry=registry
         )
+        self.sessions_begun = Counter(
+            "hub_persistent_sessions",
+            "Persistent sessions that a connection took, by outcome (`new`, `resumed`).",
+            ("outcome",),
+            registry=registry,
+        )
         self.gap_fills = Counter(
             "hub_gap_fills",
             "Gaps in a live channel that were filled from its log.",

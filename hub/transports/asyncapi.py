@@ -14,6 +14,8 @@ NOTICES: Final[Mapping[str, str]] = {
     "session.expiring": "The access token runs out in 30 s; send `session.refresh`.",
     "session.revoked": "The session is over, and `reason` says why; the close 4503 follows.",
     "session.draining": "The node is going away; reconnect.",
+    "subscription.resumed": "A channel of the persistent session is followed again: what was missed"
+    " since its acknowledged position follows, then live events.",
     "subscription.ended": "A subscription was ended by the hub; `reason` says why.",
 }
 """What the hub sends of its own accord."""

@@ -27,6 +27,7 @@ from hub.protocol.session import Event, SessionState, State, Transition
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
 from hub.transports.login import Login
 from hub.transports.pace import Pace
+from hub.transports.persistent import PersistentSession
 from hub.transports.requests import Requests
 from hub.transports.seats import House, Seated
 from hub.transports.subscriptions import Subscriptions
@@ -60,7 +61,10 @@ class SocketConnection:
         self._seated = Seated(house)
         self._pace = Pace(monotonic())
         self._told = False
-        self.subscriptions = Subscriptions(services.fanout, self, self.notice, self._outbox.forget)
+        self.persistent: PersistentSession | None = None
+        self.subscriptions = Subscriptions(
+            services.fanout, self, self.unfollowed, self._outbox.forget
+        )
         self.requests = Requests(self, dispatcher)
         self.login = Login(self, services, dispatcher)
 
@@ -152,6 +156,8 @@ class SocketConnection:
         self._outbox.close()
         self._seated.leave()
         self.login.stop()
+        if self.persistent is not None:
+            self.persistent.close()
         for channel in self.subscriptions:
             self.subscriptions.drop(channel)
         self.requests.abandon()
@@ -173,8 +179,8 @@ class SocketConnection:
 
     # --- credentials ---
 
-    async def authenticate(self, token: str) -> Mapping[str, Any]:
-        return await self.login.authenticate(token)
+    async def authenticate(self, token: str, session_key: str | None = None) -> Mapping[str, Any]:
+        return await self.login.authenticate(token, session_key)
 
     def refused(self, fault: Fault) -> None:
         self.login.refused(fault)
@@ -249,6 +255,16 @@ class SocketConnection:
 
     def ended(self, channel: str, reason: str) -> None:
         self.subscriptions.ended(channel, reason)
+
+    def unfollowed(self, channel: str, reason: str) -> None:
+        self.notice("subscription.ended", {"channel": channel, "reason": reason})
+        if self.persistent is not None:
+            self.persistent.ended(channel, reason)
+
+    def detach(self, session_key: str) -> None:
+        if self.persistent is not None and self.persistent.key == session_key:
+            self.persistent.close()
+            self.persistent = None
 
 
 def _too_fast(wait_ms: int) -> dict[str, Any]:

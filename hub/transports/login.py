@@ -21,14 +21,17 @@ from hub.protocol.limits import (
 )
 from hub.protocol.session import Event
 from hub.rbac.actor import Actor
+from hub.transports.persistent import Host as PersistentHost
+from hub.transports.persistent import PersistentSession
 from hub.transports.subscriptions import Subscriptions
 
 
-class Host(Protocol):
+class Host(PersistentHost, Protocol):
     """The connection that somebody is on."""
 
     id: str
     subscriptions: Subscriptions
+    persistent: PersistentSession | None
 
     @property
     def open(self) -> bool:
@@ -70,11 +73,16 @@ class Login:
         self._timers: list[asyncio.TimerHandle] = []
         self._later(AUTHENTICATE_DEADLINE_S, lambda: host.on(Event.AUTH_DEADLINE))
 
-    async def authenticate(self, token: str) -> Mapping[str, Any]:
-        """Take these credentials; what ``session.ready`` says. Raises Fault."""
+    async def authenticate(self, token: str, session_key: str | None = None) -> Mapping[str, Any]:
+        """Take these credentials, and the persistent session of this name; what ``session.ready``
+        says. Raises Fault.
+        """
         host = self._host
         claims = self._services.tokens.read(token)
         actor = await self._services.authority.actor(claims)
+        persistent = None
+        if session_key is not None and not self._has(session_key):
+            persistent = await self._persistent(actor, session_key)
         if self.claims is not None and (claims.user_id, claims.tenant_id) != (
             self.claims.user_id,
             self.claims.tenant_id,
@@ -93,14 +101,38 @@ class Login:
         left = claims.expires_at - time.time()
         self._later(left - EXPIRING_NOTICE_S, self._expiring)
         self._later(left, self._expired)
+        host.persistent = persistent or host.persistent
         ready = self._ready(claims, actor)
         if first:
             host.notice("session.ready", ready)
+            if persistent is not None:
+                host.spawn(persistent.resume())
         else:
             await self._recheck(actor)
         return ready
 
+    def _has(self, session_key: str) -> bool:
+        persistent = self._host.persistent
+        return persistent is not None and persistent.key == session_key
+
+    async def _persistent(self, actor: Actor, session_key: str) -> PersistentSession:
+        """Take the persistent session of this name. Raises Fault conflict, rate_limited."""
+        host = self._host
+        late = "The first authentication of a connection names its persistent session."
+        if not host.opening:
+            raise Fault("conflict", late)
+        sessions = self._services.client_sessions
+        taken = await sessions.take(
+            actor.tenant_id, actor.user_id, session_key, lambda: host.on(Event.REPLACED)
+        )
+        if not host.opening:  # it closed, or another authentication was faster
+            sessions.release(taken)
+            raise Fault("conflict", late)
+        self._services.metrics.sessions_begun.labels("resumed" if taken.resumed else "new").inc()
+        return PersistentSession(host, sessions, self._dispatcher, taken)
+
     def _ready(self, claims: Claims, actor: Actor) -> dict[str, Any]:
+        persistent = self._host.persistent
         return {
             "protocol": SUBPROTOCOL,
             "connection_id": self._host.id,
@@ -111,7 +143,7 @@ class Login:
             "expires_at": datetime.fromtimestamp(claims.expires_at, UTC).isoformat(),
             "heartbeat_s": HEARTBEAT_S,
             "limits": CLIENT_LIMITS,
-            "resumed": False,
+            **(persistent.ready() if persistent is not None else {"resumed": False}),
         }
 
     def refused(self, fault: Fault) -> None:
@@ -119,6 +151,8 @@ class Login:
         host = self._host
         if fault.reason == "unauthenticated":
             host.on(Event.AUTH_FAILED)
+        elif host.opening and fault.reason == "rate_limited":
+            host.on(Event.TOO_MANY)  # of its user's persistent sessions
         elif host.opening and fault.reason != "invalid_params":
             expired = fault.reason == "token_expired"
             host.on(Event.TOKEN_EXPIRED if expired else Event.FAILED)

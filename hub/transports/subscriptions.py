@@ -1,16 +1,14 @@
 """The channels that one connection follows, and how each of them ends."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
 
 from hub.events.fanout import Fanout, Join, Reader
 from hub.events.seat import Seat
 from hub.faults import Fault
+from hub.protocol.limits import MAX_SUBSCRIPTIONS
 
-MAX_SUBSCRIPTIONS: Final = 200
-"""Channels that one connection may follow."""
-
-Notice = Callable[[str, Mapping[str, Any]], None]
+Told = Callable[[str, str], None]
+"""Called as ``told(channel, reason)`` when the hub has ended a subscription."""
 Forget = Callable[[str], None]
 """Drops what waits for the reader of a channel."""
 
@@ -18,12 +16,12 @@ Forget = Callable[[str], None]
 class Subscriptions:
     """The subscriptions of one ``reader``; iterates over a copy of their channels."""
 
-    __slots__ = ("_fanout", "_forget", "_joins", "_notice", "_reader", "_seats")
+    __slots__ = ("_fanout", "_forget", "_joins", "_reader", "_seats", "_told")
 
-    def __init__(self, fanout: Fanout, reader: Reader, notice: Notice, forget: Forget) -> None:
+    def __init__(self, fanout: Fanout, reader: Reader, told: Told, forget: Forget) -> None:
         self._fanout = fanout
         self._reader = reader
-        self._notice = notice
+        self._told = told
         self._forget = forget
         self._joins: dict[str, Join] = {}
         self._seats: dict[str, Seat] = {}  # of those with presence
@@ -91,19 +89,16 @@ class Subscriptions:
         dropped = self.drop(channel)
         if dropped:
             self._forget(channel)
-            self._tell(channel, reason)
+            self._told(channel, reason)
         return dropped
 
     def ended(self, channel: str, reason: str) -> None:
         """The fan-out has ended a subscription; say why."""
         if self._remove(channel) is not None:
-            self._tell(channel, reason)
+            self._told(channel, reason)
 
     def _remove(self, channel: str) -> Join | None:
         seat = self._seats.pop(channel, None)
         if seat is not None:
             seat.leave()
         return self._joins.pop(channel, None)
-
-    def _tell(self, channel: str, reason: str) -> None:
-        self._notice("subscription.ended", {"channel": channel, "reason": reason})

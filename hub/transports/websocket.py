@@ -14,13 +14,17 @@ from hub.events.outbox import FlushScheduler
 from hub.faults import Fault
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
-from hub.protocol.limits import SUBPROTOCOL
+from hub.protocol.limits import SESSION_KEY_PATTERN, SUBPROTOCOL
 from hub.protocol.session import Event
 from hub.transports.connection import SocketConnection
 from hub.transports.seats import House
 from hub.transports.wire import AsgiWriter, ConnectionWriter
 
+SESSION_KEY_HEADER: Final = "Hub-Session-Key"
+"""Names the persistent session of a client that shows its token in the handshake too."""
+
 _DEVICE: Final = 400
+_SESSION_KEY: Final = re.compile(SESSION_KEY_PATTERN)
 
 
 class Connections:
@@ -121,6 +125,17 @@ class SocketEndpoint:
                 "permission_denied", "This origin may not connect; see HUB_ALLOWED_ORIGINS."
             )
             return JSONResponse({"error": fault.body()}, 403)
+        key = websocket.headers.get(SESSION_KEY_HEADER)
+        if key is not None and not _SESSION_KEY.fullmatch(key):
+            fault = Fault("invalid_request", f"{SESSION_KEY_HEADER}: 1 to 128 visible characters.")
+            return JSONResponse({"error": fault.body()}, 400)
+        if key is not None and bearer(websocket.headers) is None:
+            fault = Fault(
+                "invalid_request",
+                f"{SESSION_KEY_HEADER} goes with Authorization: Bearer …; without, name the "
+                "session_key in session.authenticate.",
+            )
+            return JSONResponse({"error": fault.body()}, 400)
         return None
 
     async def _serve(self, websocket: WebSocket, send: Send) -> None:
@@ -143,10 +158,11 @@ class SocketEndpoint:
         try:
             connection.begin()
             token = bearer(websocket.headers)
+            key = websocket.headers.get(SESSION_KEY_HEADER)
             if (
                 connection.open
                 and token is not None
-                and not await self._authenticate(connection, token)
+                and not await self._authenticate(connection, token, key)
             ):
                 return
             while connection.open:
@@ -166,9 +182,11 @@ class SocketEndpoint:
             await connection.settled()
             await writer.settled()
 
-    async def _authenticate(self, connection: SocketConnection, token: str) -> bool:
+    async def _authenticate(
+        self, connection: SocketConnection, token: str, session_key: str | None
+    ) -> bool:
         try:
-            await connection.authenticate(token)
+            await connection.authenticate(token, session_key)
         except Fault as fault:
             connection.refused(fault)
             return False

@@ -1,11 +1,13 @@
 """The decisions of resuming, against all logs and positions."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.backplane.interface import Entry, LogSlice, Position
 from hub.events.position import Since, parse_since
-from hub.events.recovery import Arrival, classify, resume
+from hub.events.recovery import Arrival, acknowledged, classify, resume
+from hub.faults import Fault
 
 EPOCHS = st.sampled_from(["e1", "e2"])
 
@@ -84,3 +86,23 @@ def test_any_other_text_is_a_value_error_or_a_well_formed_position(text: str) ->
         assert 0 <= since.seq < 10**15
     else:
         assert (text, since) in {("", None), ("start", "start")}
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_what_is_acknowledged_never_goes_back_nor_into_the_future(
+    known: int, at: int, last: int
+) -> None:
+    log = LogSlice("e1", 1, last, ())
+    kept = Position("e1", min(known, last))
+    if at > last:
+        with pytest.raises(Fault) as refusal:
+            acknowledged(kept, Position("e1", at), log)
+        assert refusal.value.reason == "invalid_params"
+    else:
+        assert acknowledged(kept, Position("e1", at), log) == Position("e1", max(kept.seq, at))
+        # What was kept of a log that is lost says nothing of this one.
+        assert acknowledged(Position("e0", 99), Position("e1", at), log) == Position("e1", at)
+        assert acknowledged(None, Position("e1", at), log) == Position("e1", at)
+    with pytest.raises(Fault) as refusal:
+        acknowledged(kept, Position("e0", at), log)
+    assert refusal.value.reason == "resume_gap"

@@ -68,13 +68,16 @@ class Socket:
                     self._news.set()
                 else:
                     self.order.append(frame["id"])
-                    waiting.set_result((frame, text if isinstance(text, bytes) else text.encode()))
+                    if not waiting.done():  # whoever asked may have left
+                        seen = text if isinstance(text, bytes) else text.encode()
+                        waiting.set_result((frame, seen))
         except ConnectionClosed:
             pass
         finally:
             self._news.set()
             for waiting in self._waiting.values():
-                waiting.set_exception(ConnectionError(f"closed: {self.websocket.close_code}"))
+                if not waiting.done():
+                    waiting.set_exception(ConnectionError(f"closed: {self.websocket.close_code}"))
 
     async def send(self, frame: str | bytes | Mapping[str, Any]) -> None:
         """Send a frame as it is."""

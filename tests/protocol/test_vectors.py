@@ -106,6 +106,7 @@ def test_every_session_notice_has_its_golden_frame() -> None:
         "session.expiring",
         "session.revoked",
         "session.draining",
+        "subscription.resumed",
         "subscription.ended",
         "tool.invoke",
     }

@@ -2,7 +2,8 @@
 
 A channel goes through the phases of ``_TABLE``; a missing entry is an error of this SDK. Changes
 of mind are kept in ``wanted`` and ``stale`` and acted on when the phase allows: the hub runs
-requests concurrently, so an unsubscribe and a subscribe must never be in flight together.
+requests concurrently, so an unsubscribe and a subscribe must never be in flight together. A channel
+of a persistent session is RESUMING until the hub says that it is back.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ class Phase(Enum):
     """What the hub holds for this channel on this socket."""
 
     DETACHED = auto()
+    RESUMING = auto()
     SUBSCRIBING = auto()
     LIVE = auto()
     LEAVING = auto()
 
 
 class Move(Enum):
+    RESUME = auto()
     SUBSCRIBE = auto()
     SUBSCRIBED = auto()
     LEAVE = auto()
@@ -30,6 +33,9 @@ class Move(Enum):
 
 
 _TABLE: Final = {
+    (Phase.DETACHED, Move.RESUME): Phase.RESUMING,
+    (Phase.RESUMING, Move.SUBSCRIBED): Phase.LIVE,
+    (Phase.RESUMING, Move.LOST): Phase.DETACHED,
     (Phase.DETACHED, Move.SUBSCRIBE): Phase.SUBSCRIBING,
     (Phase.SUBSCRIBING, Move.SUBSCRIBED): Phase.LIVE,
     (Phase.LIVE, Move.LEAVE): Phase.LEAVING,
@@ -69,6 +75,8 @@ class Channel:
     """Whether it is to be followed with presence."""
     postponed: bool = False
     """Not to be asked for before the session is told ``again``."""
+    remember: bool = False
+    """Whether a persistent session is to remember it."""
 
     def move(self, move: Move) -> None:
         self.phase = _TABLE[self.phase, move]

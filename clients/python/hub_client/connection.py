@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from hub_client.effects import (
     Overheard,
     Postponed,
     Refused,
+    Resuming,
     Send,
     Subscribed,
 )
@@ -42,8 +42,10 @@ from hub_client.faults import (
 )
 from hub_client.keeper import TokenKeeper
 from hub_client.mailbox import Mailbox
+from hub_client.outbox import Outbox
 from hub_client.postponed import PostponedChannels
 from hub_client.presence import Presence
+from hub_client.progress import Progress
 from hub_client.retry import TOKEN_EXPIRED, Backoff
 from hub_client.session import Session, State
 from hub_client.subscription import Subscription
@@ -61,23 +63,31 @@ class Connection:
     """A session with the hub. ``ready`` holds the last ``session.ready``."""
 
     def __init__(
-        self, address: Address, auth: Auth, *, timeout: float, sink: Sink, backoff: Backoff
+        self,
+        address: Address,
+        auth: Auth,
+        *,
+        timeout: float,
+        sink: Sink,
+        backoff: Backoff,
+        session_key: str | None = None,
     ) -> None:
+        self.progress: Progress | None = None
+        if session_key is not None:
+            self.progress = Progress(session_key, self.call, self._read_by, self._disown)
         self.ready: Mapping[str, Any] = {}
         self._address = address
         self._auth = auth
         self._timeout = timeout
         self._sink = sink
         self._backoff = backoff
-        self._session = Session()
+        self._session = Session(persistent=session_key is not None)
         self._futures: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._mailboxes: dict[str, list[Mailbox]] = {}
         self._watchers: dict[str, list[Presence]] = {}
         self._asked: dict[str, Since] = {}
         self._postponed = PostponedChannels(backoff, self._again)
-        self._outbox: deque[str] = deque()
-        self._writable = asyncio.Event()
-        self._flushed = asyncio.Event()
+        self._outbox = Outbox()
         self._keeper = TokenKeeper(auth, self._swap)
         self._renew = False
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,6 +103,8 @@ class Connection:
             asyncio.create_task(self._supervise(), name="hub-connection"),
             asyncio.create_task(self._keep_fresh(), name="hub-token"),
         ]
+        if self.progress is not None:
+            self._tasks.append(asyncio.create_task(self.progress.run(), name="hub-progress"))
         try:
             await asyncio.shield(self._opened)
         except BaseException:
@@ -103,11 +115,11 @@ class Connection:
         """Write what waits (for a second at most), close the socket and end every task."""
         await asyncio.sleep(0)  # streams that were abandoned just now have a last word to say
         if self._session.state is State.READY:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, HubError):
                 async with asyncio.timeout(FLUSH_S):
-                    while self._outbox or self._session.waiting:
-                        self._flushed.clear()
-                        await self._flushed.wait()
+                    if self.progress is not None:
+                        await self.progress.flush()
+                    await self._outbox.flushed(lambda: self._session.waiting)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -140,12 +152,32 @@ class Connection:
         with contextlib.suppress(HubError):
             self._apply(self._session.call(method, params)[1])
 
-    def subscribe(self, channel: str, since: Since, size: int) -> Subscription:
-        """A new subscriber of the channel. Raises the closing error once closed."""
+    def subscribe(
+        self,
+        channel: str,
+        since: Since,
+        size: int,
+        *,
+        remember: bool = False,
+        acknowledge: bool = True,
+    ) -> Subscription:
+        """A new subscriber of the channel; a persistent session is to ``remember`` it, or not.
+
+        Raises the closing error once closed.
+        """
         wake = asyncio.Event()
+        progress = self.progress if remember else None
+        if progress is not None:
+            claimed = progress.claim(channel, size, wake.set)
+            if claimed is not None:
+                return self._subscription(claimed, wake, acknowledge)
+        mailboxes = self._mailboxes.get(channel)
+        if progress is not None and not any(other.remembered for other in mailboxes or ()):
+            since = progress.since(channel) or since
         mailbox = Mailbox(channel, since, size, wake.set)
-        if channel not in self._mailboxes and channel not in self._watchers:
-            effects = self._session.want(channel, since)
+        mailbox.remembered = progress is not None
+        if mailboxes is None and channel not in self._watchers:
+            effects = self._session.want(channel, since, remember=mailbox.remembered)
             self._mailboxes[channel] = [mailbox]
             self._asked[channel] = since
             self._apply(effects)
@@ -154,7 +186,25 @@ class Connection:
             live = self._session.live(channel)
             if live is not None:
                 self._join(mailbox, live)
-        return Subscription(self, mailbox, wake, self._backoff.another())
+            if progress is not None:
+                self._session.remember(channel)
+                if mailbox.position is not None:  # to acknowledge a channel is to remember it
+                    progress.dealt_with(mailbox, mailbox.position)
+        return self._subscription(mailbox, wake, acknowledge)
+
+    def _subscription(
+        self, mailbox: Mailbox, wake: asyncio.Event, acknowledge: bool
+    ) -> Subscription:
+        progress = self.progress if mailbox.remembered else None
+        return Subscription(
+            self, mailbox, wake, self._backoff.another(), progress=progress, acknowledge=acknowledge
+        )
+
+    def _read_by(self, channel: str) -> list[Mailbox]:
+        return self._mailboxes.get(channel, [])
+
+    def _disown(self, channel: str) -> None:
+        self._session.disown(channel)
 
     def leave(self, mailbox: Mailbox) -> None:
         """Feed this mailbox no more; the last one of a channel unsubscribes it."""
@@ -208,8 +258,7 @@ class Connection:
         for effect in effects:
             match effect:
                 case Send(text):
-                    self._outbox.append(text)
-                    self._writable.set()
+                    self._outbox.put(text)
                 case Answered(id, result):
                     if (future := self._waiting(id)) is not None:
                         future.set_result(result)
@@ -229,7 +278,9 @@ class Connection:
     def _me(self) -> str:
         return str(self.ready.get("user", ""))
 
-    def _feed(self, effect: Subscribed | Delivered | Overheard | Ended | Postponed) -> None:
+    def _feed(
+        self, effect: Subscribed | Resuming | Delivered | Overheard | Ended | Postponed
+    ) -> None:
         match effect:
             case Subscribed(channel, position, present):
                 self._postponed.live(channel)
@@ -244,9 +295,15 @@ class Connection:
                 value = data.get("value")
                 told = value if isinstance(value, Mapping) else {}
                 self._sink(str(data.get("name")), {**told, "channel": channel})
+            case Resuming(channel, at):
+                assert self.progress is not None, "a session without a key remembers nothing"
+                self._mailboxes[channel] = [self.progress.resuming(channel, at)]
+                self._asked[channel] = at
             case Delivered(event):
                 for mailbox in list(self._mailboxes.get(event.channel, ())):
                     mailbox.push(event)
+                    if self.progress is not None and self.progress.overflowed(mailbox):
+                        self.leave(mailbox)
                 self._sink(event.type, event)
             case Postponed(channel, retry_after):
                 log.info("the hub cannot carry %s now; asking again", channel)
@@ -266,6 +323,8 @@ class Connection:
     def _noticed(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "session.ready":
             self.ready = params
+            if self.progress is not None:
+                self.progress.ready(params.get("channels", ()))
             self._ready_at = time.monotonic()
             if not self._opened.done():
                 self._opened.set_result(None)
@@ -279,7 +338,6 @@ class Connection:
         self._apply(self._session.closed(error))
         self._postponed.close()
         self._outbox.clear()
-        self._flushed.set()
         if not self._opened.done():
             self._opened.set_exception(error)
             self._opened.exception()  # whoever waits sees it; nobody has to
@@ -331,10 +389,11 @@ class Connection:
         self._ready_at = None
         token = await self._auth.access(renew=self._renew)
         self._renew = False
-        socket = await dial(self._address, token)
+        key = self.progress.session_key if self.progress is not None else None
+        socket = await dial(self._address, token, key)
         self._outbox.clear()
         self._session.opened()
-        writer = asyncio.create_task(self._write(socket), name="hub-writer")
+        writer = asyncio.create_task(self._outbox.write(socket), name="hub-writer")
         try:
             await self._read(socket)
         except websockets.ConnectionClosed as closed:
@@ -374,15 +433,6 @@ class Connection:
         if not isinstance(message, str):
             raise BadFrame("a binary frame")
         self._apply(self._session.received(message))
-
-    async def _write(self, socket: ClientConnection) -> None:
-        with contextlib.suppress(websockets.ConnectionClosed):
-            while True:
-                while self._outbox:
-                    await socket.send(self._outbox.popleft())
-                self._flushed.set()
-                self._writable.clear()
-                await self._writable.wait()
 
 
 def _passing(error: HubError) -> bool:

@@ -133,13 +133,17 @@ class Conversation:
         async for item in pages(self._connection, "message.list", {"conversation_id": self.id}):
             yield Message.parse(item)
 
-    def subscribe(self, since: Since = None, *, buffer: int = BUFFER) -> Subscription:
+    def subscribe(
+        self, since: Since = None, *, buffer: int = BUFFER, acknowledge: bool = True
+    ) -> Subscription:
         """The conversation's events: from now on, from the ``"start"`` or after a position.
 
         Subscribers of one conversation share one subscription at the hub; each has a buffer of
-        its own (see Subscription).
+        its own (see Subscription). In a persistent session: see ``Hub.subscribe``.
         """
-        return self._connection.subscribe(self.channel, since, buffer)
+        return self._connection.subscribe(
+            self.channel, since, buffer, remember=True, acknowledge=acknowledge
+        )
 
     def presence(self) -> Presence:
         """Be present, and see who is, in ``async with`` (see Presence)."""

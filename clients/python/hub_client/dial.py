@@ -15,13 +15,16 @@ OPEN_TIMEOUT_S: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 
-async def dial(address: Address, token: str) -> ClientConnection:
+async def dial(address: Address, token: str, session_key: str | None = None) -> ClientConnection:
     """A WebSocket on which the hub is about to say ``session.ready``. Raises ConnectFailed."""
+    headers = {"Authorization": f"Bearer {token}"}
+    if session_key is not None:
+        headers["Hub-Session-Key"] = session_key
     try:
         socket = await open_socket(
             address.socket,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers={"Authorization": f"Bearer {token}"},
+            additional_headers=headers,
             compression=None,
             proxy=None if address.local else True,
             open_timeout=OPEN_TIMEOUT_S,

@@ -43,6 +43,14 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resuming:
+    """A channel of the persistent session that nobody has asked for comes back, from ``at``."""
+
+    channel: str
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """The next event of its channel, or a snapshot in place of those that are gone."""
 
@@ -84,5 +92,14 @@ class Noticed:
 
 
 Effect = (
-    Send | Answered | Refused | Subscribed | Delivered | Overheard | Ended | Postponed | Noticed
+    Send
+    | Answered
+    | Refused
+    | Subscribed
+    | Resuming
+    | Delivered
+    | Overheard
+    | Ended
+    | Postponed
+    | Noticed
 )

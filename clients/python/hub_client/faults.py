@@ -256,6 +256,7 @@ CLOSES: Final[Mapping[int, tuple[str, str]]] = {
     4502: ("never_authenticated", "No `session.authenticate` came in time."),
     4503: ("session_revoked", "The login session was revoked."),
     4504: ("too_many_connections", "A connection limit was hit."),
+    4505: ("session_replaced", "A newer connection has the persistent session."),
 }
 """What the hub's own close codes mean: ``(reason, meaning)``."""
 

@@ -1,7 +1,8 @@
 """The hub as its user sees it: ``async with connect(...) as hub``."""
 
+import re
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from hub_client.addresses import parse_address
 from hub_client.auth import Auth, LoginAuth, TokenAuth, TokenSource
@@ -14,6 +15,8 @@ from hub_client.records import Model
 from hub_client.retry import Backoff
 from hub_client.runs import BUFFER, Runs
 from hub_client.subscription import Subscription
+
+_SESSION_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Hub:
@@ -46,9 +49,30 @@ class Hub:
         answer = await self._connection.call("model.list", {})
         return [Model.parse(item) for item in answer["items"]]
 
-    def subscribe(self, channel: str, since: Since = None, *, buffer: int = BUFFER) -> Subscription:
-        """The events of any channel (``conversation:<id>``, ``user:<id>``)."""
-        return self._connection.subscribe(channel, since, buffer)
+    @property
+    def resumed(self) -> tuple[str, ...]:
+        """The channels that came back with the persistent session and that nobody has subscribed
+        yet. Their events wait, from where they were acknowledged.
+        """
+        progress = self._connection.progress
+        return progress.unclaimed if progress is not None else ()
+
+    def subscribe(
+        self,
+        channel: str,
+        since: Since = None,
+        *,
+        buffer: int = BUFFER,
+        acknowledge: bool = True,
+    ) -> Subscription:
+        """The events of any channel (``conversation:<id>``, ``user:<id>``).
+
+        With a ``session_key``, one that the session remembers goes on where it was acknowledged,
+        whatever ``since`` says. ``acknowledge=False``: only ``Subscription.acknowledge`` does.
+        """
+        return self._connection.subscribe(
+            channel, since, buffer, remember=True, acknowledge=acknowledge
+        )
 
     def on(self, type: str, callback: Callback) -> Registration:
         """Call ``callback`` with each Event of this type on the channels that are subscribed, or
@@ -121,13 +145,16 @@ def connect(
     code: str | None = None,
     timeout: float = 30.0,
     backoff: Backoff | None = None,
+    session_key: str | None = None,
 ) -> Connecting:
     """Connect to the hub at ``url`` with one of three credentials.
 
     ``token``: an access token, or an async function that answers one whenever one is needed.
     ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and
     keeps the login fresh. ``code``: of a one-time login link. ``timeout``: seconds that a request
-    may take, reconnecting included.
+    may take, reconnecting included. ``session_key``: your name (1 to 128 visible ASCII characters)
+    for a persistent session, which remembers for 24 h what is subscribed and how far it was dealt
+    with; the newest connection has it, and ends the one before (ConnectionClosed 4505).
 
     Entering raises ConnectFailed, the Fault of the sign-in, or ConnectionClosed; it does not
     retry. Once connected, broken connections are replaced and subscriptions resumed without a
@@ -138,6 +165,8 @@ def connect(
         raise ValueError("connect takes one of token, email (with password) and code")
     if email is not None and password is None:
         raise ValueError("connect needs the password that belongs to the email")
+    if session_key is not None and not _SESSION_KEY.fullmatch(session_key):
+        raise ValueError("a session_key is 1 to 128 visible ASCII characters")
     login = {"email": email, "password": password, "tenant": tenant}
     body = {key: value for key, value in login.items() if value is not None}
 
@@ -155,7 +184,12 @@ def connect(
         else:
             source = LoginAuth(address, "login", body)
         connection = Connection(
-            address, source, timeout=timeout, sink=sink, backoff=backoff or Backoff()
+            address,
+            source,
+            timeout=timeout,
+            sink=sink,
+            backoff=backoff or Backoff(),
+            session_key=session_key,
         )
         return Hub(connection, source, callbacks), connection
 

@@ -36,6 +36,10 @@ class Mailbox:
         self.error: HubError | None = None
         self.ended = False
         self.position: Position | None = None
+        self.remembered = False
+        """Whether it counts for what a persistent session acknowledges."""
+        self.done: Position | None = None
+        """Up to where its reader has dealt with what it popped."""
         self._size = size
         self._notify = notify
         self._tail: Position | None = None
@@ -46,6 +50,10 @@ class Mailbox:
     def joined(self) -> bool:
         """Whether it has its place in the channel."""
         return self._tail is not None
+
+    def claimed(self, size: int, notify: Callable[[], None]) -> None:
+        """Somebody reads it from now on."""
+        self._size, self._notify = size, notify
 
     def join(self, live: Position, asked: Since) -> Position | None:
         """The channel is live at ``live``. If it was subscribed just now, ``asked`` is since where.

@@ -5,9 +5,7 @@ wanted (``call``, ``want``, ``unwant``); each answers with effects for the IO pa
 order. It knows nothing of sockets, tasks or time.
 """
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ from hub_client.effects import (
     Overheard,
     Postponed,
     Refused,
+    Resuming,
     Send,
     Subscribed,
 )
@@ -28,7 +27,6 @@ from hub_client.events import SNAPSHOT, Event, Position, Since
 from hub_client.faults import (
     BadFrame,
     ConnectionClosed,
-    ConnectionLost,
     Fault,
     HubError,
     ResumeGap,
@@ -37,11 +35,7 @@ from hub_client.faults import (
     fault_of,
 )
 from hub_client.frames import Aside, ErrorReply, Notice, Reply, Request, decode, encode_error
-from hub_client.frames import encode_request as encode
-from hub_client.retry import is_safe
-
-MAX_IN_FLIGHT: Final = 60
-"""Requests without an answer on one socket; more of them wait here. The hub refuses the 65th."""
+from hub_client.requests import Requests
 
 
 class State(Enum):
@@ -71,23 +65,16 @@ _TABLE: Final = {
 }
 
 
-@dataclass(slots=True)
-class _Pending:
-    request: Request
-    text: str
-    channel: Channel | None = None
-
-
 class Session:
-    """One client's session with the hub across any number of sockets."""
+    """One client's session with the hub across any number of sockets. ``persistent``: the hub
+    remembers what is wanted with ``remember``.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, persistent: bool = False) -> None:
+        self._persistent = persistent
+        self._disowned: set[str] = set()
         self.state = State.OFFLINE
-        self._last_id = 0
-        self._pending: dict[int, _Pending] = {}
-        self._unsent: deque[int] = deque()
-        # With those whose caller left: the hub works on them until it answers.
-        self._in_flight: set[int | str] = set()
+        self._requests = Requests()
         self._channels: dict[str, Channel] = {}
         self._error: HubError = ConnectionClosed(1000)
 
@@ -108,10 +95,8 @@ class Session:
                 channel = self._channels.get(name)
                 return [Overheard(name, data)] if channel and channel.attended else []
             case Reply(id, result):
-                self._in_flight.discard(id)
                 return self._reply(id, result) + self._send()
             case ErrorReply(id, error):
-                self._in_flight.discard(id or 0)
                 return self._refusal(id, fault_from(error)) + self._send()
             case Notice(method, params):
                 return self._notice(method, params)
@@ -122,16 +107,7 @@ class Session:
     def lost(self, error: ConnectionClosed) -> list[Effect]:
         """The socket is gone and another will come. Requests that are safe to repeat wait."""
         self._move(Input.LOST)
-        effects: list[Effect] = []
-        for id, pending in list(self._pending.items()):
-            if pending.channel is not None:
-                del self._pending[id]
-            elif id in self._in_flight and not is_safe(pending.request):
-                del self._pending[id]
-                lost = ConnectionLost(error.code, error.reason, _lost(pending.request.method))
-                effects.append(Refused(id, lost))
-        self._in_flight.clear()
-        self._unsent = deque(self._pending)
+        effects = self._requests.lost(error)
         for channel in list(self._channels.values()):
             channel.move(Move.LOST)
             channel.stale = channel.postponed = False
@@ -142,10 +118,8 @@ class Session:
         """No socket will come any more. Everything that waits fails with ``error``."""
         self._move(Input.CLOSED)
         self._error = error
-        pending, self._pending = self._pending, {}
-        self._unsent.clear()
         channels, self._channels = self._channels, {}
-        effects: list[Effect] = [Refused(id, error) for id in pending if not pending[id].channel]
+        effects = self._requests.closed(error)
         effects += [Ended(name, error) for name, channel in channels.items() if channel.wanted]
         return effects
 
@@ -161,13 +135,15 @@ class Session:
     @property
     def waiting(self) -> bool:
         """Whether there are requests that the hub does not take yet."""
-        return bool(self._unsent)
+        return self._requests.waiting
 
     def forget(self, id: int) -> None:
         """Nobody waits for this request any more; its reply is ignored."""
-        self._pending.pop(id, None)
+        self._requests.forget(id)
 
-    def want(self, name: str, since: Since, *, presence: bool = False) -> list[Effect]:
+    def want(
+        self, name: str, since: Since, *, presence: bool = False, remember: bool = False
+    ) -> list[Effect]:
         """Subscribe; answers with ``Subscribed`` when it is there. Once per channel."""
         if self.state is State.CLOSED:
             raise self._error.with_traceback(None)  # or it would grow with every call
@@ -176,8 +152,10 @@ class Session:
             channel = self._channels[name] = Channel(name, since)
         elif not channel.wanted:  # it is being left; come back afterwards
             channel.wanted, channel.since, channel.position = True, since, None
-            channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+            channel.stale = channel.phase in (Phase.RESUMING, Phase.SUBSCRIBING, Phase.LIVE)
         channel.presence = presence
+        channel.remember |= remember
+        self._disowned.discard(name)
         return self._advance(channel)
 
     def attend(self, name: str, presence: bool) -> list[Effect]:
@@ -186,8 +164,19 @@ class Session:
         if channel is None or channel.presence == presence:
             return []
         channel.presence = presence
-        channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        channel.stale = channel.phase in (Phase.RESUMING, Phase.SUBSCRIBING, Phase.LIVE)
         return self._advance(channel)
+
+    def remember(self, name: str) -> None:
+        """Let the persistent session remember a channel that is wanted already."""
+        self._channels[name].remember = True
+        self._disowned.discard(name)
+
+    def disown(self, name: str) -> None:
+        """The channel is not to come back by itself any more."""
+        self._disowned.add(name)
+        if name in self._channels:
+            self._channels[name].remember = False
 
     def restart(self, name: str, since: Since) -> list[Effect]:
         """Leave the channel and subscribe again from elsewhere."""
@@ -195,7 +184,7 @@ class Session:
         if channel is None:
             return []
         channel.since, channel.position = since, None
-        channel.stale = channel.phase in (Phase.SUBSCRIBING, Phase.LIVE)
+        channel.stale = channel.phase in (Phase.RESUMING, Phase.SUBSCRIBING, Phase.LIVE)
         return self._advance(channel)
 
     def again(self, name: str) -> list[Effect]:
@@ -231,22 +220,11 @@ class Session:
     ) -> tuple[int, list[Effect]]:
         if self.state is State.CLOSED:
             raise self._error.with_traceback(None)  # or it would grow with every call
-        request = Request(self._last_id + 1, method, params)
-        text = encode(request)
-        self._last_id += 1
-        self._pending[self._last_id] = _Pending(request, text, channel)
-        self._unsent.append(self._last_id)
-        return self._last_id, self._send()
+        id = self._requests.begin(method, params, channel)
+        return id, self._send()
 
     def _send(self) -> list[Effect]:
-        """Send what waits, in order, as far as the hub takes it."""
-        effects: list[Effect] = []
-        while self.state is State.READY and self._unsent and len(self._in_flight) < MAX_IN_FLIGHT:
-            pending = self._pending.get(id := self._unsent.popleft())
-            if pending is not None:
-                self._in_flight.add(id)
-                effects.append(Send(pending.text))
-        return effects
+        return self._requests.send() if self.state is State.READY else []
 
     def _notice(self, method: str, params: Mapping[str, Any]) -> list[Effect]:
         effects: list[Effect] = [Noticed(method, params)]
@@ -254,19 +232,63 @@ class Session:
             if self.state is not State.OPENING:
                 raise BadFrame("session.ready came twice")
             self._move(Input.AUTHENTICATED)
-            later, self._unsent = self._unsent, deque()
+            effects += self._resuming(params.get("channels", ()))
+            held = self._requests.hold()
             for channel in list(self._channels.values()):
                 effects += self._advance(channel)
-            self._unsent += later
+            self._requests.unhold(held)
             effects += self._send()
+        elif method == "subscription.resumed":
+            effects += self._resumed(params)
         elif method == "subscription.ended":
             effects += self._subscription_ended(params)
         return effects
 
+    def _resuming(self, remembered: Any) -> list[Effect]:
+        """The hub follows again, by itself, what the persistent session remembers."""
+        effects: list[Effect] = []
+        for item in remembered:
+            match item:
+                case {"channel": str(name), "epoch": str(epoch), "seq": int(seq)}:
+                    at = Position(epoch, seq)
+                case _:
+                    raise BadFrame("a session that remembers what is no position")
+            if name in self._disowned:
+                continue
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = self._channels[name] = Channel(name, at, remember=True)
+                effects.append(Resuming(name, at))
+            channel.move(Move.RESUME)
+        return effects
+
+    def _resumed(self, params: Mapping[str, Any]) -> list[Effect]:
+        """A channel is back where it was acknowledged, which may be before what we have of it."""
+        channel = self._channels.get(str(params.get("channel")))
+        if channel is None or channel.phase is not Phase.RESUMING:
+            return []
+        ours = channel.resume_from
+        match params:
+            case {"epoch": str(epoch), "seq": int(seq)} if params.get("recovered") is not False:
+                at = Position(epoch, seq)
+            case _:  # a snapshot, which stands for all that we have
+                return self._subscribed(channel, dict(params))
+        if ours is None or ours == at:
+            return self._subscribed(channel, dict(params))
+        channel.move(Move.SUBSCRIBED)
+        channel.joined = True
+        ahead = isinstance(ours, tuple) and ours[0] == epoch and ours[1] > seq
+        if not ahead or channel.stale or not channel.wanted:
+            channel.stale = True
+            return self._advance(channel)
+        channel.position = Position(*ours)  # what comes again until there is dropped
+        return [Subscribed(channel.name, channel.position)]
+
     def _subscription_ended(self, params: Mapping[str, Any]) -> list[Effect]:
         name = str(params.get("channel"))
         channel = self._channels.get(name)
-        if channel is None or not channel.wanted or channel.phase is not Phase.LIVE:
+        following = (Phase.RESUMING, Phase.LIVE)
+        if channel is None or not channel.wanted or channel.phase not in following:
             return []
         reason = str(params.get("reason", "unknown"))
         if reason == "resume_gap" and channel.resyncs < MAX_RESYNCS:
@@ -280,7 +302,7 @@ class Session:
         return [Ended(name, SubscriptionEnded(name, reason))]
 
     def _reply(self, id: int | str, result: Any) -> list[Effect]:
-        pending = self._pending.pop(id, None) if isinstance(id, int) else None
+        pending = self._requests.answered(id)
         if pending is None:
             return []  # its caller has gone
         if not isinstance(result, dict):
@@ -294,7 +316,7 @@ class Session:
     def _refusal(self, id: int | str | None, error: Fault) -> list[Effect]:
         if id is None:  # the hub could not tell which request it was
             return [Noticed("error", {"message": error.message, "reason": error.reason})]
-        pending = self._pending.pop(id, None) if isinstance(id, int) else None
+        pending = self._requests.answered(id)
         if pending is None:
             return []
         if pending.channel is None:
@@ -369,7 +391,7 @@ class Session:
             if self.state is not State.READY:
                 return []
             channel.move(Move.LEAVE)
-            params: dict[str, Any] = {"channel": channel.name}
+            params: dict[str, Any] = {"channel": channel.name, **self._remembering(channel)}
             return self._begin("channel.unsubscribe", params, channel)[1]
         if channel.phase is not Phase.DETACHED:
             return []
@@ -380,15 +402,14 @@ class Session:
             return []
         channel.move(Move.SUBSCRIBE)
         since = channel.resume_from
-        params = {"channel": channel.name, "since": _since(since)}
+        params = {"channel": channel.name, "since": _since(since), **self._remembering(channel)}
         if channel.presence:
             params["presence"] = True
         return self._begin("channel.subscribe", params, channel)[1]
 
+    def _remembering(self, channel: Channel) -> dict[str, Any]:
+        return {"remember": channel.remember} if self._persistent else {}
+
 
 def _since(since: Since) -> Any:
     return {"epoch": since[0], "seq": since[1]} if isinstance(since, tuple) else since
-
-
-def _lost(method: str) -> str:
-    return f"The connection broke before {method} was answered; whether it was done is unknown"

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 from hub_client.events import Event, Position
 from hub_client.faults import BadFrame, CallTimedOut, ConnectionClosed, Fault, ResumeGap
 from hub_client.mailbox import Mailbox
+from hub_client.progress import Progress
 from hub_client.retry import Backoff
 
 log = logging.getLogger("hub_client")
@@ -39,16 +40,29 @@ class Subscription:
     ``recovered`` set takes their place. Ends when it or the hub is closed by this side; raises
     ConnectionClosed when the connection ends for good, the Fault of a refused subscription,
     SubscriptionEnded, SubscriberTooSlow, ResumeGap.
+
+    In a persistent session an event counts as dealt with when the next one is asked for, or the
+    ``async with`` is left without an exception; and, without ``acknowledge``, only by the method.
     """
 
     def __init__(
-        self, source: Source, mailbox: Mailbox, wake: asyncio.Event, backoff: Backoff
+        self,
+        source: Source,
+        mailbox: Mailbox,
+        wake: asyncio.Event,
+        backoff: Backoff,
+        *,
+        progress: Progress | None = None,
+        acknowledge: bool = True,
     ) -> None:
         self.channel = mailbox.channel
         self._source = source
         self._mailbox = mailbox
         self._wake = wake
         self._backoff = backoff
+        self._progress = progress
+        self._automatic = acknowledge
+        self._yielded = False
         # The connection holds the mailbox only: a subscription that nobody holds any more, such
         # as that of a loop that was left by `break`, unsubscribes.
         loop = asyncio.get_running_loop()
@@ -73,8 +87,32 @@ class Subscription:
             raise self._mailbox.error
         return self
 
+    async def acknowledge(self) -> None:
+        """Say that everything up to ``position`` is dealt with; returns once that is durable.
+
+        For connections with a ``session_key``, else RuntimeError. Raises the Fault that the hub
+        answers, CallTimedOut, ConnectionClosed.
+        """
+        if self._progress is None:
+            raise RuntimeError("only connect(session_key=…) has something to acknowledge")
+        self._dealt_with()
+        await self._progress.flush()
+
+    async def forget(self) -> None:
+        """Close it, and let the persistent session remember the channel no more."""
+        self.close()
+        if self._progress is not None:
+            await self._progress.forget(self.channel)
+
+    def _dealt_with(self) -> None:
+        if self._progress is not None and self._mailbox.position is not None:
+            self._progress.dealt_with(self._mailbox, self._mailbox.position)
+
     def close(self) -> None:
-        """Unsubscribe. Events that were not read are dropped. Idempotent."""
+        """Unsubscribe. Events that were not read are dropped. Idempotent.
+
+        A persistent session goes on remembering the channel (see ``forget``).
+        """
         if self._abandoned.detach() is not None:
             self._mailbox.end(None)
             self._source.leave(self._mailbox)
@@ -84,9 +122,12 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         mailbox = self._mailbox
+        if self._automatic and self._yielded:
+            self._dealt_with()  # who asks for the next one has dealt with the last
         while True:
             event = mailbox.pop()
             if event is not None:
+                self._yielded = True
                 return event
             if mailbox.catch_up is not None and not mailbox.ended:
                 await self._read_history()
@@ -102,7 +143,9 @@ class Subscription:
     async def __aenter__(self) -> Self:
         return await self.ready()
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._automatic and self._yielded:
+            self._dealt_with()
         self.close()
 
     async def _read_history(self) -> None:

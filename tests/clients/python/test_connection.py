@@ -19,8 +19,8 @@ from hub_client import (
     connect,
 )
 from hub_client.faults import BadFrame, ModelUnavailable, NotFound
+from hub_client.requests import MAX_IN_FLIGHT
 from hub_client.retry import Backoff
-from hub_client.session import MAX_IN_FLIGHT
 
 from tests.clients.python.scripted_hub import Conversations, Params, Refusal
 

@@ -1,5 +1,6 @@
 """The README's examples run as they stand."""
 
+import asyncio
 import re
 import textwrap
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import hub_client
 from hub_client import connect, faults
 
+from tests.faults.processes import wait_until
 from tests.parts.hub import ServedHub
 
 README = Path(hub_client.__file__).parents[1] / "README.md"
@@ -40,6 +42,30 @@ async def test_the_other_examples_run(served_hub: ServedHub) -> None:
             # Nobody else is there whose changes it could wait for.
             body = body.partition("    async for change in presence")[0]
             await run(body, hub=hub, conversation=conversation)
+
+
+async def test_the_bot_of_the_example_goes_on_where_it_was(served_hub: ServedHub) -> None:
+    token = (await served_hub.sign_up(EMAIL))["access_token"]
+    (block,) = (block for block in BLOCKS if "session_key" in block)
+    told: asyncio.Queue[str] = asyncio.Queue()
+    scope: dict[str, Any] = {"connect": connect, "print": lambda _, run: told.put_nowait(run)}
+    exec(block, scope)
+    async with connect(served_hub.url, token=token) as hub, asyncio.timeout(20):
+        conversation = await hub.conversations.create(model="echo")
+        first = True
+        for number in range(3):
+            if not first:
+                answer = await conversation.ask(f"while it was away {number}")
+            bot = asyncio.create_task(scope["watch"](served_hub.url, token, conversation.channel))
+            if first:
+                followed = served_hub.hub.services.metrics.subscriptions._value.get
+                await wait_until(followed, 10, "the bot follows the conversation")
+                answer = await conversation.ask("while it watches")
+                first = False
+            assert await told.get() == answer.run_id
+            bot.cancel()
+            await asyncio.wait({bot})
+        assert told.empty()
 
 
 def test_the_tree_of_errors_names_only_what_there_is() -> None:

@@ -25,7 +25,8 @@ from hub_client.faults import (
     ResumeGap,
     SubscriptionEnded,
 )
-from hub_client.session import MAX_IN_FLIGHT, Session, State
+from hub_client.requests import MAX_IN_FLIGHT
+from hub_client.session import Session, State
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
