@@ -1,9 +1,9 @@
 """What the bytes of a streamed answer of Ollama's protocol say: pure, and joined.
 
-The ollama package makes a validated model of each token's line, through three layers of decoders,
-which took two thirds of the processor time between a model's socket and the hub's log. So the hub
-reads these lines itself, of all that it asks of a model server; the package does the rest. What
-one read brought is one delta, however many tokens it holds.
+The ollama package lays half a dozen generators and a validated model around each token's line: a
+third of the hub's processor time when a hundred answers stream. So these lines, of all that a model
+server says, are read here; the package does the rest. What one read brought is one delta, however
+many tokens it holds.
 
 https://docs.ollama.com/api/streaming: a line is a JSON object that ends with a line feed.
 """
