@@ -33,6 +33,7 @@ _NEXT_TURN: Final = prebuilt(
     .where(col(Conversation.id) == _conversation)
     .values(turns=col(Conversation.turns) + 1)
     .returning(col(Conversation.turns))
+    .execution_options(synchronize_session=False)
 )
 _HELD: Final = prebuilt(
     select(Conversation.id)

@@ -23,6 +23,8 @@ QUEUED_BYTES: Final = 1024 * 1024
 """Text that may wait for the backplane; beyond it the model is read no further."""
 DELTA_BYTES: Final = 32 * 1024
 """Text that is joined into one event; a longer one could not be delivered whole."""
+_PIECE_CHARS: Final = DELTA_BYTES // 4
+"""Of a longer text is said so much at once: no character has more than 4 bytes."""
 RESTATE_EVERY: Final = 4_000
 """Entries after which the run's state is said again, so that a trimmed log can still be read."""
 RESTATE_BYTES: Final = LOG_MAX_BYTES // 3
@@ -63,9 +65,10 @@ class RunLog:
         self._appended = metrics.events_appended
         self._queue: deque[_Delta | _Event] = deque()
         self._queued_bytes = 0
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._busy = False
+        """Whether something waits, or its append is under way."""
+        self._rest: asyncio.Future[None] | None = None
+        self._settling: list[asyncio.Future[None]] = []
         self._failure: BaseException | None = None
         self._at: Position | None = None
         self._since_restated = 0
@@ -87,8 +90,18 @@ class RunLog:
     def text(self, message_id: str, delta: str, *, reasoning: bool = False) -> None:
         """Say more of a message. Queued; joined with what still waits of the same message."""
         self._raise_failure()
+        size = len(delta) if delta.isascii() else len(delta.encode())
+        if size <= DELTA_BYTES:
+            self._put(message_id, delta, size, reasoning=reasoning)
+        else:
+            for at in range(0, len(delta), _PIECE_CHARS):
+                piece = delta[at : at + _PIECE_CHARS]
+                self._put(message_id, piece, len(piece.encode()), reasoning=reasoning)
+        self._queued_bytes += size
+        self._rouse()
+
+    def _put(self, message_id: str, delta: str, size: int, *, reasoning: bool) -> None:
         last = self._queue[-1] if self._queue else None
-        size = len(delta.encode())
         if (
             isinstance(last, _Delta)
             and last.message_id == message_id
@@ -98,8 +111,6 @@ class RunLog:
             last.size += size
         else:
             self._queue.append(_Delta(message_id, reasoning, [delta], size))
-        self._queued_bytes += size
-        self._rouse()
 
     def say(self, *events: bytes, key: str | None = None, whole: bool = False) -> None:
         """Say events. ``key``: the same key again says nothing (one event only). ``whole``: it says
@@ -116,7 +127,10 @@ class RunLog:
 
     async def settled(self) -> None:
         """Return when all that was said is in the log. Raises what went wrong."""
-        await self._idle.wait()
+        if self._busy:
+            done = asyncio.get_running_loop().create_future()
+            self._settling.append(done)
+            await done
         self._raise_failure()
 
     def stand(self, at: Position) -> None:
@@ -134,8 +148,16 @@ class RunLog:
     # --- the pump ---
 
     def _rouse(self) -> None:
-        self._idle.clear()
-        self._wake.set()
+        self._busy = True
+        if self._rest is not None and not self._rest.done():
+            self._rest.set_result(None)
+
+    def _settle(self) -> None:
+        self._busy = False
+        for done in self._settling:
+            if not done.done():
+                done.set_result(None)
+        self._settling.clear()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -144,23 +166,24 @@ class RunLog:
     async def _pump(self) -> None:
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._queue:
-                    item = self._queue.popleft()
-                    if isinstance(item, _Delta):
-                        self._queued_bytes -= item.size
-                        data, key, whole = item.encode(), None, False
-                    else:
-                        data, key, whole = item.data, item.key, item.whole
-                    self._note(await self._append(data, key, whole), len(data))
-                self._idle.set()
+                if not self._queue:
+                    self._settle()
+                    # A bare future: an Event, which may have many who wait, costs twice as much.
+                    self._rest = asyncio.get_running_loop().create_future()
+                    await self._rest
+                item = self._queue.popleft()
+                if isinstance(item, _Delta):
+                    self._queued_bytes -= item.size
+                    data, key, whole = item.encode(), None, False
+                else:
+                    data, key, whole = item.data, item.key, item.whole
+                self._note(await self._append(data, key, whole), len(data))
         except asyncio.CancelledError:
             raise
         except Exception as failure:
             self._failure = failure
             self._queue.clear()
-            self._idle.set()
+            self._settle()
             if self.on_failure is not None:
                 self.on_failure()
 

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from time import perf_counter
 from typing import Final
 
-from hub.agents.conversations.context import fit, reserve, window
+from hub.agents.conversations.prompt import chat_request
 from hub.agents.conversations.transcript import Transcript, as_event_message
 from hub.agents.generation import GENERATION_STEPS, Generation
 from hub.agents.orchestrator import Assignment, Orchestrator
@@ -28,7 +28,7 @@ from hub.events.fold import fold
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
-from hub.inference.interface import ChatDone, ChatMessage, ChatRequest, ModelInfo, ReasoningDelta
+from hub.inference.interface import ChatDone, ModelInfo, ReasoningDelta
 from hub.storage.tables import Message, Usage
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
@@ -250,17 +250,7 @@ class Runner:
         await self._permission.given()
         wanted = self._run.model or self._assignment.conversation.model
         model = self._model = await self._catalogue.resolve(wanted)
-        tokens = window(model.context_length)
-        prompt = fit(
-            self._assignment.conversation.instructions,
-            [_as_chat_message(row) for row in history],
-            tokens,
-        )
-        request = ChatRequest(
-            model.name,
-            prompt,
-            options={"num_ctx": tokens, "num_predict": _answer_limit(model, tokens)},
-        )
+        request = chat_request(model, self._assignment.conversation.instructions, history)
         asked_at = perf_counter()
         waiting = True
         client = self._catalogue.client()
@@ -398,12 +388,3 @@ class Runner:
             event = say.run_finished(run.conversation_id, run.id, _OUTCOMES[status], usage)
         self._log.say(event, key=f"{run.id}:end")
         await self._log.settled()
-
-
-def _as_chat_message(row: Message) -> ChatMessage:
-    return ChatMessage("assistant" if row.role == "assistant" else "user", row.content)
-
-
-def _answer_limit(model: ModelInfo, tokens: int) -> int:
-    # A model so small that it stands in for one tends to go on for ever; let it be brief.
-    return min(512, reserve(tokens)) if model.stand_in else -1

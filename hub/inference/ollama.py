@@ -4,32 +4,34 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 import ollama
+import orjson
 import pydantic
 import structlog
 
 from hub.faults import Fault
 from hub.inference.interface import (
-    ChatDone,
     ChatPart,
     ChatRequest,
     ModelInfo,
-    ReasoningDelta,
-    TextDelta,
 )
 from hub.inference.local.extra import STAND_IN_KEY
-from hub.inference.plain_http import PlainHttp
+from hub.inference.ollama_answer import Answer, NotOllama
+from hub.inference.patience import Patience
+from hub.inference.plain_http import BODY, Body, PlainHttp
 
 USUAL_CONTEXT: Final = 8192
 """Tokens of context asked for when the model does not say. More costs the server memory."""
 
 CONNECT_S: Final = 5.0
 CATALOGUE_S: Final = 10.0
+END_S: Final = 1.0
+"""How long the end of an answer's body is waited for once the answer is whole."""
 _SHOWN_AT_ONCE: Final = 4
 
 _BROKEN = (
@@ -38,10 +40,31 @@ _BROKEN = (
     ConnectionError,
     json.JSONDecodeError,
     pydantic.ValidationError,
+    NotOllama,
 )
 """What the package raises for a server that is not there, breaks off, or talks nonsense."""
 
 _log = structlog.get_logger(__name__)
+
+
+class _Api(ollama.AsyncClient):
+    """The package's client, and answers as bytes; ``hub.inference.ollama_answer`` says why."""
+
+    async def answer(self, body: dict[str, Any]) -> httpx.Response:
+        """An answer of which the head has come. Close it. Raises as the package's ``chat``."""
+        client: httpx.AsyncClient = self._client
+        request = client.build_request(
+            "POST",
+            "/api/chat",
+            content=orjson.dumps({**body, "stream": True}),
+            headers={"Accept-Encoding": "identity"},
+        )
+        response = await client.send(request, stream=True)
+        if not response.is_success:
+            async with contextlib.aclosing(response):
+                await response.aread()
+            raise ollama.ResponseError(response.text, response.status_code)
+        return response
 
 
 class OllamaClient:
@@ -65,9 +88,7 @@ class OllamaClient:
         self._next_token_s = next_token_s
         self._shown: dict[str, ModelInfo | None] = {}
         self._contexts: dict[str, int] = {}
-        self._api = ollama.AsyncClient(
-            host=host, timeout=httpx.Timeout(None, connect=CONNECT_S), **_way_to(host)
-        )
+        self._api = _Api(host=host, timeout=httpx.Timeout(None, connect=CONNECT_S), **_way_to(host))
 
     @property
     def bare_host(self) -> str:
@@ -78,62 +99,50 @@ class OllamaClient:
         """Stream an answer; see ``ModelClient.chat``."""
         self._refuse_when_closed()
         self.active += 1
+        answer, patience = Answer(), Patience()
+        clock, bound = asyncio.get_running_loop().time, self._first_token_s
+        due = clock() + bound
         try:
-            async with contextlib.aclosing(self._parts(request)) as parts:
-                async for part in parts:
-                    yield part
+            with patience.until(due):
+                response = await self._api.answer(self._body(request))
+            async with contextlib.aclosing(response):
+                read = _reading(response)
+                while True:
+                    with patience.until(due):
+                        data = await read()
+                    self.trouble = None
+                    for part in answer.feed(data) if data else answer.end():
+                        yield part
+                    if answer.failure is not None:
+                        raise answer.failure
+                    if not data:
+                        break
+                    # Reading on to the body's end lets the connection be used again.
+                    bound = END_S if answer.done else self._next_token_s
+                    due = clock() + bound
+        except TimeoutError:
+            if not answer.done:
+                raise self._slow(bound, request.model) from None
         except ollama.ResponseError as error:
             raise self._refused(error, request.model) from error
         except _BROKEN as error:
-            raise self._away(error) from error
+            if not answer.done:
+                raise self._away(error) from error
         finally:
+            patience.close()
             self.active -= 1
-
-    async def _parts(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
-        stream = await self._api.chat(
-            request.model,
-            [{"role": message.role, "content": message.content} for message in request.messages],
-            stream=True,
-            format=request.format,
-            options=self._options(request),
-        )
-        # Annotated as an iterator, it is a generator; only closing it ends the generation.
-        stream = cast("AsyncGenerator[ollama.ChatResponse, None]", stream)
-        patience, done = self._first_token_s, False
-        async with contextlib.aclosing(stream):
-            while True:
-                try:
-                    async with asyncio.timeout(patience):
-                        part = await anext(stream)
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    if done:
-                        break
-                    raise self._slow(patience, request.model) from None
-                if done:
-                    continue
-                self.trouble = None
-                patience, message = self._next_token_s, part.message
-                if message.thinking:
-                    yield ReasoningDelta(message.thinking)
-                if message.content:
-                    yield TextDelta(message.content)
-                if part.done:
-                    # Reading on to the body's end lets the connection be used again.
-                    patience, done = 1.0, True
-                    yield ChatDone(
-                        "length" if part.done_reason == "length" else "stop",
-                        part.prompt_eval_count or 0,
-                        part.eval_count or 0,
-                    )
-        if not done:
+        if not answer.done:
             # ollama#17118: a server that fails can end its answer as if it were whole.
             raise Fault(
                 "model_unavailable",
                 "The model server ended its answer without finishing it. Retry; if it "
                 "happens again, look at the model server's log.",
             )
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        messages = [{"role": said.role, "content": said.content} for said in request.messages]
+        body = {"model": request.model, "messages": messages, "options": self._options(request)}
+        return body if request.format is None else {**body, "format": request.format}
 
     def _options(self, request: ChatRequest) -> dict[str, Any]:
         # A server left to itself cuts a long prompt at a context of its own choosing, silently.
@@ -210,7 +219,7 @@ class OllamaClient:
         _log.warning("model_server_away", host=self.bare_host, error=repr(error))
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | ConnectionError):
             what = "Nothing answers there: start it"
-        elif isinstance(error, json.JSONDecodeError | pydantic.ValidationError):
+        elif isinstance(error, json.JSONDecodeError | pydantic.ValidationError | NotOllama):
             what = "What answers there does not speak Ollama's protocol: correct OLLAMA_HOST"
         else:
             what = "The connection broke: see whether it still runs"
@@ -232,6 +241,15 @@ class OllamaClient:
             f'The model server failed {where}: "{words}". Retry; if it happens again, look at '
             "the model server's log.",
         )
+
+
+def _reading(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """Gives more of the body at each call, and nothing when it is over."""
+    body = response.extensions.get(BODY)
+    if isinstance(body, Body) and "content-encoding" not in response.headers:
+        return body.read
+    pieces = response.aiter_bytes()
+    return lambda: anext(pieces, b"")
 
 
 def _context_length(facts: Mapping[str, Any], parameters: str | None) -> int:

@@ -6,14 +6,16 @@ a given length, or up to the end (RFC 9112, sections 6 and 7).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Final
 
 import httpx
 
 LONGEST_HEAD: Final = 64 * 1024
 MOST_IDLE: Final = 32
 """Connections kept for later; there is no bound on those in use."""
+
+BODY: Final = "hub.body"
 
 _PIECE: Final = 64 * 1024
 _BODILESS: Final = (204, 304)
@@ -84,8 +86,10 @@ class PlainHttp(httpx.AsyncBaseTransport):
         head = await connection.ask(data)
         while 100 <= head.status_code < 200:
             head = await connection.head()
-        body = _Body(self, connection, head, bodiless=request.method == "HEAD")
-        return httpx.Response(head.status_code, headers=head.headers, stream=body)
+        body = Body(self, connection, head, bodiless=request.method == "HEAD")
+        return httpx.Response(
+            head.status_code, headers=head.headers, stream=body, extensions={BODY: body}
+        )
 
     def done_with(self, connection: "_Connection", *, reusable: bool) -> None:
         """Keep the connection for the next request, or drop it."""
@@ -149,9 +153,10 @@ class _Connection:
         return kind("the server closed the connection without an answer")
 
 
-class _Body(httpx.AsyncByteStream):
+class Body(httpx.AsyncByteStream):
     """The body of an answer. Closed before its end, it closes the connection, which tells the
-    server to stop.
+    server to stop. Also in its response's ``extensions``, as ``BODY``, to be read without the
+    generators that httpx lays around it.
     """
 
     def __init__(
@@ -161,49 +166,70 @@ class _Body(httpx.AsyncByteStream):
         self._head = head
         self._bodiless = bodiless or head.status_code in _BODILESS
         self._ended = False
+        self._left = 0
+        self._chunks = Chunks()
+        self._more = self._framed()
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        try:
-            async for piece in self._pieces():
-                yield piece
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            raise httpx.RemoteProtocolError("the server broke off its answer") from error
-        except (ValueError, asyncio.LimitOverrunError) as error:
-            raise httpx.RemoteProtocolError("the answer is not framed as HTTP says") from error
-        self._ended = True
-
-    def _pieces(self) -> AsyncGenerator[bytes, None]:
+    def _framed(self) -> Callable[[], Coroutine[Any, Any, bytes]]:
         headers = self._head.headers
         if self._bodiless:
-            return self._of_length(0)
+            return self._of_length
         if headers.get("transfer-encoding", "").lower() == "chunked":
-            return self._in_chunks()
+            return self._in_chunks
         if "content-length" in headers:
-            return self._of_length(int(headers["content-length"]))
-        return self._to_the_end()
+            length = headers["content-length"]
+            # A length that is none is told when the body is read, as all that is broken in it.
+            self._left = int(length) if length.isdecimal() and length.isascii() else -1
+            return self._of_length
+        return self._to_the_end
 
-    async def _in_chunks(self) -> AsyncGenerator[bytes, None]:
-        reader = self._reader
-        while size := _size(await reader.readuntil(b"\r\n")):
-            while size > _PIECE:
-                yield await reader.readexactly(_PIECE)
-                size -= _PIECE
-            piece = await reader.readexactly(size + 2)
-            if piece[-2:] != b"\r\n":
-                raise ValueError("a chunk is longer than it said")
-            yield piece[:-2]
-        while await reader.readuntil(b"\r\n") != b"\r\n":
-            pass
-
-    async def _of_length(self, left: int) -> AsyncGenerator[bytes, None]:
-        while left > 0:
-            piece = await self._reader.readexactly(min(left, _PIECE))
-            left -= len(piece)
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        while piece := await self.read():
             yield piece
 
-    async def _to_the_end(self) -> AsyncGenerator[bytes, None]:
-        while piece := await self._reader.read(_PIECE):
-            yield piece
+    async def read(self) -> bytes:
+        """What has come of it, as soon as something has; nothing when it is over.
+
+        Raises httpx.RemoteProtocolError.
+        """
+        if self._ended:
+            return b""
+        try:
+            piece = await self._more()
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            raise httpx.RemoteProtocolError("the server broke off its answer") from error
+        except ValueError as error:
+            raise httpx.RemoteProtocolError("the answer is not framed as HTTP says") from error
+        if not piece:
+            self._ended = True
+        return piece
+
+    async def _in_chunks(self) -> bytes:
+        chunks = self._chunks
+        while not chunks.ended:
+            if piece := chunks.feed(await self._some(_PIECE)):
+                return piece
+        if chunks.beyond:
+            raise ValueError("the server says more than its answer")
+        return b""
+
+    async def _of_length(self) -> bytes:
+        if self._left < 0:
+            raise ValueError("the length of the body is no number")
+        if not self._left:
+            return b""
+        piece = await self._some(min(self._left, _PIECE))
+        self._left -= len(piece)
+        return piece
+
+    async def _some(self, most: int) -> bytes:
+        data = await self._reader.read(most)
+        if not data:
+            raise asyncio.IncompleteReadError(data, None)
+        return data
+
+    async def _to_the_end(self) -> bytes:
+        return await self._reader.read(_PIECE)
 
     async def aclose(self) -> None:
         headers, version = self._head.headers, self._head.extensions["http_version"]
@@ -212,9 +238,58 @@ class _Body(httpx.AsyncByteStream):
         self._pool.done_with(self._connection, reusable=self._ended and lasting and framed)
 
 
+class Chunks:
+    """The body in a chunked message (RFC 9112, section 7.1), as it comes in pieces. Pure."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.beyond = False
+        """Whether bytes came that belong to no chunk."""
+        self._held = b""
+        self._left = 0
+        self._line = self._begin
+
+    def feed(self, data: bytes) -> bytes:
+        """What of the body is in ``data``. Raises ValueError where it is not framed so."""
+        found: list[bytes] = []
+        data, at = self._held + data, 0
+        self._held = b""
+        while not self.ended:
+            if self._left:
+                piece = data[at : at + self._left]
+                if not piece:
+                    break
+                found.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._held = data[at:]
+                if len(self._held) > LONGEST_HEAD:
+                    raise ValueError("a line does not end")
+                break
+            self._line(data[at:end])
+            at = end + 2
+        self.beyond = self.ended and at < len(data)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def _begin(self, line: bytes) -> None:
+        self._left = _size(line)
+        self._line = self._finish if self._left else self._trail
+
+    def _finish(self, line: bytes) -> None:
+        if line:
+            raise ValueError("a chunk is longer than it said")
+        self._line = self._begin
+
+    def _trail(self, line: bytes) -> None:
+        self.ended = not line
+
+
 def _size(line: bytes) -> int:
     # Not int(line, 16), which takes "-5", "0x5" and "5_0".
-    digits = line[:-2].split(b";", 1)[0].strip()
+    digits = line.split(b";", 1)[0].strip()
     if not digits or digits.strip(b"0123456789abcdefABCDEF") or len(digits) > 15:
         raise ValueError("a chunk does not begin with its size")
     return int(digits, 16)

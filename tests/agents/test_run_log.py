@@ -112,6 +112,38 @@ async def test_a_joined_delta_is_never_longer_than_can_be_delivered(
     assert len(said) < 10
 
 
+@pytest.mark.parametrize("character", ["x", "é", "語", "😀"])
+async def test_a_long_text_is_said_in_events_that_can_be_delivered(
+    backplane: Flaky, pen: RunLog, character: str
+) -> None:
+    pen.text("m_1", "so: ")
+    pen.text("m_1", character * 100_001)
+    assert pen.crowded == (len(character.encode()) * 100_001 > QUEUED_BYTES)
+    await pen.settled()
+    said = [str(delta) for delta in deltas(await backplane.events())]
+    assert "".join(said) == "so: " + character * 100_001
+    assert all(len(delta.encode()) <= DELTA_BYTES for delta in said)
+    assert not pen.crowded
+
+
+async def test_who_waits_for_it_to_settle_waits_for_all_that_was_said_meanwhile(
+    backplane: Flaky, pen: RunLog
+) -> None:
+    await pen.settled()  # nothing was said
+    backplane.go.clear()
+    pen.text("m_1", "a")
+    waiting = [asyncio.create_task(pen.settled()) for _ in range(2)]
+    await asyncio.sleep(0)
+    pen.text("m_1", "b")
+    given_up = asyncio.create_task(pen.settled())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    assert not any(task.done() for task in waiting)
+    backplane.go.set()
+    await asyncio.gather(*waiting)
+    assert deltas(await backplane.events()) == ["a", "b"]
+
+
 async def test_it_is_crowded_while_more_waits_than_it_may_hold(
     backplane: Flaky, pen: RunLog
 ) -> None:

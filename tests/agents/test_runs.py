@@ -73,6 +73,29 @@ async def test_the_usage_is_durable_and_in_the_end(any_client: Client) -> None:
     ]
 
 
+async def test_tokens_that_arrive_together_are_one_event(any_client: Client) -> None:
+    conversation = await any_client.conversation()
+    tokens = [f"{number:>3} 😀" for number in range(12)]
+    await any_client.send(conversation, script(tokens=tokens, together=4, delay_ms=10))
+    await any_client.ended(conversation)
+    events = any_client.events(conversation)
+    judge(events)
+    assert said(events) == "".join(tokens)
+    deltas = [event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT"]
+    # Two writes can come in one read, but never half of one.
+    assert 1 <= len(deltas) <= 3
+    assert all(len(delta) % len("".join(tokens[:4])) == 0 for delta in deltas)
+
+
+async def test_half_a_character_from_the_model_does_not_end_the_run(any_client: Client) -> None:
+    conversation = await any_client.conversation()
+    await any_client.send(conversation, script(tokens=["a", "\ud83d", "\ude00b", "é\u0301", "😀"]))
+    end = await any_client.ended(conversation)
+    assert end["outcome"] == {"type": "success"}
+    kept = await answer(any_client, conversation)
+    assert said(any_client.events(conversation)) == kept["content"] == "a\ufffd\ufffdbé\u0301😀"
+
+
 async def test_a_thinking_model_thinks_before_it_answers(client: Client) -> None:
     conversation = await client.conversation("thinking")
     await client.send(conversation, "Hm?")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import time
@@ -16,6 +17,7 @@ from hub.inference.interface import (
     ChatPart,
     ChatRequest,
     ReasoningDelta,
+    TextDelta,
 )
 from hub.inference.ollama import OllamaClient
 from tests.inference.conftest import ask, collect, text
@@ -56,7 +58,7 @@ async def test_an_answer_that_was_cut_says_so(client: OllamaClient) -> None:
 async def test_thinking_is_told_from_the_answer(client: OllamaClient) -> None:
     parts = await collect(client, ask("thinking"))
     thought = [part.text for part in parts if isinstance(part, ReasoningDelta)]
-    assert thought == ["Let me", " see."]
+    assert "".join(thought) == "Let me see."
     assert text(parts) == "The answer"
 
 
@@ -142,6 +144,74 @@ async def test_a_model_that_says_nothing_more_times_out(
     seen = await (await scripted_model.asked(prompt)).end(within=1)
     assert seen.disconnected
     await client.close()
+
+
+@contextlib.asynccontextmanager
+async def raw(*writes: bytes, after_s: float = 0.0) -> AsyncIterator[str]:
+    """A server that answers anything with these bytes, and then waits for the client to leave."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            for data in writes:
+                writer.write(data)
+                await asyncio.sleep(after_s)
+            await reader.readexactly(10**6)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def spoken(*tokens: str, done: bool = True) -> bytes:
+    lines = [{"message": {"role": "assistant", "content": token}} for token in tokens]
+    end = [{"message": {"role": "assistant", "content": ""}, "done": True}] if done else []
+    return b"".join(json.dumps(line).encode() + b"\n" for line in (*lines, *end))
+
+
+def with_length(body: bytes, *headers: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body)
+    return b"".join((head, *(header + b"\r\n" for header in headers), b"\r\n", body))
+
+
+async def test_the_tokens_that_one_read_brings_are_one_delta() -> None:
+    async with raw(with_length(spoken("one ", "two ", "three"))) as host:
+        client = OllamaClient(host, first_token_s=5, next_token_s=5)
+        assert await collect(client, ask("any")) == [
+            TextDelta("one two three"),
+            ChatDone("stop", 0, 0),
+        ]
+        await client.close()
+
+
+async def test_an_answer_that_a_proxy_has_packed_is_unpacked() -> None:
+    packed = gzip.compress(spoken("one ", "two"))
+    async with raw(with_length(packed, b"Content-Encoding: gzip")) as host:
+        client = OllamaClient(host, first_token_s=5, next_token_s=5)
+        assert text(await collect(client, ask("any"))) == "one two"
+        await client.close()
+
+
+async def test_a_whole_answer_is_whole_even_if_its_body_does_not_end() -> None:
+    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + spoken("whole")
+    async with raw(endless) as host:
+        client = OllamaClient(host, first_token_s=5, next_token_s=5)
+        parts = await collect(client, ask("any"))
+        assert parts == [TextDelta("whole"), ChatDone("stop", 0, 0)]
+        await client.close()
+
+
+async def test_the_time_to_the_first_token_is_one_however_it_is_spent() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"
+    # Each wait is shorter than what is allowed, and both together are longer.
+    writes = (b"HTTP/1.1 100 Continue\r\n\r\n", head, spoken("late"))
+    async with raw(*writes, after_s=0.3) as host:
+        client = OllamaClient(host, first_token_s=0.5, next_token_s=30)
+        _, fault = await until_fault(client, ask("any"))
+        assert fault.reason == "timeout"
+        assert "0.5 s" in fault.message
+        assert client.active == 0
+        await client.close()
 
 
 async def test_the_first_token_may_take_longer_than_the_next(scripted_model: ScriptedModel) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.inference.plain_http import PlainHttp
+from hub.inference.plain_http import BODY, Chunks, PlainHttp
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -161,6 +161,47 @@ def test_no_noise_raises_anything_but_httpxs_errors(noise: bytes) -> None:
                 await client.get("/")
 
     asyncio.run(hear())
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), max_size=5),
+    st.lists(st.integers(min_value=1, max_value=40)),
+    st.binary(max_size=3),
+)
+def test_chunks_are_the_same_body_in_whatever_pieces_they_come(
+    body: list[bytes], cuts: list[int], beyond: bytes
+) -> None:
+    data = b"".join(b"%x;name=value\r\n%s\r\n" % (len(chunk), chunk) for chunk in body)
+    data += b"0\r\nDigest: x\r\n\r\n"
+    end = len(data)
+    data += beyond
+    chunks, got, at = Chunks(), b"", 0
+    for size in (*cuts, len(data)):
+        assert chunks.ended == (at >= end)
+        if chunks.ended:
+            break
+        got += chunks.feed(data[at : at + size])
+        at += size
+    assert got == b"".join(body)
+    assert chunks.ended
+    assert chunks.beyond == (min(at, len(data)) > end)
+
+
+async def test_what_has_come_is_read_at_once_and_together() -> None:
+    whole = CHUNKED + b"2\r\nhi\r\n2\r\n, \r\n8\r\neveryone\r\n"
+    async with answering(whole) as (_, client), client.stream("GET", "/") as answer:
+        body = answer.extensions[BODY]
+        assert await body.read() == b"hi, everyone"
+
+
+async def test_a_server_that_says_more_than_its_answer_is_not_asked_on_that_connection() -> None:
+    more = CHUNKED + b"2\r\nhi\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad"
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    async with answering(more, whole) as (server, client):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/")
+        assert (await client.get("/")).text == "hi"
+        assert server.connections == 2
 
 
 async def test_nobody_there_is_a_connect_error() -> None:

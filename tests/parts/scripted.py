@@ -154,6 +154,7 @@ async def _generate(recorded: Recorded, script: Script, writer: asyncio.StreamWr
     # As Ollama does, the head goes out with the first line and not before.
     head = _head(200, "application/x-ndjson", "Transfer-Encoding: chunked") if stream else b""
     opening = f'{{"model":{json.dumps(recorded.model)},"created_at":"2026-01-01T00:00:00Z",'
+    held = b""
     for number, (kind, text) in enumerate(parts):
         due = start + (script.first_ms + number * script.delay_ms) / 1000
         if due > loop.time():
@@ -161,9 +162,13 @@ async def _generate(recorded: Recorded, script: Script, writer: asyncio.StreamWr
         content = "" if kind == "thinking" else text
         extra = f',"thinking":{json.dumps(text)}' if kind == "thinking" else ""
         message = f'{{"role":"assistant","content":{json.dumps(content)}{extra}}}'
-        write(writer, f'{opening}"message":{message},"done":false}}', head)
-        head = b""
+        held += _framed(f'{opening}"message":{message},"done":false}}')
         recorded.sent += 1
+        if (number + 1) % script.together and number + 1 < len(parts):
+            continue
+        if stream:
+            writer.write(head + held)
+        head = held = b""
         if writer.transport.get_write_buffer_size() > 65536:
             await writer.drain()
     match end:
@@ -209,8 +214,12 @@ def _head(status: int, kind: str, *more: str) -> bytes:
 
 
 def _chunk(writer: asyncio.StreamWriter, line: str, head: bytes) -> None:
+    writer.write(head + _framed(line))
+
+
+def _framed(line: str) -> bytes:
     data = line.encode() + b"\n"
-    writer.write(b"%s%x\r\n%s\r\n" % (head, len(data), data))
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def _nothing(writer: asyncio.StreamWriter, line: str, head: bytes) -> None:

@@ -23,6 +23,8 @@ class Script:
     thinking: tuple[str, ...] = ()
     first_ms: float = 0.0
     delay_ms: float = 0.0
+    together: int = 1
+    """How many tokens go out in one write, when the last of them is due."""
     end: str = "stop"
     status: int = 200
     context: int = 8192
