@@ -1,0 +1,355 @@
+"""Two nodes, a run whose model says what it is told to, and clients that resume at either node."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from hub.agents.conversations.transcript import Transcript
+from hub.agents.orchestrator import Orchestrator
+from hub.agents.permission import Asker
+from hub.agents.runner import Runner
+from hub.backplane.interface import Backplane, Position
+from hub.events.delivery import Delivery
+from hub.events.fanout import Fanout, Join
+from hub.events.outbox import FlushScheduler, Outbox
+from hub.events.position import Since
+from hub.ids import new_id
+from hub.inference.catalogue import Catalogue
+from hub.inference.interface import ChatDone, ChatPart, ChatRequest, ModelInfo, TextDelta
+from hub.protocol.rfc6455 import payloads
+from hub.rbac.actor import Actor
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Conversation, Tenant, User
+from hub.telemetry.metrics import Metrics
+from tests.agents.agui import Reading
+from tests.events.test_outbox import Pipe
+
+LEASE_S = 9.0
+OUTBOX = 2_500
+"""So small that a stalled reader's deltas are joined, and that it is given up for a long text."""
+SETTLED_S = 10.0
+
+
+@dataclass(frozen=True)
+class House:
+    """A tenant, its one user, and that user's conversation, in which nothing was said."""
+
+    tenant: str
+    user: str
+    conversation: str
+
+
+async def begin_house(database: Database, name: str) -> House:
+    house = House(new_id("t"), new_id("u"), new_id("c"))
+    async with database.write(EVERY_TENANT) as session:
+        session.add(Tenant(id=house.tenant, name=name))
+        session.add(User(id=house.user, email=f"{house.user.lower()}@hub.example"))
+        await session.flush()
+        session.add(
+            Conversation(id=house.conversation, tenant_id=house.tenant, owner_id=house.user)
+        )
+    return house
+
+
+class Dictation:
+    """One answer: its words so far, and whether it is whole."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.whole = False
+        self.told = 0  # to whom was told most of it
+        self.more = asyncio.Event()
+
+
+class Dictated:
+    """A catalogue of one model, which answers a question as it is told to, again if asked again."""
+
+    provider = "dictated"
+
+    def __init__(self) -> None:
+        self.answers: defaultdict[str, Dictation] = defaultdict(Dictation)
+
+    async def resolve(self, wanted: str | None) -> ModelInfo:
+        return ModelInfo("dictated", self.provider, 8_192)
+
+    def client(self) -> "Dictated":
+        return self
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
+        answer = self.answers[request.messages[-1].content]
+        answer.told = 0
+        while not (answer.whole and answer.told == len(answer.words)):
+            if answer.told == len(answer.words):
+                answer.more.clear()
+                await answer.more.wait()
+                continue
+            answer.told += 1
+            for _ in range(4):  # or the pen would join them, and nobody else could
+                await asyncio.sleep(0)
+            yield TextDelta(answer.words[answer.told - 1])
+        yield ChatDone("stop", 1, 1)
+
+
+class Always:
+    """Permits everything."""
+
+    async def may_go_on(self, asker: Asker) -> bool:
+        return True
+
+    def watch(self, asker: Asker, doubt: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+@dataclass
+class Node:
+    backplane: Backplane
+    fanout: Fanout
+    transcript: Transcript
+    scheduler: FlushScheduler
+
+
+class Talk:
+    """One conversation on two nodes, and who drives its runs."""
+
+    def __init__(
+        self, database: Database, backplanes: tuple[Backplane, Backplane], house: House
+    ) -> None:
+        self.house = house
+        self.channel = f"conversation:{house.conversation}"
+        self.metrics = Metrics()
+        self.joined = 0
+        self.nodes = [
+            Node(each, Fanout(each, self.metrics), Transcript(database, each), self._scheduler())
+            for each in backplanes
+        ]
+        self.model = Dictated()
+        self.orchestrator = Orchestrator(database, backplanes[0])
+        self.tabs: list[Tab] = []
+        self.losses = 0
+        self.talking = False
+        self._sent = 0
+        self._driven = 0
+        self._work = asyncio.Event()
+        self._driver = asyncio.create_task(self._drive())
+
+    def _scheduler(self) -> FlushScheduler:
+        def count(joined: int) -> None:
+            self.joined += joined
+
+        return FlushScheduler(count)
+
+    async def say(self, words: list[str]) -> None:
+        """Let the model say words, in a run that is begun if there is none."""
+        if not self.talking:
+            self.talking = True
+            self._sent += 1
+            user = Actor(self.house.user, self.house.tenant, "", (), frozenset())
+            await self.orchestrator.send(
+                user,
+                self.house.conversation,
+                f"message {self._sent}",
+                f"question {self._sent}",
+                model=None,
+                on_busy="queue",
+            )
+            self._work.set()
+        self._answer.words += words
+        self._answer.more.set()
+
+    def finish(self) -> None:
+        """Let the model end its answer."""
+        if self.talking:
+            self.talking = False
+            self._answer.whole = True
+            self._answer.more.set()
+
+    @property
+    def _answer(self) -> Dictation:
+        return self.model.answers[f"question {self._sent}"]
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether all that was to be said is said, and every run but the one in progress ended."""
+        answer = self._answer
+        if self.talking:
+            return self._driven == self._sent - 1 and answer.told == len(answer.words)
+        return self._driven == self._sent
+
+    async def _drive(self) -> None:
+        """As a worker does, which loses its leases with the log."""
+        node, done = self.nodes[0], list[str]()
+        while True:
+            await self._work.wait()
+            lease = await node.backplane.acquire(self.channel, LEASE_S)
+            if lease is None:
+                await asyncio.sleep(0.005)
+                continue
+            self._work.clear()
+            while True:
+                assignment = await self.orchestrator.next_assignment(
+                    self.house.tenant, self.house.conversation, skip=done
+                )
+                if assignment is None:
+                    break
+                runner = Runner(
+                    assignment,
+                    lease,
+                    orchestrator=self.orchestrator,
+                    transcript=node.transcript,
+                    catalogue=cast(Catalogue, self.model),
+                    backplane=node.backplane,
+                    metrics=self.metrics,
+                    permits=Always(),
+                )
+                if not await runner.drive():
+                    self._work.set()  # the lease is lost, as it is with the log
+                    break
+                done.append(runner.run_id)
+                self._driven += 1
+                await self.orchestrator.announced([runner.run_id])
+            await node.backplane.release(lease)
+
+    async def settle(self) -> None:
+        """Wait until every client that reads has read all there is."""
+        async with asyncio.timeout(SETTLED_S):
+            while True:  # until the time is up
+                await asyncio.sleep(0.002)
+                if self._driver.done():
+                    self._driver.result()
+                log = await self.nodes[0].backplane.read(self.channel, 0, 0)
+                if not self._quiet:
+                    continue
+                for tab in self.tabs:
+                    await tab.go_on()
+                if log != await self.nodes[1].backplane.read(self.channel, 0, 0):
+                    continue
+                if all(tab.at == Position(log.epoch, log.last) for tab in self.tabs):
+                    return
+
+    async def state(self, node: Node) -> dict[str, str]:
+        """The messages as somebody finds them who comes only now, where all the others are."""
+        async with asyncio.timeout(SETTLED_S):
+            while True:
+                await self.settle()
+                taken = await node.transcript.snapshot(self.house.tenant, self.house.conversation)
+                if all(tab.at == taken.position for tab in self.tabs):
+                    return Reading(cast(dict[str, Any], taken.event)).texts
+
+    async def close(self) -> None:
+        self._driver.cancel()
+        for tab in self.tabs:
+            tab.leave()
+        await asyncio.gather(
+            self._driver, *(tab.following for tab in self.tabs), return_exceptions=True
+        )
+        for node in self.nodes:
+            await node.fanout.close()
+
+
+class Tab:
+    """A client with one subscription: what it has read, assembled.
+
+    ``reading`` is None while it cannot know the whole state: it began in the middle.
+    """
+
+    def __init__(self, talk: Talk, node: Node) -> None:
+        self.talk = talk
+        self.node = node
+        self.at = Position("", 0)
+        self.reading: Reading | None = None
+        self.largest = 1
+        self._open()
+
+    def _open(self) -> None:
+        self.pipe = Pipe()
+        self.over: str | None = None
+        self.stalled = False
+        self.join: Join | None = None
+        self.following: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(0))
+        self.outbox = Outbox(self.pipe, self.node.scheduler, self._too_slow, OUTBOX)
+
+    # --- Reader ---
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.outbox.deliver(delivery)
+
+    async def room(self) -> None:
+        await self.outbox.room()
+
+    def ended(self, channel: str, reason: str) -> None:
+        self.over = reason
+
+    def _too_slow(self) -> None:
+        self.over = "too_slow"
+
+    # --- what a client does ---
+
+    async def begin(self, since: Since) -> "Tab":
+        talk = self.talk
+        self.join = join = await self.node.fanout.join(talk.channel, self, since)
+        if not join.recovered:
+            taken = await self.node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
+            join.position = taken.position
+            self.reading = Reading(cast(dict[str, Any], taken.event))
+        elif since == "start" and not talk.losses:
+            self.reading = Reading()
+        self.at = join.position
+        self.following = asyncio.create_task(join.follow())
+        return self
+
+    def read(self) -> None:
+        """Take in what has come."""
+        data = b"".join(self.pipe.written)
+        self.pipe.written.clear()
+        for payload in payloads(data):
+            params = orjson.loads(payload)["params"]
+            span = params.get("span", 1)
+            assert params["epoch"] == self.at.epoch
+            assert params["seq"] - span == self.at.seq, "a gap or a repeat"
+            self.at = Position(params["epoch"], params["seq"])
+            self.largest = max(self.largest, span)
+            if self.reading is not None:
+                self.reading.feed(params["event"])
+
+    def stall(self) -> None:
+        """Read nothing: the transport is full."""
+        if not self.stalled:
+            self.stalled = True
+            self.pipe.fill()
+
+    def read_on(self) -> None:
+        if self.stalled:
+            self.stalled = False
+            self.pipe.drained()
+
+    def leave(self) -> None:
+        if self.join is not None:
+            self.join.abandon()
+        self.node.fanout.leave(self.talk.channel, self)
+        self.outbox.close()
+
+    async def reconnect(self, node: Node) -> None:
+        """The connection breaks, and what was on its way is lost; it comes back at a node."""
+        self.leave()
+        self.node = node
+        self._open()
+        await self.begin(self.at)
+
+    async def go_on(self) -> None:
+        """Read, and come back where the hub has ended the subscription."""
+        self.read_on()
+        self.read()
+        if self.over is not None:
+            await self.reconnect(self.node)
+
+    def copy(self, node: Node) -> "Tab":
+        """Another client that stands where this one does."""
+        other = Tab(self.talk, node)
+        other.at, other.reading = self.at, deepcopy(self.reading)
+        return other
