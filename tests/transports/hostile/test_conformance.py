@@ -6,18 +6,15 @@ a limit on messages that the cases fit in (they go to 16 MiB).
 
 import asyncio
 import logging
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Final
 
 import kosoku
 import pytest
 
-from hub.app import Hub
 from hub.cli import serving
 from tests.interaction.drivers import eventually
+from tests.transports.hostile.echo import echo_server
 
 LEFT_OUT: Final = {
     "9.*": "they measure speed and have no right answer",
@@ -26,44 +23,6 @@ LEFT_OUT: Final = {
 }
 ALLOWED: Final = {"7.1.5": "a close amid a fragmented message: RFC 6455 asks for no code"}
 CASES: Final = 247
-
-
-async def _echo(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        await send({**message, "type": "websocket.send"})
-
-
-class _Echo:
-    """As much of a hub as its server needs."""
-
-    application = staticmethod(_echo)
-
-    def drain(self) -> None: ...
-
-    async def drained(self) -> None: ...
-
-
-@asynccontextmanager
-async def echo_server() -> AsyncIterator[tuple[serving.HubServer, str]]:
-    """The hub's server with an echo for an application, and its address."""
-    server = serving.HubServer(cast(Hub, _Echo()))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(128)
-        listening.setblocking(False)
-        task = asyncio.create_task(server._serve([listening]))
-
-        async def started() -> bool:
-            return server.started
-
-        await eventually(started)
-        try:
-            yield server, f"ws://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
 
 
 async def test_the_hubs_protocol_passes_the_cases_of_autobahn(
