@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 from hub.app import Hub
@@ -22,6 +23,7 @@ class _Echo:
     """As much of a hub as its server needs."""
 
     application = staticmethod(_echo)
+    services = SimpleNamespace(settings=SimpleNamespace(drain_s=0))
 
     def drain(self) -> None: ...
 

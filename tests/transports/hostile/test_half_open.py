@@ -25,7 +25,7 @@ GONE_S: Final = 10.0
 SLACK_S: Final = 10.0
 """What a machine with two busy cores may add to open, and to end, ten thousand sockets."""
 
-HALF_A_HEAD: Final = b"GET /ws HTTP/1.1\r\nHost: hub.example\r\nUpgr"
+HALF_A_HEAD: Final = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgr"
 KINDS: Final[dict[str, bytes]] = {
     "nothing": b"",
     "half of a head": HALF_A_HEAD,

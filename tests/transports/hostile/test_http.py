@@ -12,11 +12,11 @@ from tests.transports.hostile.frames import TEXT, frame
 from tests.transports.hostile.neighbour import neighbour
 
 UPGRADE: Final = (
-    "Host: hub.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Protocol: agenthub.v1\r\n"
 )
-GET: Final = "GET /health/live HTTP/1.1\r\nHost: hub.example\r\n\r\n"
+GET: Final = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLIENT_HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(512)
 
 
@@ -33,12 +33,12 @@ HOSTILE: Final[dict[str, tuple[bytes, list[int]]]] = {
     "an address without end": (b"GET /" + b"x" * 400_000, [431]),
     "empty lines without end": (b"\r\n" * 200_000, [431]),
     "a chunk's extension without end": (
-        b"POST /v1/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;"
+        b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1;"
         + b"x" * 400_000,
         [431],
     ),
     "a body that is no chunk": (
-        b"POST /v1/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         [400],
     ),
     "an upgrade with 200 headers": (_upgrade(more="x: y\r\n" * 200), [431]),
