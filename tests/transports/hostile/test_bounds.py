@@ -57,8 +57,9 @@ async def test_tiny_frames_are_parsed_a_slice_at_a_time_and_none_is_lost(
         peer.writer.write(flood[READ_BYTES:])
         pongs = 0
         while (answer := await peer.frame()) != (TEXT, b"the end"):
-            assert answer == (PONG, b"")
-            pongs += 1
+            if answer[0] != PING:  # the hub's own
+                assert answer == (PONG, b"")
+                pongs += 1
         assert pongs == 60_000
         assert sum(sizes) == len(flood)
         assert max(sizes) <= bounds.SLICE_BYTES
@@ -78,9 +79,11 @@ async def test_pongs_that_are_not_read_do_not_pile_up_and_the_last_one_comes() -
             peer.writer.write(frame(PING, b"%0125d" % number))
         await _until(lambda: protocol._pong[2:] == b"%0125d" % 1_999)
         protocol.resume_writing()
-        assert await peer.frame() == (PONG, b"%0125d" % 1_999)
         peer.writer.write(frame(TEXT, b"still here"))
-        assert await peer.frame() == (TEXT, b"still here")
+        heard = [await peer.frame()]
+        while heard[-1] != (TEXT, b"still here"):
+            heard.append(await peer.frame())
+        assert [payload for kind, payload in heard if kind == PONG] == [b"%0125d" % 1_999]
 
 
 async def test_fragments_cost_no_more_than_their_bytes() -> None:
