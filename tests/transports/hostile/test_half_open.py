@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from math import inf
 from typing import Final
 from urllib.parse import urlsplit
@@ -104,6 +105,9 @@ async def half_open(url: str, number: int) -> AsyncIterator[list[_HalfOpen]]:
             one.connection.close()
 
 
+@pytest.mark.skipif(
+    find_spec("hub.transports.deadlines") is None, reason="the handshake has no deadline yet"
+)
 async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_nobody(
     watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,4 +131,4 @@ async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_no
         longest = {kind: f"{max(times, default=0):.1f} s" for kind, times in lasted.items()}
         print(f"\n{number} half-open sockets, opened in {opening_s:.1f} s, were open: {longest}")
     assert ended.total() == number, f"still open: {Counter(one.kind for one in opened) - ended}"
-    assert all(min(times) < GONE_S + SLACK_S for times in lasted.values())
+    assert max(max(times) for times in lasted.values()) < GONE_S + SLACK_S

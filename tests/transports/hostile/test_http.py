@@ -17,6 +17,9 @@ UPGRADE: Final = (
     "Sec-WebSocket-Protocol: agenthub.v1\r\n"
 )
 GET: Final = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED: Final = (
+    b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 CLIENT_HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(512)
 
 
@@ -33,12 +36,11 @@ HOSTILE: Final[dict[str, tuple[bytes, list[int]]]] = {
     "an address without end": (b"GET /" + b"x" * 400_000, [431]),
     "empty lines without end": (b"\r\n" * 200_000, [431]),
     "a chunk's extension without end": (
-        b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1;"
-        + b"x" * 400_000,
+        CHUNKED + b"1;" + b"x" * 400_000,
         [431],
     ),
     "a body that is no chunk": (
-        b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        CHUNKED + b"zz\r\n",
         [400],
     ),
     "an upgrade with 200 headers": (_upgrade(more="x: y\r\n" * 200), [431]),

@@ -109,7 +109,7 @@ async def test_anothers_channel_answers_as_one_that_does_not_exist(
         assert owner.left("subscription.ended") == []
 
 
-NO_CHANNELS: Final = (
+NO_CHANNELS: Final[tuple[object, ...]] = (
     "", ":", "conversation", "conversation:", "conversation:*", "conversation:c_1",
     "conversation:../audit", "conversation:c_%00", "CONVERSATION:c_1", "user:", "user:*",
     "tenant:t_1", "gone", "audit:", "audit:t_1", "conversation:" + "x" * 10_000,
@@ -164,7 +164,7 @@ async def test_a_position_that_nobody_was_given_gets_a_snapshot_or_a_fault_and_n
             said = [message["content"] for message in taken["snapshot"]["messages"]]
             assert said == ["a", "a"]
             await socket.ask("channel.unsubscribe", {"channel": channel})
-        for bad in (
+        wrong: tuple[object, ...] = (
             {"epoch": at["epoch"], "seq": -1},
             {"epoch": at["epoch"], "seq": 2**53},
             {"epoch": at["epoch"], "seq": 2**64 - 1},
@@ -178,7 +178,8 @@ async def test_a_position_that_nobody_was_given_gets_a_snapshot_or_a_fault_and_n
             "end",
             "",
             [],
-        ):
+        )
+        for bad in wrong:
             refusal = await _refusal(socket, "channel.subscribe", channel=channel, since=bad)
             assert refusal.reason == "invalid_params", bad
         assert socket.left("event") == []
