@@ -17,7 +17,8 @@ from typing import Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import State
 
 from hub.faults import Fault
 
@@ -33,6 +34,7 @@ LEAVE_S: Final = 10.0
 MAX_HEAD_BYTES: Final = 65_536
 """A request's head. httptools has no limit of its own."""
 
+_CLOSE: Final = b"\x88"
 _PONG: Final = b"\x8a"
 
 
@@ -122,10 +124,10 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         # The size of a message bounds its fragments too: as if each carried a byte.
         self._fragments += 1
-        if self._failed or self._fragments > self.config.ws_max_size:
-            if not self._failed:
-                self.conn.fail(1009, "too many fragments")
-                self.handle_parser_exception()
+        if self._fragments > self.config.ws_max_size:
+            self.fail(1009, "too many fragments")
+            return
+        if self.close_sent:
             return
         if not isinstance(self.frames[0], bytearray):
             self.frames[0] = bytearray(self.frames[0])  # type: ignore[call-overload]
@@ -153,6 +155,22 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
 
     # --- the end ---
+
+    def fail(self, code: int, reason: str) -> None:
+        """End the connection for what the peer sent. Nothing, if it is ending already."""
+        if self.close_sent:
+            self.frames = []
+            return
+        if self.conn.state is State.OPEN:
+            self.conn.fail(code, reason)
+        else:
+            # The parser is ahead of us: it has read the peer's close frame behind what is wrong,
+            # and echoed it. Unless the echo is on its way already, what is wrong comes first.
+            if any(answer[:1] == _CLOSE for answer in self.conn.data_to_send()):
+                self.conn.close_sent = Close(code, reason)
+                frame = Frame(Opcode.CLOSE, self.conn.close_sent.serialize())
+                self.transport.write(frame.serialize(mask=False))
+        self.handle_parser_exception()
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)

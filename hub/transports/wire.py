@@ -193,9 +193,7 @@ class HubProtocol(BoundedSocket):
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
                 # The base class logs a traceback for what is the peer's mistake.
-                self.frames = []
-                self.conn.fail(1007, "invalid UTF-8")
-                self.handle_parser_exception()
+                self.fail(1007, "invalid UTF-8")
                 return
         super().send_receive_event_to_app()
 

@@ -99,6 +99,13 @@ async def test_fragments_cost_no_more_than_their_bytes() -> None:
         assert await peer.until(TEXT) == text
 
 
+async def test_what_is_wrong_counts_although_a_close_came_with_it() -> None:
+    async with connected() as (peer, _):
+        peer.writer.write(frame(TEXT, b"\xff") + frame(CLOSE, b"\x03\xe8"))
+        assert (await peer.until(CLOSE))[:2] == (1007).to_bytes(2, "big")
+        assert await peer.end() == b""
+
+
 async def test_who_was_cut_off_and_does_not_leave_is_gone_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
