@@ -163,13 +163,12 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             return
         if self.conn.state is State.OPEN:
             self.conn.fail(code, reason)
-        else:
-            # The parser is ahead of us: it has read the peer's close frame behind what is wrong,
-            # and echoed it. Unless the echo is on its way already, what is wrong comes first.
-            if any(answer[:1] == _CLOSE for answer in self.conn.data_to_send()):
-                self.conn.close_sent = Close(code, reason)
-                frame = Frame(Opcode.CLOSE, self.conn.close_sent.serialize())
-                self.transport.write(frame.serialize(mask=False))
+        # The parser is ahead of us: it has read the peer's close frame behind what is wrong,
+        # and echoed it. Unless the echo is on its way already, what is wrong comes first.
+        elif any(answer[:1] == _CLOSE for answer in self.conn.data_to_send()):
+            self.conn.close_sent = Close(code, reason)
+            frame = Frame(Opcode.CLOSE, self.conn.close_sent.serialize())
+            self.transport.write(frame.serialize(mask=False))
         self.handle_parser_exception()
 
     def handle_close(self, event: Frame) -> None:

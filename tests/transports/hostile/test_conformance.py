@@ -31,6 +31,8 @@ async def test_the_hubs_protocol_passes_the_cases_of_autobahn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(serving, "MAX_FRAME_BYTES", 16 << 20)
+    # A case takes a ping that it did not ask for as a wrong answer.
+    monkeypatch.setattr(serving, "HEARTBEAT_S", 1e6)
     tasks = asyncio.all_tasks()
     async with echo_server() as (server, url):
         try:
