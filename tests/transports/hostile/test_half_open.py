@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from math import inf
 from typing import Final
 from urllib.parse import urlsplit
@@ -105,9 +104,6 @@ async def half_open(url: str, number: int) -> AsyncIterator[list[_HalfOpen]]:
             one.connection.close()
 
 
-@pytest.mark.skipif(
-    find_spec("hub.transports.deadlines") is None, reason="the handshake has no deadline yet"
-)
 async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_nobody(
     watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
