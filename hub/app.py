@@ -104,6 +104,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     key = signing_key(settings)
     node = new_id("n")
     metrics = Metrics()
+    loop = asyncio.get_running_loop()
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     database = Database(settings.database)
     await database.start()
     stack.push_async_callback(database.close)

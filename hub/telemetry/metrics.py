@@ -20,6 +20,7 @@ class Metrics:
         self.subscriptions = Gauge(
             "hub_subscriptions", "Subscriptions of channels.", registry=registry
         )
+        self.tasks = Gauge("hub_tasks", "Tasks of this process's event loop.", registry=registry)
         self.requests = Counter(
             "hub_requests",
             "Requests answered, by method, transport and fault reason (`ok` if none).",

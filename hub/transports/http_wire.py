@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from hub.transports.deadlines import BODY_S, HEAD_S, TAKE_S, Deadline
+from hub.transports.peer import BoundedHttp
 
 
 class HttpState(ServerState):
@@ -21,8 +21,8 @@ class HttpState(ServerState):
         """Whether every connection ends with its next answer."""
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the way to cut its peer off in the scope's ``hub.abort``, and
+class HttpProtocol(BoundedHttp):
+    """The bounded protocol, with the way to cut its peer off in the scope's ``hub.abort``, and
     deadlines for what the peer sends. Its server's state is an ``HttpState``.
     """
 

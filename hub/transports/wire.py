@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from random import random
 from typing import Any, Final, Protocol
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 from hub.events.outbox import Writer
 from hub.protocol.codec import close_reason
 from hub.protocol.rfc6455 import payloads
 from hub.transports.inbox import Gate, Inbox
+from hub.transports.peer import BoundedSocket
 
 ABORT_S: Final = 10.0
 """A peer that does not take our close frame in this time is cut off."""
@@ -144,8 +144,8 @@ class Wire:
             self._watch()
 
 
-class HubProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, with a ``Wire``, our close codes, and no traceback for a bad peer."""
+class HubProtocol(BoundedSocket):
+    """The bounded protocol with a ``Wire``, our close codes, and no traceback for a bad peer."""
 
     wire: Wire | None = None
 
@@ -187,21 +187,13 @@ class HubProtocol(WebSocketsSansIOProtocol):
             self.wire.shut()
         super().connection_lost(exc)
 
-    def continue_reading(self) -> None:
-        """Read on after a pause for a message that nobody will take any more."""
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text":
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
                 # The base class logs a traceback for what is the peer's mistake.
-                self.frames = []
-                self.conn.fail(1007, "invalid UTF-8")
-                self.handle_parser_exception()
+                self.fail(1007, "invalid UTF-8")
                 return
         super().send_receive_event_to_app()
 

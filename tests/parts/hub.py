@@ -33,6 +33,17 @@ PASSWORD: Final = "correct horse battery"
 START_S: Final = 30.0
 
 
+async def sign_up(url: str, email: str, password: str = PASSWORD) -> dict[str, Any]:
+    """Register at the hub at ``url`` and sign in; what ``account.login`` answers."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        account = {"email": email, "password": password}
+        (await client.post("/v1/auth/register", json=account)).raise_for_status()
+        answer = await client.post("/v1/auth/login", json=account)
+        answer.raise_for_status()
+        session: dict[str, Any] = answer.json()
+        return session
+
+
 @dataclass
 class ServedHub:
     """A hub that serves: its address, and, in process, its rooms."""
@@ -47,13 +58,7 @@ class ServedHub:
 
     async def sign_up(self, email: str, password: str = PASSWORD) -> dict[str, Any]:
         """Register and sign in; what ``account.login`` answers."""
-        async with httpx.AsyncClient(base_url=self.url) as client:
-            account = {"email": email, "password": password}
-            (await client.post("/v1/auth/register", json=account)).raise_for_status()
-            answer = await client.post("/v1/auth/login", json=account)
-            answer.raise_for_status()
-            session: dict[str, Any] = answer.json()
-            return session
+        return await sign_up(self.url, email, password)
 
 
 ServeHub = Callable[..., AbstractAsyncContextManager[ServedHub]]
@@ -179,13 +184,18 @@ class HubProcess:
         return self.process.wait(30)
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @pytest.fixture
 def hub_process(tmp_path: Path, scripted_model: ScriptedModel) -> Iterator[HubProcess]:
     """A hub process, not started yet; ended with the test."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = HubProcess(tmp_path / ".hub", port, {"OLLAMA_HOST": scripted_model.host})
+    process = HubProcess(tmp_path / ".hub", free_port(), {"OLLAMA_HOST": scripted_model.host})
     yield process
     if process.process is not None and process.process.poll() is None:
         process.kill()

@@ -44,8 +44,10 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_peer(ws_url: str, token: str) -> AsyncIterator[RawPeer]:
-    """A connection after its handshake."""
+async def raw_peer(
+    ws_url: str, token: str | None, *headers: str, behind: bytes = b""
+) -> AsyncIterator[RawPeer]:
+    """A connection after its handshake; ``behind`` is sent with it, without waiting."""
     place = urlsplit(ws_url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -57,9 +59,10 @@ async def raw_peer(ws_url: str, token: str) -> AsyncIterator[RawPeer]:
         f"Sec-WebSocket-Key: {key}",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Protocol: agenthub.v1",
-        f"Authorization: Bearer {token}",
+        *([] if token is None else [f"Authorization: Bearer {token}"]),
+        *headers,
     )
-    writer.write("\r\n".join((*lines, "", "")).encode())
+    writer.write("\r\n".join((*lines, "", "")).encode() + behind)
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101"), head
     try:
