@@ -130,3 +130,25 @@ class Reading:
         for message in messages:
             self.texts[message["id"]] = message["content"]
             self.roles[message["id"]] = message["role"]
+
+
+def told_alike(heard: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A channel's events as one reader got them, alike for all of them: deltas that follow each
+    other in a message are one, however few of them each reader got.
+    """
+    told: list[dict[str, Any]] = []
+    for params in heard:
+        event, last = params["event"], told[-1] if told else None
+        if (
+            last is not None
+            and "delta" in event
+            and {**event, "delta": ""} == {**last["event"], "delta": ""}
+            and params["epoch"] == last["epoch"]
+            and params["seq"] - params.get("span", 1) == last["seq"]
+        ):
+            whole = {**event, "delta": last["event"]["delta"] + event["delta"]}
+            span = last["span"] + params.get("span", 1)
+            told[-1] = {**params, "span": span, "event": whole}
+        else:
+            told.append({**params, "span": params.get("span", 1)})
+    return told

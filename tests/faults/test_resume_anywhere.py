@@ -244,7 +244,7 @@ def _database(url: str) -> Iterator[tuple[asyncio.AbstractEventLoop, Database]]:
 
 
 def _prove(place: Place, examples: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine(place),
         settings=settings(
             max_examples=examples,

@@ -8,6 +8,7 @@ import pytest
 
 from hub.ids import new_id
 from hub.transports import subscriptions
+from tests.agents.agui import told_alike
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
@@ -77,9 +78,11 @@ async def test_the_reply_comes_before_the_events_that_were_missed(
                 "params": {"channel": channel, "since": "start"},
             }
         )
-        frames = [await late.heard(lambda frame: True) for _ in whole]
+        frames = [await late.heard(lambda frame: True)]
         assert frames[0]["result"]["seq"] == 0
-        assert [frame["params"] for frame in frames[1:]] == whole[:-1]
+        while frames[-1].get("params", {}).get("seq") != whole[-1]["seq"]:
+            frames.append(await late.heard(lambda frame: True))
+        assert told_alike(frame["params"] for frame in frames[1:]) == told_alike(whole)
 
 
 async def test_a_subscription_goes_on_after_a_position(hub: ServedHub, token: str) -> None:

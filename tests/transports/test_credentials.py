@@ -169,6 +169,7 @@ async def test_what_cannot_be_known_is_not_delivered_and_can_be_asked_for_again(
 ) -> None:
     async with serve_hub() as hub:
         hub.hub.services.authority._recheck_s = 0.2
+        hub.hub.services.watches._sweep_s = 0.2
         session = await hub.sign_up("ada@hub.example")
         async with open_socket(hub.ws_url, session["access_token"]) as socket:
             await socket.notice("session.ready")
@@ -181,7 +182,7 @@ async def test_what_cannot_be_known_is_not_delivered_and_can_be_asked_for_again(
 
             with monkeypatch.context() as patch:
                 patch.setattr(hub.hub.services.database, "read", away)
-                ended = await socket.notice("subscription.ended", 2)
+                ended = await socket.notice("subscription.ended", 5)
                 assert ended == {"channel": channel, "reason": "backend_unavailable"}
             again = await socket.ask("channel.subscribe", {"channel": channel})
             assert again["channel"] == channel

@@ -112,6 +112,7 @@ async def test_after_a_reconnect_the_differences_are_told(
             mine = pair.ada.session["connection_id"]
             connections = pair.served.hub.socket.connections
             (connection,) = [each for each in connections._all if each.id == mine]
+            connection.told(0.0)
             connection.leave()
             await asyncio.wait_for(lost.wait(), 10)
         assert await told(presence, 1) == ["left"]
