@@ -12,12 +12,14 @@ from tests.bench.fanout import fanout
 from tests.bench.first_token import first_token
 from tests.bench.idle import idle
 from tests.bench.report import Table, heading, machine, say, write_json
+from tests.bench.tokens import tokens
 
 BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "fanout": fanout,
     "first-token": first_token,
     "idle": idle,
     "append": append,
+    "tokens": tokens,
 }
 
 

@@ -1,6 +1,5 @@
 """Idle: memory of the server per connection that does nothing, 2,000 of them."""
 
-import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from tests.bench.child import Child
-from tests.bench.node import idle_share, quiet_hub
+from tests.bench.node import idle_share, quiet_hub, subscription
 from tests.bench.report import Table, say
 
 CONNECTIONS: Final = 2_000
@@ -77,18 +76,13 @@ def _hub(crowd: Child, count: int, *, subscribed: bool) -> Grown:
         texts: list[str] = []
         if subscribed:
             those = [owners[n % USERS] for n in range(WARM + count)]
-            texts = [_subscribe(conversation) for conversation in _converse(hub, those)]
+            texts = [subscription(conversation) for conversation in _converse(hub, those)]
         return _grown(hub, crowd, count, where, texts, ready=READY)
 
 
 def _converse(hub: Child, owners: list[dict[str, str]]) -> list[str]:
     found: list[str] = hub.ask("converse", owners=owners)
     return found
-
-
-def _subscribe(conversation: str) -> str:
-    params = {"channel": f"conversation:{conversation}"}
-    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "channel.subscribe", "params": params})
 
 
 def _grown(

@@ -1,5 +1,6 @@
 """Node: a hub with the embedded defaults, and a model server that nobody asks."""
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,3 +29,10 @@ def idle_share(server: Child, seconds: float = 3.0) -> float:
     before, began = server.cpu(), time.monotonic()
     time.sleep(seconds)
     return (server.cpu() - before) / (time.monotonic() - began)
+
+
+def subscription(conversation: str, number: int = 1, since: object = None) -> str:
+    """The request that subscribes to a conversation, as a frame's text."""
+    params = {"channel": f"conversation:{conversation}", "since": since}
+    request = {"jsonrpc": "2.0", "id": number, "method": "channel.subscribe", "params": params}
+    return json.dumps(request)
