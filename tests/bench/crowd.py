@@ -17,11 +17,12 @@ class Crowd:
         self._groups: dict[str, list[Socket]] = {}
 
     async def connect(self, group: str, greetings: list[str], **where: Any) -> None:
-        """Open ``count`` sockets, and let each send its greetings (``{n}`` is its number)."""
-        sockets = self._groups[group] = await open_sockets(**where)
-        for number, socket in enumerate(sockets):
+        """Open ``count`` sockets more, and let each send its greetings."""
+        sockets = await open_sockets(**where)
+        self._groups.setdefault(group, []).extend(sockets)
+        for socket in sockets:
             for greeting in greetings:
-                socket.send(greeting.replace("{n}", str(number)))
+                socket.send(greeting)
 
     async def request(self, group: str, texts: list[str]) -> None:
         """The n-th socket sends the n-th text; some at a time, each of which gets a message."""
@@ -36,12 +37,16 @@ class Crowd:
                 await asyncio.sleep(0.002)
 
     async def reset(self, group: str) -> None:
-        for socket in self._groups[group]:
+        for socket in self._groups.get(group, []):
             socket.messages = 0
 
-    async def wait(self, group: str, messages: int, within: float) -> list[int]:
-        """Wait until each has so many messages; the fewest, the most, and how many are closed."""
-        sockets = self._groups[group]
+    async def wait(
+        self, group: str, messages: int, within: float, newest: int | None = None
+    ) -> list[int]:
+        """Wait until each, or each of the newest, has so many messages; the fewest, the most, and
+        how many are closed.
+        """
+        sockets = self._groups[group][-newest if newest is not None else 0 :]
         deadline = time.monotonic() + within
         while min(socket.messages for socket in sockets) < messages:
             if time.monotonic() > deadline:

@@ -1,17 +1,22 @@
 """Node: a hub with the embedded defaults, and a model server that nobody asks."""
 
 import json
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from tests.bench.child import Child
 
+UNBOUNDED: Final = {"HUB_CONNECTIONS_PER_USER": "1000000", "HUB_CONNECTIONS_PER_ADDRESS": "1000000"}
+"""A crowd comes from few users and from one address."""
+
 
 @contextmanager
-def quiet_hub() -> Iterator[Child]:
-    """A hub that has nothing to do but what it is asked."""
+def quiet_hub(**settings: str) -> Iterator[Child]:
+    """A hub that has nothing to do but what it is asked; by default with the embedded backs."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
         # Or the hub would start the embedded one, which wants a core.
@@ -20,6 +25,8 @@ def quiet_hub() -> Iterator[Child]:
             "HUB_DATA_DIR": folder,
             "HUB_LOG_LEVEL": "error",
             "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
+            **UNBOUNDED,
+            **settings,
         }
         yield stack.enter_context(Child("tests.bench.servers.hub", environ=environ))
 
@@ -36,3 +43,10 @@ def subscription(conversation: str, number: int = 1, since: object = None) -> st
     params = {"channel": f"conversation:{conversation}", "since": since}
     request = {"jsonrpc": "2.0", "id": number, "method": "channel.subscribe", "params": params}
     return json.dumps(request)
+
+
+def raise_file_limit() -> int:
+    """Let this process, and its children, open as many files as they may; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

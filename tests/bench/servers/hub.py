@@ -5,6 +5,7 @@ Reads the settings from the environment as the hub does.
 
 import asyncio
 import gc
+from itertools import cycle
 from typing import Any
 
 import uvloop
@@ -36,8 +37,8 @@ async def main() -> None:
         async def sign_in(users: int) -> list[dict[str, str]]:
             """Make users; the token, the tenant and the id of each."""
             found = []
-            for number in range(users):
-                email = f"user{number}@hub.example"
+            for _ in range(users):
+                email = f"{new_id('u').lower()}@hub.example"
                 user, tenant = await services.accounts.register(email, PASSWORD)
                 pair = await services.accounts.login(email, PASSWORD)
                 found.append({"token": pair.access_token, "tenant": tenant.id, "user": user.id})
@@ -45,25 +46,33 @@ async def main() -> None:
 
         async def converse(owners: list[dict[str, str]], model: str | None = None) -> list[str]:
             """Make a conversation for each of the owners; their ids."""
-            ids = []
-            for owner in owners:
-                async with services.database.write(owner["tenant"]) as session:
-                    conversation = Conversation(
-                        id=new_id("c"),
-                        tenant_id=owner["tenant"],
-                        owner_id=owner["user"],
-                        model=model,
-                    )
-                    session.add(conversation)
-                ids.append(conversation.id)
+            made = [
+                Conversation(
+                    id=new_id("c"),
+                    tenant_id=owner["tenant"],
+                    owner_id=owner["user"],
+                    model=model,
+                )
+                for owner in owners
+            ]
+            ids = [one.id for one in made]
+            by_tenant: dict[str, list[Conversation]] = {}
+            for one in made:
+                by_tenant.setdefault(one.tenant_id, []).append(one)
+            for tenant, theirs in by_tenant.items():
+                async with services.database.write(tenant) as session:
+                    session.add_all(theirs)
             return ids
 
-        async def publish(count: int, rate: float, channel: str, burst: int = 1) -> None:
+        async def publish(count: int, rate: float, channels: list[str], burst: int = 1) -> None:
+            """Append to the channels in turn, ``burst`` of them at a time."""
+            turn = cycle(channels)
+
             async def emit() -> None:
                 if burst == 1:
-                    await services.backplane.append(channel, event)
+                    await services.backplane.append(next(turn), event)
                 else:
-                    appends = (services.backplane.append(channel, event) for _ in range(burst))
+                    appends = (services.backplane.append(next(turn), event) for _ in range(burst))
                     await asyncio.gather(*appends)
 
             await paced(count // burst, rate / burst, emit)
