@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.bench.across import across
 from tests.bench.append import append
 from tests.bench.child import ChildFailed
 from tests.bench.fanout import fanout
@@ -20,6 +21,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "idle": idle,
     "append": append,
     "tokens": tokens,
+    "across": across,
 }
 
 

@@ -35,20 +35,25 @@ def embedded() -> Iterator[dict[str, str]]:
 @contextmanager
 def outgrown() -> Iterator[dict[str, str]]:
     """PostgreSQL and Redis."""
-    programs = _postgres_programs()
-    assert programs is not None
+    with redis_server() as server, shared(server) as environ:
+        yield environ
+
+
+@contextmanager
+def shared(server: RedisProcess) -> Iterator[dict[str, str]]:
+    """A Redis, and PostgreSQL if it is installed here; else a file of SQLite."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
-        server = stack.enter_context(redis_server())
-        cluster = PostgresCluster(programs)
-        stack.callback(cluster.remove)
-        cluster.start()
-        stack.callback(cluster.stop)
-        yield {
-            "HUB_DATA_DIR": folder,
-            "HUB_REDIS_URL": server.url,
-            "HUB_DATABASE_URL": f"postgresql+asyncpg://hub@127.0.0.1:{cluster.port}/postgres",
-        }
+        environ = {"HUB_DATA_DIR": folder, "HUB_REDIS_URL": server.url}
+        programs = _postgres_programs()
+        if programs is not None:
+            cluster = PostgresCluster(programs)
+            stack.callback(cluster.remove)
+            cluster.start()
+            stack.callback(cluster.stop)
+            place = f"127.0.0.1:{cluster.port}/postgres"
+            environ["HUB_DATABASE_URL"] = f"postgresql+asyncpg://hub@{place}"
+        yield environ
 
 
 def has_redis() -> bool:

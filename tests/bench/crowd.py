@@ -6,6 +6,7 @@ from typing import Any
 
 import uvloop
 
+from tests.bench.ages import Ages
 from tests.bench.child import obey
 from tests.bench.socket import AT_ONCE, Socket, open_sockets
 
@@ -15,6 +16,7 @@ class Crowd:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[Socket]] = {}
+        self._ages: dict[str, Ages] = {}
 
     async def connect(self, group: str, greetings: list[str], **where: Any) -> None:
         """Open ``count`` sockets more, and let each send its greetings."""
@@ -55,6 +57,20 @@ class Crowd:
         counts = [socket.messages for socket in sockets]
         return [min(counts), max(counts), sum(socket.closed for socket in sockets)]
 
+    async def stamp(self, group: str) -> None:
+        """From now on look how old the events are that the group hears."""
+        ages = self._ages[group] = Ages()
+        for socket in self._groups[group]:
+            socket.heard = ages.heard
+
+    async def aged(self, group: str, count: int, within: float) -> None:
+        """Wait until so many stamped events were heard, or the time is over."""
+        await self._ages[group].reached(count, within)
+
+    async def ages(self, group: str) -> dict[str, float | None]:
+        """How old they were; begin anew."""
+        return self._ages[group].take()
+
     async def close(self, group: str) -> None:
         for socket in self._groups.pop(group):
             socket.close()
@@ -69,6 +85,9 @@ async def main() -> None:
             "request": crowd.request,
             "reset": crowd.reset,
             "wait": crowd.wait,
+            "stamp": crowd.stamp,
+            "aged": crowd.aged,
+            "ages": crowd.ages,
             "close": crowd.close,
         },
     )

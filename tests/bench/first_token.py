@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from tests.bench.ages import percentile
 from tests.bench.backs import backs
 from tests.bench.child import Child
 from tests.bench.report import Table, say
@@ -129,12 +130,6 @@ def _add_stages(table: Table, name: str, outcome: Outcome) -> None:
     threads = {name: s for name, s in sampled["threads_s"].items() if s > 0.01}
     shares = ", ".join(f"{name} {s / sampled['cpu_s']:.0%}" for name, s in threads.items())
     table.notes.append(f"{name}: CPU by thread: {shares}")
-
-
-def percentile(values: list[float], of: int) -> float | None:
-    """The value that ``of`` percent of them do not exceed; None without any."""
-    ordered = sorted(values)
-    return None if not ordered else ordered[min(len(ordered) - 1, len(ordered) * of // 100)]
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
+from tests.bench.backs import redis_server, shared
 from tests.bench.child import Child
+from tests.parts.redis import RedisProcess
 
 UNBOUNDED: Final = {"HUB_CONNECTIONS_PER_USER": "1000000", "HUB_CONNECTIONS_PER_ADDRESS": "1000000"}
 """A crowd comes from few users and from one address."""
@@ -29,6 +31,32 @@ def quiet_hub(**settings: str) -> Iterator[Child]:
             **settings,
         }
         yield stack.enter_context(Child("tests.bench.servers.hub", environ=environ))
+
+
+class Nodes(NamedTuple):
+    """Two hubs that share a database and a Redis."""
+
+    first: Child
+    second: Child
+    redis: RedisProcess
+
+
+@contextmanager
+def two_nodes(**settings: str) -> Iterator[Nodes]:
+    """On PostgreSQL if it is installed here, else on one file of SQLite."""
+    with ExitStack() as stack:
+        start = stack.enter_context
+        model = start(Child("tests.bench.servers.model", "1", "0", "0"))
+        redis = start(redis_server())
+        environ = {
+            **start(shared(redis)),
+            "HUB_LOG_LEVEL": "error",
+            "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
+            **UNBOUNDED,
+            **settings,
+        }
+        first, second = (start(Child("tests.bench.servers.hub", environ=environ)) for _ in range(2))
+        yield Nodes(first, second, redis)
 
 
 def idle_share(server: Child, seconds: float = 3.0) -> float:

@@ -11,13 +11,15 @@ from typing import Any
 import uvloop
 
 from hub.app import running
+from hub.backplane.interface import Appended
 from hub.cli.serving import HubServer, settle_memory
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.tables import Conversation
+from tests.bench.ages import stamped
 from tests.bench.child import obey
 from tests.bench.servers.listening import loopback, serving
-from tests.bench.servers.pace import EVENT, paced
+from tests.bench.servers.pace import EVENT, paced, steady
 from tests.bench.servers.sampler import Sampler
 
 PASSWORD = "correct horse battery"
@@ -77,6 +79,19 @@ async def main() -> None:
 
             await paced(count // burst, rate / burst, emit)
 
+        async def stream(channels: list[str], rate: float, seconds: float) -> int:
+            """Append stamped events to all of them, as many runs would; how many they were."""
+            appending: set[asyncio.Task[Appended]] = set()
+
+            def emit(channel: str) -> None:
+                task = asyncio.ensure_future(services.backplane.append(channel, stamped()))
+                appending.add(task)
+                task.add_done_callback(appending.discard)
+
+            count = await steady(channels, rate, seconds, emit)
+            await asyncio.gather(*appending)
+            return count
+
         async def sample(seconds: float) -> dict[str, Any]:
             return await sampler.run(seconds)
 
@@ -90,6 +105,7 @@ async def main() -> None:
                     "sign_in": sign_in,
                     "converse": converse,
                     "publish": publish,
+                    "stream": stream,
                     "sample": sample,
                     "collect": collect,
                 },
