@@ -13,6 +13,7 @@ from tests.bench.fanout import fanout
 from tests.bench.first_token import first_token
 from tests.bench.idle import idle
 from tests.bench.report import Table, heading, machine, say, write_json
+from tests.bench.stall import stall
 from tests.bench.tokens import tokens
 
 BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
@@ -22,6 +23,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "append": append,
     "tokens": tokens,
     "across": across,
+    "stall": stall,
 }
 
 

@@ -71,6 +71,11 @@ class Crowd:
         """How old they were; begin anew."""
         return self._ages[group].take()
 
+    async def stall(self, group: str) -> None:
+        """Read no more."""
+        for socket in self._groups[group]:
+            socket.stall()
+
     async def close(self, group: str) -> None:
         for socket in self._groups.pop(group):
             socket.close()
@@ -88,6 +93,7 @@ async def main() -> None:
             "stamp": crowd.stamp,
             "aged": crowd.aged,
             "ages": crowd.ages,
+            "stall": crowd.stall,
             "close": crowd.close,
         },
     )

@@ -32,6 +32,11 @@ class Socket(asyncio.Protocol):
     def send(self, text: str) -> None:
         self._send(TEXT, text.encode())
 
+    def stall(self) -> None:
+        """Take nothing more from the kernel."""
+        assert self._transport is not None
+        self._transport.pause_reading()
+
     def close(self) -> None:
         """Cut the connection; what it had is lost."""
         if self._transport is not None:

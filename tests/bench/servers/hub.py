@@ -5,21 +5,20 @@ Reads the settings from the environment as the hub does.
 
 import asyncio
 import gc
-from itertools import cycle
+import os
+import threading
 from typing import Any
 
 import uvloop
 
 from hub.app import running
-from hub.backplane.interface import Appended
 from hub.cli.serving import HubServer, settle_memory
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.tables import Conversation
-from tests.bench.ages import stamped
 from tests.bench.child import obey
+from tests.bench.servers.appending import Appending
 from tests.bench.servers.listening import loopback, serving
-from tests.bench.servers.pace import EVENT, paced, steady
 from tests.bench.servers.sampler import Sampler
 
 PASSWORD = "correct horse battery"
@@ -34,7 +33,6 @@ async def main() -> None:
         services = hub.services
         settle_memory()  # as `hub serve` does
         sampler = Sampler()
-        event = EVENT.encode()
 
         async def sign_in(users: int) -> list[dict[str, str]]:
             """Make users; the token, the tenant and the id of each."""
@@ -66,37 +64,30 @@ async def main() -> None:
                     session.add_all(theirs)
             return ids
 
-        async def publish(count: int, rate: float, channels: list[str], burst: int = 1) -> None:
-            """Append to the channels in turn, ``burst`` of them at a time."""
-            turn = cycle(channels)
-
-            async def emit() -> None:
-                if burst == 1:
-                    await services.backplane.append(next(turn), event)
-                else:
-                    appends = (services.backplane.append(next(turn), event) for _ in range(burst))
-                    await asyncio.gather(*appends)
-
-            await paced(count // burst, rate / burst, emit)
-
-        async def stream(channels: list[str], rate: float, seconds: float) -> int:
-            """Append stamped events to all of them, as many runs would; how many they were."""
-            appending: set[asyncio.Task[Appended]] = set()
-
-            def emit(channel: str) -> None:
-                task = asyncio.ensure_future(services.backplane.append(channel, stamped()))
-                appending.add(task)
-                task.add_done_callback(appending.discard)
-
-            count = await steady(channels, rate, seconds, emit)
-            await asyncio.gather(*appending)
-            return count
-
         async def sample(seconds: float) -> dict[str, Any]:
             return await sampler.run(seconds)
 
         async def collect() -> int:
             return gc.collect()
+
+        async def figures() -> dict[str, Any]:
+            """Open connections, and closes by code."""
+            registry = services.metrics.registry
+            closes = {
+                sample.labels["code"]: sample.value
+                for metric in registry.collect()
+                for sample in metric.samples
+                if sample.name == "hub_closes_total"
+            }
+            return {"connections": registry.get_sample_value("hub_connections"), "closes": closes}
+
+        async def census() -> dict[str, int]:
+            """What there is of what must not grow."""
+            return {
+                "tasks": len(asyncio.all_tasks()),
+                "descriptors": len(os.listdir("/proc/self/fd")),
+                "threads": threading.active_count(),
+            }
 
         async with serving(HubServer(hub), listening):
             await obey(
@@ -104,10 +95,11 @@ async def main() -> None:
                 {
                     "sign_in": sign_in,
                     "converse": converse,
-                    "publish": publish,
-                    "stream": stream,
+                    **Appending(services.backplane).commands(),
                     "sample": sample,
                     "collect": collect,
+                    "figures": figures,
+                    "census": census,
                 },
             )
 

@@ -25,17 +25,23 @@ async def paced(count: int, rate: float, emit: Callable[[], Awaitable[None]]) ->
 
 
 async def steady(
-    channels: Sequence[str], rate: float, seconds: float, emit: Callable[[str], object]
+    channels: Sequence[str],
+    rate: float,
+    seconds: float,
+    emit: Callable[[str], object],
+    stop: asyncio.Event | None = None,
 ) -> int:
-    """Call ``emit`` with each channel ``rate`` times a second, evenly spread; how often it was."""
+    """Call ``emit`` with each channel ``rate`` times a second, evenly spread, until the time is
+    over or ``stop`` is set; how often it was.
+    """
     loop = asyncio.get_running_loop()
     start, a_second = loop.time(), len(channels) * rate
     total, done = round(a_second * seconds), 0
-    while done < total:
+    while done < total and not (stop is not None and stop.is_set()):
         due = min(total, int((loop.time() - start) * a_second) + 1)
         for number in range(done, due):
             emit(channels[number % len(channels)])
         done = due
         # uvloop's timers go by milliseconds: less would be none, and spin.
         await asyncio.sleep(max(0.001, start + done / a_second - loop.time()))
-    return total
+    return done
