@@ -9,6 +9,7 @@ from typing import Final
 from tests.bench.across import across
 from tests.bench.append import append
 from tests.bench.child import ChildFailed
+from tests.bench.failover import failover
 from tests.bench.fanout import fanout
 from tests.bench.first_token import first_token
 from tests.bench.idle import idle
@@ -24,6 +25,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "tokens": tokens,
     "across": across,
     "stall": stall,
+    "failover": failover,
 }
 
 

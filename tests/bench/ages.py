@@ -29,6 +29,11 @@ def percentile(values: list[float], of: float) -> float | None:
     return None if not ordered else ordered[min(len(ordered) - 1, int(len(ordered) * of / 100))]
 
 
+def stamps(payload: bytes) -> list[float]:
+    """When the events in it were made, in seconds of ``time.monotonic``."""
+    return [int(stamp) / 1e9 for stamp in _STAMP.findall(payload)]
+
+
 class Ages:
     """How old stamped events were, in milliseconds, when ``heard`` was given them."""
 

@@ -94,6 +94,15 @@ class Child:
             raise ChildFailed(f"{self.name}: {answer['failed']}")
         return answer["done"]
 
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM: a server that it runs ends in its own time; it still answers."""
+        self._process.terminate()
+
     def cpu(self) -> float:
         """Seconds of CPU that it has used, all of its threads, user and system."""
         return process_cpu(self.pid)

@@ -164,7 +164,7 @@ def _tables(ways: list[Beside], load: Load) -> list[Table]:
     table.notes = [
         f"Medians of {load.rounds} rounds in turn; ratios are medians of each round's ratio. One",
         f"conversation, {RATE:.0f} events/s of {SIZE:,} bytes for {load.seconds:.0f} s, all",
-        "of them heard by the healthy reader. 'x reading': beside as many that do read, and so cost",
+        "of them heard by the healthy reader. 'x reading': beside as many that do read, and cost",
         "their share of the fan-out. Those that stall take nothing from the kernel from before the",
         "first event on.",
     ]
