@@ -113,6 +113,11 @@ class Child:
         [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
         return int(pss) * 1024
 
+    def resident(self) -> int:
+        """Bytes of its resident set (RSS), shared pages in full. Linux only."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def _line(self) -> Any:
         line = self._answers.readline()
         if not line:

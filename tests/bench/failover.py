@@ -59,10 +59,10 @@ def failover(*, quick: bool) -> list[Table]:
         say(f"failover: {load.clients} clients, {name}")
         _add(table, name, load, _hub(load, end))
     table.notes += [
-        f"Each client follows one of {load.conversations} conversations, {RATE:.0f} events/s each,",
-        "which the other node appends. It waits as the Python client does (full jitter), goes to",
-        "the node that is left, and subscribes from its position. first live: made after the answer",
-        "to that subscription; first event: or missed before. back: heard a live event, and at the",
+        f"Each client follows one of {load.conversations} conversations, {RATE:.0f} events/s",
+        "each, which the other node appends. It waits as the Python client does (full jitter),",
+        "goes to the node that is left, and subscribes from its position. first live: made after",
+        "the reply to that; first event: or missed before. back: heard a live event, and at the",
         "end all that was appended. gaps: positions that were left out, or resumes that were",
         "answered with a snapshot; repeats: positions that were heard twice. ms CPU each: of the",
         "node that is left, until the last was back, by client, deliveries included. floor: the",
