@@ -16,7 +16,7 @@ RATE: Final = 2.0
 LONGEST_S: Final = 600.0
 COME_S: Final = 120.0
 BACK_S: Final = 120.0
-AFTER_S: Final = 3.0
+AFTER_S: Final = 1.0
 """How long events flow on when all are back."""
 SHOWN: Final = ((0, 50), (0, 99), (1, 50), (1, 99), (2, 50), (2, 99))
 """Columns of what a client tells, and percentiles."""

@@ -91,7 +91,7 @@ class Returner:
                 )
                 await socket.opened
             self._answered = loop.create_future()
-            socket.heard = self._heard
+            socket.heard = self.hear
             since = {"epoch": self.epoch, "seq": self.seq} if self.epoch else None
             conversation = self._conversation
             socket.send(subscription(conversation, 1, since) if conversation else _GREETING)
@@ -107,7 +107,8 @@ class Returner:
 
     # --- hearing ---
 
-    def _heard(self, payload: bytes) -> None:
+    def hear(self, payload: bytes) -> None:
+        """Take a message of the server."""
         if b'"method":"event"' in payload[:40]:
             self._event(payload)
         elif payload == _GREETING.encode():
