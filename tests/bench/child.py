@@ -109,9 +109,16 @@ class Child:
 
     def memory(self) -> int:
         """Bytes of memory: its proportional set size (PSS). Linux only."""
+        return self._rollup("Pss:")
+
+    def private(self) -> int:
+        """Bytes of memory that no other process shares (USS). Linux only."""
+        return self._rollup("Private_Clean:") + self._rollup("Private_Dirty:")
+
+    def _rollup(self, name: str) -> int:
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
-        return int(pss) * 1024
+        [size] = [line.split()[1] for line in rollup.splitlines() if line.startswith(name)]
+        return int(size) * 1024
 
     def resident(self) -> int:
         """Bytes of its resident set (RSS), shared pages in full. Linux only."""

@@ -17,6 +17,8 @@ MANY: Final = 20
 """Conversations on each socket of the hub, in the rows of events that wait together."""
 BURST: Final = 10
 
+CONNECT_S: Final = 180.0
+
 FLOOR: Final = "floor: a ready frame on raw transports"
 HUB: Final = "hub"
 TOGETHER: Final = f"hub, {BURST} events in one turn, {MANY} conversations a socket"
@@ -153,7 +155,10 @@ def _connect(contestant: Contestant, crowd: Child, subscribers: int) -> None:
     crowd.ask("reset", group=contestant.name)
     port = contestant.server.ready["port"]
     crowd.ask("connect", group=contestant.name, port=port, count=count, **group)
-    crowd.ask("wait", group=contestant.name, messages=contestant.ready, within=60, newest=count)
+    ready = contestant.ready
+    told = crowd.ask("wait", group=contestant.name, messages=ready, within=CONNECT_S, newest=count)
+    if told != [ready, ready, 0]:
+        raise RuntimeError(f"{contestant.name}: {told} of {ready} messages before the first event")
     contestant.connected = subscribers
 
 

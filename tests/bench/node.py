@@ -6,14 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tests.bench.backs import redis_server, shared
 from tests.bench.child import Child
 from tests.parts.redis import RedisProcess
-
-UNBOUNDED: Final = {"HUB_CONNECTIONS_PER_USER": "1000000", "HUB_CONNECTIONS_PER_ADDRESS": "1000000"}
-"""A crowd comes from few users and from one address."""
 
 
 @contextmanager
@@ -27,7 +24,6 @@ def quiet_hub(**settings: str) -> Iterator[Child]:
             "HUB_DATA_DIR": folder,
             "HUB_LOG_LEVEL": "error",
             "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
-            **UNBOUNDED,
             **settings,
         }
         yield stack.enter_context(Child("tests.bench.servers.hub", environ=environ))
@@ -52,7 +48,6 @@ def two_nodes(**settings: str) -> Iterator[Nodes]:
             **start(shared(redis)),
             "HUB_LOG_LEVEL": "error",
             "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
-            **UNBOUNDED,
             **settings,
         }
         first, second = (start(Child("tests.bench.servers.hub", environ=environ)) for _ in range(2))

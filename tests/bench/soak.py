@@ -6,7 +6,6 @@ from typing import Final
 
 from tests.bench.backs import EMBEDDED, OUTGROWN, backs
 from tests.bench.child import Child
-from tests.bench.node import UNBOUNDED
 from tests.bench.report import Table, say
 from tests.bench.slope import slope, stretches
 
@@ -35,7 +34,7 @@ def soak(*, quick: bool, minutes: float = 30.0) -> list[Table]:
         pace = str(TOKENS), str(1000 / RATE), "50"
         model = stack.enter_context(Child("tests.bench.servers.model", *pace))
         host = f"http://127.0.0.1:{model.ready['port']}"
-        settings = {"OLLAMA_HOST": host, "HUB_LOG_LEVEL": "error", **UNBOUNDED, **environ}
+        settings = {"OLLAMA_HOST": host, "HUB_LOG_LEVEL": "error", **environ}
         hub = stack.enter_context(Child("tests.bench.servers.hub", environ=settings))
         soakers = stack.enter_context(Child("tests.bench.soakers"))
         tokens = [owner["token"] for owner in hub.ask("sign_in", users=CLIENTS)]
@@ -69,8 +68,8 @@ def _watch(
     while (passed := time.monotonic() - began) < seconds:
         times.append(passed)
         look = {
-            "memory, PSS, MiB": hub.memory() / 2**20,
-            "memory, RSS, MiB": hub.resident() / 2**20,
+            "private memory, MiB": hub.private() / 2**20,
+            "resident memory, MiB": hub.resident() / 2**20,
             **hub.ask("census"),
         }
         for name, value in look.items():
