@@ -2,11 +2,20 @@
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.events.delivery import Delivery
+from tests.bench.ages import Ages, stamped, stamps
+from tests.bench.returners import Returner
+from tests.bench.slope import slope, stretches
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,16 +39,104 @@ def test_a_quick_fan_out_prints_its_table_beside_the_floor_and_the_peers(tmp_pat
     assert " cores of " in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     [table] = figures["tables"]
-    ratios = {row[0]: row[table["columns"].index("x floor")] for row in table["rows"]}
-    for name, ratio in ratios.items():
+    at = table["columns"].index("x floor")
+    ratios = {(row[0], row[1]): row[at] for row in table["rows"]}
+    for (name, _), ratio in ratios.items():
         assert name in done.stdout
         assert ratio > 0
-    assert ratios["floor: a ready frame on raw transports"] == 1
-    assert len(ratios) == 5
+    for subscribers in (1, 100):
+        assert ratios["floor: a ready frame on raw transports", subscribers] == 1
+    assert {name for name, _ in ratios} >= {
+        "hub",
+        "hub, 10 events in one turn, 20 conversations a socket",
+        "websockets.broadcast",
+        "python-socketio, a room",
+    }
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_of_those_there_are() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    for name in ("fanout", "first-token", "idle", "append"):
+    for name in ("fanout", "first-token", "idle", "append", "tokens", "across", "failover", "soak"):
         assert name in done.stderr
+
+
+def test_clients_that_lose_their_node_resume_on_the_other_and_are_counted(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is missing; install it with: apt-get install -y redis-server")
+    done = _run("failover", "--quick", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    [table] = json.loads((tmp_path / "figures.json").read_text())["tables"]
+    at = {name: number for number, name in enumerate(table["columns"])}
+    rows = {row[0]: row for row in table["rows"]}
+    assert set(rows) == {"floor: a bare echo, killed", "hub, killed", "hub, drained"}
+    for row in rows.values():
+        assert row[at["back"]] == "100"
+        assert row[at["gaps"]] == row[at["repeats"]] == 0
+
+
+async def test_a_returner_counts_what_it_missed_and_what_it_heard_twice() -> None:
+    returner = Returner("c_1", "token")
+    returner.hear(b'{"jsonrpc":"2.0","id":1,"result":{"epoch":"e1","seq":4,"recovered":true}}')
+    for seq in (5, 6, 8, 8, 9):
+        returner.hear(Delivery("conversation:c_1", "e1", seq, stamped()).payload)
+    assert (returner.gaps, returner.repeats, returner.seq) == (1, 1, 9)
+    assert returner.here
+
+
+async def test_a_returner_sees_a_resume_that_skips_and_one_that_is_not_possible() -> None:
+    returner = Returner("c_1", "token")
+    for seq, recovered in ((4, True), (4, True), (6, True), (9, False)):
+        result = {"epoch": "e1", "seq": seq, "recovered": recovered}
+        returner.hear(json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode())
+    assert (returner.gaps, returner.unrecovered) == (1, 1)
+
+
+def test_events_that_were_joined_are_as_old_as_each_of_them() -> None:
+    one, other = stamped(), stamped(100)
+    assert len(stamps(one + other)) == 2
+    ages = Ages()
+    ages.heard(one + other)
+    taken = ages.take()
+    assert taken["count"] == 2
+    assert ages.take()["count"] == 0
+
+
+@given(
+    st.lists(st.integers(0, 1_000), min_size=3, max_size=40, unique=True),
+    st.integers(-1_000, 1_000),
+    st.integers(-1_000, 1_000),
+)
+def test_the_slope_of_a_line_is_found_and_flat_only_if_it_is(
+    times: list[int], rise: int, start: int
+) -> None:
+    times.sort()
+    found = slope(times, [start + rise * time for time in times])
+    assert found.slope == rise
+    assert found.low <= rise <= found.high
+    assert found.flat == (rise == 0)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=30, max_size=60), st.randoms(use_true_random=False))
+def test_noise_and_a_peak_are_flat_and_growth_beneath_them_is_not(
+    noise: list[int], dice: random.Random
+) -> None:
+    # Each up has its down: there is no trend but the one that is added.
+    values = [float(one) for pair in ((n, -n) for n in noise) for one in pair]
+    dice.shuffle(values)
+    times = list(range(len(values)))
+    growing = [value + 5 * time for time, value in zip(times, values, strict=True)]
+    growing[len(values) // 2] += 10_000
+    found = slope(times, growing)
+    assert not found.flat
+    assert abs(found.slope - 5) < 1
+    level = [7.0] * len(values)
+    level[len(values) // 2] = 10_000
+    assert slope(times, level).flat
+
+
+def test_stretches_are_the_medians_in_order() -> None:
+    times, values = stretches([0, 1, 2, 3, 4, 5], [1, 9, 2, 5, 5, 6], 2)
+    assert times == [1, 4]
+    assert values == [2, 5]
+    assert stretches([0, 1], [3, 4], 40) == ([0, 1], [3, 4])

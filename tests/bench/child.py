@@ -94,15 +94,36 @@ class Child:
             raise ChildFailed(f"{self.name}: {answer['failed']}")
         return answer["done"]
 
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM: a server that it runs ends in its own time; it still answers."""
+        self._process.terminate()
+
     def cpu(self) -> float:
         """Seconds of CPU that it has used, all of its threads, user and system."""
         return process_cpu(self.pid)
 
     def memory(self) -> int:
         """Bytes of memory: its proportional set size (PSS). Linux only."""
+        return self._rollup("Pss:")
+
+    def private(self) -> int:
+        """Bytes of memory that no other process shares (USS). Linux only."""
+        return self._rollup("Private_Clean:") + self._rollup("Private_Dirty:")
+
+    def _rollup(self, name: str) -> int:
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        [pss] = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
-        return int(pss) * 1024
+        [size] = [line.split()[1] for line in rollup.splitlines() if line.startswith(name)]
+        return int(size) * 1024
+
+    def resident(self) -> int:
+        """Bytes of its resident set (RSS), shared pages in full. Linux only."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def _line(self) -> Any:
         line = self._answers.readline()

@@ -6,6 +6,7 @@ from typing import Any
 
 import uvloop
 
+from tests.bench.ages import Ages
 from tests.bench.child import obey
 from tests.bench.socket import AT_ONCE, Socket, open_sockets
 
@@ -15,13 +16,15 @@ class Crowd:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[Socket]] = {}
+        self._ages: dict[str, Ages] = {}
 
     async def connect(self, group: str, greetings: list[str], **where: Any) -> None:
-        """Open ``count`` sockets, and let each send its greetings (``{n}`` is its number)."""
-        sockets = self._groups[group] = await open_sockets(**where)
-        for number, socket in enumerate(sockets):
+        """Open ``count`` sockets more, and let each send its greetings."""
+        sockets = await open_sockets(**where)
+        self._groups.setdefault(group, []).extend(sockets)
+        for socket in sockets:
             for greeting in greetings:
-                socket.send(greeting.replace("{n}", str(number)))
+                socket.send(greeting)
 
     async def request(self, group: str, texts: list[str]) -> None:
         """The n-th socket sends the n-th text; some at a time, each of which gets a message."""
@@ -36,12 +39,16 @@ class Crowd:
                 await asyncio.sleep(0.002)
 
     async def reset(self, group: str) -> None:
-        for socket in self._groups[group]:
+        for socket in self._groups.get(group, []):
             socket.messages = 0
 
-    async def wait(self, group: str, messages: int, within: float) -> list[int]:
-        """Wait until each has so many messages; the fewest, the most, and how many are closed."""
-        sockets = self._groups[group]
+    async def wait(
+        self, group: str, messages: int, within: float, newest: int | None = None
+    ) -> list[int]:
+        """Wait until each, or each of the newest, has so many messages; the fewest, the most, and
+        how many are closed.
+        """
+        sockets = self._groups[group][-newest if newest is not None else 0 :]
         deadline = time.monotonic() + within
         while min(socket.messages for socket in sockets) < messages:
             if time.monotonic() > deadline:
@@ -49,6 +56,25 @@ class Crowd:
             await asyncio.sleep(0.005)
         counts = [socket.messages for socket in sockets]
         return [min(counts), max(counts), sum(socket.closed for socket in sockets)]
+
+    async def stamp(self, group: str) -> None:
+        """From now on look how old the events are that the group hears."""
+        ages = self._ages[group] = Ages()
+        for socket in self._groups[group]:
+            socket.heard = ages.heard
+
+    async def aged(self, group: str, count: int, within: float) -> None:
+        """Wait until so many stamped events were heard, or the time is over."""
+        await self._ages[group].reached(count, within)
+
+    async def ages(self, group: str) -> dict[str, float | None]:
+        """How old they were; begin anew."""
+        return self._ages[group].take()
+
+    async def stall(self, group: str) -> None:
+        """Read no more."""
+        for socket in self._groups[group]:
+            socket.stall()
 
     async def close(self, group: str) -> None:
         for socket in self._groups.pop(group):
@@ -64,6 +90,10 @@ async def main() -> None:
             "request": crowd.request,
             "reset": crowd.reset,
             "wait": crowd.wait,
+            "stamp": crowd.stamp,
+            "aged": crowd.aged,
+            "ages": crowd.ages,
+            "stall": crowd.stall,
             "close": crowd.close,
         },
     )

@@ -1,19 +1,16 @@
 """First token: from ``message.send`` to the first text at the client, without the model's delay."""
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Self
 
+from tests.bench.ages import percentile
+from tests.bench.backs import backs
 from tests.bench.child import Child
 from tests.bench.report import Table, say
-from tests.parts.postgres import PostgresCluster
-from tests.parts.redis import RedisProcess
 
 FIRST_MS: Final = 50.0
 RATE: Final = 30.0
@@ -22,8 +19,6 @@ LONG: Final = 240
 """Tokens of a usual chat answer: as many tokens a second, a quarter of the runs begun."""
 FEW: Final = 8
 """Tokens of an answer when one client asks alone: more answers in the time, the same path."""
-
-EMBEDDED: Final = "SQLite, memory"
 
 
 @dataclass
@@ -83,10 +78,7 @@ def first_token(*, quick: bool) -> list[Table]:
         for load in loads:
             say(f"first-token: {load.runs} at once, straight to the model, for {load.seconds} s")
             table.rows.append(_row("the model alone", load, _direct(model, talkers, load)))
-    backs: dict[str, Any] = {EMBEDDED: _embedded}
-    if shutil.which("redis-server") and _postgres_programs() and not quick:
-        backs["PostgreSQL, Redis"] = _outgrown
-    for name, environment in backs.items():
+    for name, environment in backs(all_of_them=not quick).items():
         for load in loads:
             say(f"first-token: {load.runs} at once, {name}, for {load.seconds} s")
             with environment() as environ:
@@ -138,12 +130,6 @@ def _add_stages(table: Table, name: str, outcome: Outcome) -> None:
     threads = {name: s for name, s in sampled["threads_s"].items() if s > 0.01}
     shares = ", ".join(f"{name} {s / sampled['cpu_s']:.0%}" for name, s in threads.items())
     table.notes.append(f"{name}: CPU by thread: {shares}")
-
-
-def percentile(values: list[float], of: int) -> float | None:
-    """The value that ``of`` percent of them do not exceed; None without any."""
-    ordered = sorted(values)
-    return None if not ordered else ordered[min(len(ordered) - 1, len(ordered) * of // 100)]
 
 
 @contextmanager
@@ -204,34 +190,3 @@ def _measured(**children: Child) -> Iterator[Outcome]:
     outcome.cpu = {
         name: (child.cpu() - before[name]) / outcome.seconds for name, child in children.items()
     }
-
-
-@contextmanager
-def _embedded() -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="hub-bench-") as folder:
-        yield {"HUB_DATA_DIR": folder}
-
-
-def _postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
-@contextmanager
-def _outgrown() -> Iterator[dict[str, str]]:
-    programs = _postgres_programs()
-    assert programs is not None
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
-        server = RedisProcess(Path(folder) / "redis")
-        stack.callback(server.stop)
-        server.start()
-        cluster = PostgresCluster(programs)
-        stack.callback(cluster.remove)
-        cluster.start()
-        stack.callback(cluster.stop)
-        yield {
-            "HUB_DATA_DIR": folder,
-            "HUB_REDIS_URL": server.url,
-            "HUB_DATABASE_URL": f"postgresql+asyncpg://hub@127.0.0.1:{cluster.port}/postgres",
-        }

@@ -16,9 +16,13 @@ class Refused(Exception):
 
 
 class Socket(asyncio.Protocol):
-    """Counts the messages that come in, and gives them to ``heard`` if that is set."""
+    """Counts the messages that come in, and gives them to ``heard`` if that is set; ``lost`` is
+    told the payload of the server's close frame, empty without one.
+    """
 
-    __slots__ = ("_head", "_rest", "_transport", "closed", "heard", "messages", "opened")
+    __slots__ = (
+        "_head", "_rest", "_told", "_transport", "closed", "heard", "lost", "messages", "opened",
+    )  # fmt: skip
 
     def __init__(self, head: bytes) -> None:
         self._head = head
@@ -26,11 +30,18 @@ class Socket(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.messages = 0
         self.heard: Callable[[bytes], None] | None = None
+        self.lost: Callable[[bytes], None] | None = None
+        self._told = b""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed = False
 
     def send(self, text: str) -> None:
         self._send(TEXT, text.encode())
+
+    def stall(self) -> None:
+        """Take nothing more from the kernel."""
+        assert self._transport is not None
+        self._transport.pause_reading()
 
     def close(self) -> None:
         """Cut the connection; what it had is lost."""
@@ -46,6 +57,8 @@ class Socket(asyncio.Protocol):
         self.closed = True
         if not self.opened.done():
             self.opened.set_exception(Refused("closed"))
+        if self.lost is not None:
+            self.lost(self._told)
 
     def data_received(self, data: bytes) -> None:
         if self._rest:
@@ -86,6 +99,7 @@ class Socket(asyncio.Protocol):
             elif kind == PING:
                 self._send(PONG, data[start : start + size])
             elif kind == CLOSE:
+                self._told = data[start : start + size]
                 self.close()
             at = start + size
         return at
@@ -119,7 +133,7 @@ async def open_sockets(
             headers["Sec-WebSocket-Protocol"] = subprotocol
         if tokens:
             headers["Authorization"] = f"Bearer {tokens[number % len(tokens)]}"
-        head = _head(f"{host}:{port}", path, headers)
+        head = handshake(f"{host}:{port}", path, headers)
         async with gate, asyncio.timeout(CONNECT_S):
             loop = asyncio.get_running_loop()
             _, socket = await loop.create_connection(lambda: Socket(head), host, port)
@@ -129,7 +143,8 @@ async def open_sockets(
     return list(await asyncio.gather(*map(one, range(count))))
 
 
-def _head(host: str, path: str, headers: Mapping[str, str]) -> bytes:
+def handshake(host: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """The request that opens a WebSocket."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {host}",

@@ -5,6 +5,8 @@ Reads the settings from the environment as the hub does.
 
 import asyncio
 import gc
+import os
+import threading
 from typing import Any
 
 import uvloop
@@ -15,8 +17,8 @@ from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.tables import Conversation
 from tests.bench.child import obey
+from tests.bench.servers.appending import Appending
 from tests.bench.servers.listening import loopback, serving
-from tests.bench.servers.pace import EVENT, paced
 from tests.bench.servers.sampler import Sampler
 
 PASSWORD = "correct horse battery"
@@ -31,13 +33,12 @@ async def main() -> None:
         services = hub.services
         settle_memory()  # as `hub serve` does
         sampler = Sampler()
-        event = EVENT.encode()
 
         async def sign_in(users: int) -> list[dict[str, str]]:
             """Make users; the token, the tenant and the id of each."""
             found = []
-            for number in range(users):
-                email = f"user{number}@hub.example"
+            for _ in range(users):
+                email = f"{new_id('u').lower()}@hub.example"
                 user, tenant = await services.accounts.register(email, PASSWORD)
                 pair = await services.accounts.login(email, PASSWORD)
                 found.append({"token": pair.access_token, "tenant": tenant.id, "user": user.id})
@@ -45,28 +46,23 @@ async def main() -> None:
 
         async def converse(owners: list[dict[str, str]], model: str | None = None) -> list[str]:
             """Make a conversation for each of the owners; their ids."""
-            ids = []
-            for owner in owners:
-                async with services.database.write(owner["tenant"]) as session:
-                    conversation = Conversation(
-                        id=new_id("c"),
-                        tenant_id=owner["tenant"],
-                        owner_id=owner["user"],
-                        model=model,
-                    )
-                    session.add(conversation)
-                ids.append(conversation.id)
+            made = [
+                Conversation(
+                    id=new_id("c"),
+                    tenant_id=owner["tenant"],
+                    owner_id=owner["user"],
+                    model=model,
+                )
+                for owner in owners
+            ]
+            ids = [one.id for one in made]
+            by_tenant: dict[str, list[Conversation]] = {}
+            for one in made:
+                by_tenant.setdefault(one.tenant_id, []).append(one)
+            for tenant, theirs in by_tenant.items():
+                async with services.database.write(tenant) as session:
+                    session.add_all(theirs)
             return ids
-
-        async def publish(count: int, rate: float, channel: str, burst: int = 1) -> None:
-            async def emit() -> None:
-                if burst == 1:
-                    await services.backplane.append(channel, event)
-                else:
-                    appends = (services.backplane.append(channel, event) for _ in range(burst))
-                    await asyncio.gather(*appends)
-
-            await paced(count // burst, rate / burst, emit)
 
         async def sample(seconds: float) -> dict[str, Any]:
             return await sampler.run(seconds)
@@ -74,15 +70,36 @@ async def main() -> None:
         async def collect() -> int:
             return gc.collect()
 
+        async def figures() -> dict[str, Any]:
+            """Open connections, and closes by code."""
+            registry = services.metrics.registry
+            closes = {
+                sample.labels["code"]: sample.value
+                for metric in registry.collect()
+                for sample in metric.samples
+                if sample.name == "hub_closes_total"
+            }
+            return {"connections": registry.get_sample_value("hub_connections"), "closes": closes}
+
+        async def census() -> dict[str, int]:
+            """What there is of what must not grow."""
+            return {
+                "tasks": len(asyncio.all_tasks()),
+                "descriptors": len(os.listdir("/proc/self/fd")),
+                "threads": threading.active_count(),
+            }
+
         async with serving(HubServer(hub), listening):
             await obey(
                 {"port": port},
                 {
                     "sign_in": sign_in,
                     "converse": converse,
-                    "publish": publish,
+                    **Appending(services.backplane).commands(),
                     "sample": sample,
                     "collect": collect,
+                    "figures": figures,
+                    "census": census,
                 },
             )
 

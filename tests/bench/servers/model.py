@@ -17,7 +17,14 @@ async def main() -> None:
     tokens = tuple(f" token{number}" for number in range(given.tokens))
     script = Script(tokens=tokens, delay_ms=given.delay_ms, first_ms=given.first_ms)
     with scripted_server({"bench": script}) as model:
-        await obey({"port": model.port, "model": "bench"}, {})
+
+        async def written() -> list[int]:
+            """Tokens written since the start, and answers that are being written now."""
+            requests = tuple(model.requests)
+            writing = sum(one.sent > 0 and one.ended_at is None for one in requests)
+            return [sum(one.sent for one in requests), writing]
+
+        await obey({"port": model.port, "model": "bench"}, {"written": written})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pace: events at a steady rate, the same way in every server that is compared."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 DELTA: Final = " and so the light that is scattered most is the one with the shortest waves"
@@ -22,3 +22,26 @@ async def paced(count: int, rate: float, emit: Callable[[], Awaitable[None]]) ->
     for number in range(1, count + 1):
         await emit()
         await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
+
+
+async def steady(
+    channels: Sequence[str],
+    rate: float,
+    seconds: float,
+    emit: Callable[[str], object],
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Call ``emit`` with each channel ``rate`` times a second, evenly spread, until the time is
+    over or ``stop`` is set; how often it was.
+    """
+    loop = asyncio.get_running_loop()
+    start, a_second = loop.time(), len(channels) * rate
+    total, done = round(a_second * seconds), 0
+    while done < total and not (stop is not None and stop.is_set()):
+        due = min(total, int((loop.time() - start) * a_second) + 1)
+        for number in range(done, due):
+            emit(channels[number % len(channels)])
+        done = due
+        # uvloop's timers go by milliseconds: less would be none, and spin.
+        await asyncio.sleep(max(0.001, start + done / a_second - loop.time()))
+    return done

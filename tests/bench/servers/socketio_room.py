@@ -1,4 +1,6 @@
-"""A peer of fan-out: python-socketio, one room, on uvicorn."""
+"""A peer of fan-out: python-socketio, one room, on uvicorn; with a URL, on its Redis manager."""
+
+import sys
 
 import orjson
 import socketio
@@ -12,7 +14,8 @@ from tests.bench.servers.pace import CHANNEL, EPOCH, EVENT, paced
 
 async def main() -> None:
     # No pings while we measure; the hub's own come every 25 s and are not seen either.
-    server = socketio.AsyncServer(async_mode="asgi", ping_interval=3600)
+    manager = socketio.AsyncRedisManager(sys.argv[1]) if len(sys.argv) > 1 else None
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, ping_interval=3600)
     # The same facts as the hub's frame has.
     fields = orjson.loads(Delivery(CHANNEL, EPOCH, 1234, EVENT.encode()).payload)["params"]
     listening, port = loopback()
