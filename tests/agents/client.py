@@ -43,7 +43,9 @@ class Client:
             async for text in self.socket:
                 frame = json.loads(text)
                 if "id" in frame:
-                    self._waiting.pop(frame["id"]).set_result(frame)
+                    waiting = self._waiting.pop(frame["id"])
+                    if not waiting.done():  # who asked may have been cancelled
+                        waiting.set_result(frame)
                 elif frame["method"] == "event":
                     self.heard.append(frame["params"])
                 else:
