@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import websockets
@@ -20,18 +20,12 @@ from hub_client.auth import Auth
 from hub_client.dial import OPEN_TIMEOUT_S, dial
 from hub_client.effects import (
     Answered,
-    Delivered,
     Effect,
-    Ended,
     Noticed,
-    Overheard,
-    Postponed,
     Refused,
-    Resuming,
     Send,
-    Subscribed,
 )
-from hub_client.events import Event, Position, Since
+from hub_client.events import Position, Since
 from hub_client.faults import (
     BadFrame,
     CallTimedOut,
@@ -43,20 +37,18 @@ from hub_client.faults import (
 from hub_client.keeper import TokenKeeper
 from hub_client.mailbox import Mailbox
 from hub_client.outbox import Outbox
-from hub_client.postponed import PostponedChannels
 from hub_client.presence import Presence
 from hub_client.progress import Progress
 from hub_client.retry import TOKEN_EXPIRED, Backoff
-from hub_client.session import Session, State
+from hub_client.session import Session
+from hub_client.state import State
+from hub_client.subscribers import Sink, Subscribers
 from hub_client.subscription import Subscription
 
 log = logging.getLogger("hub_client")
 
 FLUSH_S: Final = 1.0
 _FRAMES_PER_TURN = 64
-
-Sink = Callable[[str, Mapping[str, Any] | Event], None]
-"""Called with each notice (by its method) and each event (by its type)."""
 
 
 class Connection:
@@ -72,9 +64,6 @@ class Connection:
         backoff: Backoff,
         session_key: str | None = None,
     ) -> None:
-        self.progress: Progress | None = None
-        if session_key is not None:
-            self.progress = Progress(session_key, self.call, self._read_by, self._disown)
         self.ready: Mapping[str, Any] = {}
         self._address = address
         self._auth = auth
@@ -83,11 +72,11 @@ class Connection:
         self._backoff = backoff
         self._session = Session(persistent=session_key is not None)
         self._futures: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
-        self._mailboxes: dict[str, list[Mailbox]] = {}
-        self._watchers: dict[str, list[Presence]] = {}
-        self._asked: dict[str, Since] = {}
-        self._postponed = PostponedChannels(backoff, self._again)
         self._outbox = Outbox()
+        self._subscribers = Subscribers(self, self._session, self._apply, sink, backoff)
+        self.progress: Progress | None = None
+        if session_key is not None:
+            self.progress = self._subscribers.persistent(session_key, self.call)
         self._keeper = TokenKeeper(auth, self._swap)
         self._renew = False
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -165,92 +154,23 @@ class Connection:
 
         Raises the closing error once closed.
         """
-        wake = asyncio.Event()
-        progress = self.progress if remember else None
-        if progress is not None:
-            claimed = progress.claim(channel, size, wake.set)
-            if claimed is not None:
-                return self._subscription(claimed, wake, acknowledge)
-        mailboxes = self._mailboxes.get(channel)
-        if progress is not None and not any(other.remembered for other in mailboxes or ()):
-            since = progress.since(channel) or since
-        mailbox = Mailbox(channel, since, size, wake.set)
-        mailbox.remembered = progress is not None
-        if mailboxes is None and channel not in self._watchers:
-            effects = self._session.want(channel, since, remember=mailbox.remembered)
-            self._mailboxes[channel] = [mailbox]
-            self._asked[channel] = since
-            self._apply(effects)
-        else:
-            self._mailboxes.setdefault(channel, []).append(mailbox)
-            live = self._session.live(channel)
-            if live is not None:
-                self._join(mailbox, live)
-            if progress is not None:
-                self._session.remember(channel)
-                if mailbox.position is not None:  # to acknowledge a channel is to remember it
-                    progress.dealt_with(mailbox, mailbox.position)
-        return self._subscription(mailbox, wake, acknowledge)
-
-    def _subscription(
-        self, mailbox: Mailbox, wake: asyncio.Event, acknowledge: bool
-    ) -> Subscription:
-        progress = self.progress if mailbox.remembered else None
-        return Subscription(
-            self, mailbox, wake, self._backoff.another(), progress=progress, acknowledge=acknowledge
-        )
-
-    def _read_by(self, channel: str) -> list[Mailbox]:
-        return self._mailboxes.get(channel, [])
-
-    def _disown(self, channel: str) -> None:
-        self._session.disown(channel)
+        return self._subscribers.subscribe(channel, since, size, remember, acknowledge)
 
     def leave(self, mailbox: Mailbox) -> None:
         """Feed this mailbox no more; the last one of a channel unsubscribes it."""
-        mailboxes = self._mailboxes.get(mailbox.channel, [])
-        if mailbox in mailboxes:
-            mailboxes.remove(mailbox)
-            if not mailboxes:
-                del self._mailboxes[mailbox.channel]
-                self._unwant(mailbox.channel)
-
-    def watch(self, watcher: Presence) -> None:
-        """Follow its channel with presence, for this watcher. Raises the closing error."""
-        channel = watcher.channel
-        if channel in self._mailboxes or channel in self._watchers:
-            effects = self._session.attend(channel, True)
-        else:
-            effects = self._session.want(channel, None, presence=True)
-        self._watchers.setdefault(channel, []).append(watcher)
-        others = [other for other in self._watchers[channel] if other.known]
-        if others:
-            watcher.copy(others[0])
-        self._apply(effects)
-
-    def unwatch(self, watcher: Presence) -> None:
-        """Feed this watcher no more; the last one of a channel ends its presence there."""
-        watchers = self._watchers.get(watcher.channel, [])
-        if watcher in watchers:
-            watchers.remove(watcher)
-            if not watchers:
-                del self._watchers[watcher.channel]
-                self._apply(self._session.attend(watcher.channel, False))
-                self._unwant(watcher.channel)
-
-    def _unwant(self, channel: str) -> None:
-        if channel not in self._mailboxes and channel not in self._watchers:
-            self._postponed.forget(channel)
-            self._apply(self._session.unwant(channel))
+        self._subscribers.leave(mailbox)
 
     def restart(self, channel: str, since: Position) -> None:
         """Subscribe the channel anew from ``since``, for one of its subscribers."""
-        if channel in self._mailboxes:
-            self._asked[channel] = since
-            self._apply(self._session.restart(channel, since))
+        self._subscribers.restart(channel, since)
 
-    def _again(self, channel: str) -> None:
-        self._apply(self._session.again(channel))
+    def watch(self, watcher: Presence) -> None:
+        """Follow its channel with presence, for this watcher. Raises the closing error."""
+        self._subscribers.watch(watcher)
+
+    def unwatch(self, watcher: Presence) -> None:
+        """Feed this watcher no more; the last one of a channel ends its presence there."""
+        self._subscribers.unwatch(watcher)
 
     # --- effects of the session ---
 
@@ -268,61 +188,16 @@ class Connection:
                 case Noticed(method, params):
                     self._noticed(method, params)
                 case _:
-                    self._feed(effect)
+                    self._subscribers.feed(effect)
 
     def _waiting(self, id: int) -> asyncio.Future[Mapping[str, Any]] | None:
         future = self._futures.get(id)
         return None if future is None or future.done() else future
 
-    @property
-    def _me(self) -> str:
-        return str(self.ready.get("user", ""))
-
-    def _feed(
-        self, effect: Subscribed | Resuming | Delivered | Overheard | Ended | Postponed
-    ) -> None:
-        match effect:
-            case Subscribed(channel, position, present):
-                self._postponed.live(channel)
-                asked = self._asked.pop(channel, None)
-                for mailbox in list(self._mailboxes.get(channel, ())):
-                    self._join(mailbox, position, asked)
-                for watcher in list(self._watchers.get(channel, ())):
-                    watcher.begin(present or (), self._me)
-            case Overheard(channel, data):
-                for watcher in list(self._watchers.get(channel, ())):
-                    watcher.overhear(data)
-                value = data.get("value")
-                told = value if isinstance(value, Mapping) else {}
-                self._sink(str(data.get("name")), {**told, "channel": channel})
-            case Resuming(channel, at):
-                assert self.progress is not None, "a session without a key remembers nothing"
-                self._mailboxes[channel] = [self.progress.resuming(channel, at)]
-                self._asked[channel] = at
-            case Delivered(event):
-                for mailbox in list(self._mailboxes.get(event.channel, ())):
-                    mailbox.push(event)
-                    if self.progress is not None and self.progress.overflowed(mailbox):
-                        self.leave(mailbox)
-                self._sink(event.type, event)
-            case Postponed(channel, retry_after):
-                log.info("the hub cannot carry %s now; asking again", channel)
-                self._postponed.postpone(channel, retry_after)
-            case Ended(channel, error):
-                self._postponed.forget(channel)
-                for mailbox in self._mailboxes.pop(channel, ()):
-                    mailbox.end(error)
-                for watcher in self._watchers.pop(channel, ()):
-                    watcher.end(error)
-
-    def _join(self, mailbox: Mailbox, live: Position, asked: Since = None) -> None:
-        restart = mailbox.join(live, asked)
-        if restart is not None:
-            self.restart(mailbox.channel, restart)
-
     def _noticed(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "session.ready":
             self.ready = params
+            self._subscribers.me = str(params.get("user", ""))
             if self.progress is not None:
                 self.progress.ready(params.get("channels", ()))
             self._ready_at = time.monotonic()
@@ -336,7 +211,7 @@ class Connection:
 
     def _end(self, error: HubError) -> None:
         self._apply(self._session.closed(error))
-        self._postponed.close()
+        self._subscribers.close()
         self._outbox.clear()
         if not self._opened.done():
             self._opened.set_exception(error)

@@ -6,8 +6,7 @@ order. It knows nothing of sockets, tasks or time.
 """
 
 from collections.abc import Mapping
-from enum import Enum, auto
-from typing import Any, Final
+from typing import Any
 
 from hub_client.channels import MAX_RESYNCS, Channel, Move, Phase, Verdict
 from hub_client.effects import (
@@ -36,33 +35,7 @@ from hub_client.faults import (
 )
 from hub_client.frames import Aside, ErrorReply, Notice, Reply, Request, decode, encode_error
 from hub_client.requests import Requests
-
-
-class State(Enum):
-    OFFLINE = auto()
-    OPENING = auto()
-    READY = auto()
-    CLOSED = auto()
-
-
-class Input(Enum):
-    OPENED = auto()
-    AUTHENTICATED = auto()
-    LOST = auto()
-    CLOSED = auto()
-
-
-_TABLE: Final = {
-    (State.OFFLINE, Input.OPENED): State.OPENING,
-    (State.OPENING, Input.AUTHENTICATED): State.READY,
-    (State.OFFLINE, Input.LOST): State.OFFLINE,
-    (State.OPENING, Input.LOST): State.OFFLINE,
-    (State.READY, Input.LOST): State.OFFLINE,
-    (State.OFFLINE, Input.CLOSED): State.CLOSED,
-    (State.OPENING, Input.CLOSED): State.CLOSED,
-    (State.READY, Input.CLOSED): State.CLOSED,
-    (State.CLOSED, Input.CLOSED): State.CLOSED,
-}
+from hub_client.state import TABLE, Input, State
 
 
 class Session:
@@ -213,7 +186,7 @@ class Session:
     # --- the rest ---
 
     def _move(self, what: Input) -> None:
-        self.state = _TABLE[self.state, what]
+        self.state = TABLE[self.state, what]
 
     def _begin(
         self, method: str, params: Mapping[str, Any], channel: Channel | None = None

@@ -430,7 +430,7 @@ async def test_a_subscription_that_waits_for_the_hub_ends_with_its_reader(
             ended = {"channel": CHANNEL, "reason": "backend_unavailable"}
             await peer.notify("subscription.ended", ended)
             await client.call("session.ping")  # the notice came before this answer
-            waits = client._connection._postponed._waits
+            waits = client._connection._subscribers._postponed._waits
             timer = waits[CHANNEL].timer
             assert timer is not None
             assert not timer.cancelled()

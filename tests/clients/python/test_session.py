@@ -26,7 +26,8 @@ from hub_client.faults import (
     SubscriptionEnded,
 )
 from hub_client.requests import MAX_IN_FLIGHT
-from hub_client.session import Session, State
+from hub_client.session import Session
+from hub_client.state import State
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
