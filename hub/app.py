@@ -19,6 +19,7 @@ from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
 from hub.backplane.choice import open_backplane
+from hub.backplane.pulse import Pulse
 from hub.events.fanout import Fanout
 from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
@@ -134,6 +135,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(fanout.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
+    pulse = Pulse(backplane, metrics, node)
+    await pulse.start()
+    stack.push_async_callback(pulse.close)
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
     return Services(

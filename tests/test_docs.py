@@ -62,7 +62,8 @@ def test_the_reference_has_every_name(name: str) -> None:
 def test_the_reference_has_every_metric_by_the_name_that_is_exposed() -> None:
     names = set(_exposed())
     assert len(names) > 10
-    for name in names - {name for name in names if name.endswith("_created")}:
+    # The text format has families of their own for what belongs to another.
+    for name in {n for n in names if not n.endswith(("_created", "_gsum", "_gcount"))}:
         assert f"`{name}`" in REFERENCE, name
 
 

@@ -9,6 +9,7 @@ joined (``span``) when that comes to too much, and again before it is written.
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final, Protocol
 
 from hub.events.delivery import Delivery
@@ -37,18 +38,25 @@ class Writer(Protocol):
 class FlushScheduler:
     """Writes every outbox that became dirty in a turn of the loop, at the end of that turn.
 
-    ``joined`` is told how many deliveries were joined into others for readers that are slow.
+    ``joined`` is told how many deliveries were joined into others for readers that are slow, and
+    ``took`` how many seconds the writing of a turn took.
     """
 
-    def __init__(self, joined: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(
+        self,
+        joined: Callable[[int], None] = lambda count: None,
+        took: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.dirty: list[Outbox] = []
         self.joined = joined
+        self._took = took
 
     def wake(self) -> None:
         """There is a first dirty outbox in this turn."""
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        began = perf_counter()
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
@@ -58,6 +66,7 @@ class FlushScheduler:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "A connection could not be written to", "exception": error}
                 )
+        self._took(perf_counter() - began)
 
 
 class Outbox:

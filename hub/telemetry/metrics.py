@@ -5,7 +5,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from hub.telemetry.waiting import Waiting
+
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SHORT: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -17,6 +20,8 @@ class Metrics:
         self.connections = Gauge(
             "hub_connections", "Open WebSocket connections.", registry=registry
         )
+        self.waiting = Waiting()
+        registry.register(self.waiting)
         self.subscriptions = Gauge(
             "hub_subscriptions", "Subscriptions of channels.", registry=registry
         )
@@ -56,6 +61,19 @@ class Metrics:
             "hub_events_delivered",
             "Events put into outboxes, by how.",
             ("path",),
+            registry=registry,
+        )
+        self.fanout_seconds = Histogram(
+            "hub_fanout_seconds",
+            "Time to write what one turn of the event loop has for all connections.",
+            buckets=_SHORT,
+            registry=registry,
+        )
+        self.pubsub_lag = Histogram(
+            "hub_pubsub_lag_seconds",
+            "Time from publishing a message to hearing it, of one that the node sends itself every "
+            "five seconds.",
+            buckets=_FAST,
             registry=registry,
         )
         self.joined = Counter(

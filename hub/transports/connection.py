@@ -236,6 +236,11 @@ class SocketConnection:
     def notice(self, method: str, params: Mapping[str, Any]) -> None:
         self.send(encode_notice(method, params))
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait to be written."""
+        return self._outbox.size
+
     async def room(self) -> None:
         await self._outbox.room()
 

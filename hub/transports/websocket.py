@@ -64,6 +64,10 @@ class Connections:
             self._left.clear()
             await self._left.wait()
 
+    def waiting(self) -> list[int]:
+        """The bytes that wait for each connection."""
+        return [connection.waiting for connection in self._all]
+
     def _changed(self, kind: str, identifier: str) -> None:
         channel = f"conversation:{identifier}"
         # The other kinds are of standings, which each login watches.
@@ -86,8 +90,12 @@ class SocketEndpoint:
         self._services = services
         self._dispatcher = dispatcher
         self._origins = frozenset(origins)
-        self._scheduler = FlushScheduler(services.metrics.joined.labels("outbox").inc)
+        metrics = services.metrics
+        self._scheduler = FlushScheduler(
+            metrics.joined.labels("outbox").inc, metrics.fanout_seconds.observe
+        )
         self.connections = Connections(services)
+        metrics.waiting.sizes = self.connections.waiting
         self._house = House(services.settings)
         # Made once, not for each connection.
         self._ponged = services.metrics.ping_seconds.observe

@@ -1,0 +1,36 @@
+"""What waits in outboxes, as a histogram of the moment in which it is asked for."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client.core import GaugeHistogramMetricFamily
+from prometheus_client.registry import Collector
+
+BOUNDS: Final = (0, 1_024, 16_384, 65_536, 262_144, 1_048_576)
+"""Bytes. The last is where a connection is given up."""
+
+
+class Waiting(Collector):
+    """Looks at every connection's outbox when the metrics are read, and not on the send path.
+
+    ``sizes`` answers the bytes that wait in each.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: Callable[[], Iterable[int]] = tuple
+
+    def collect(self) -> Iterable[GaugeHistogramMetricFamily]:
+        sizes = sorted(self.sizes())
+        buckets = [(str(float(bound)), _up_to(sizes, bound)) for bound in BOUNDS]
+        buckets.append(("+Inf", len(sizes)))
+        yield GaugeHistogramMetricFamily(
+            "hub_outbox_bytes",
+            "Bytes that wait in the outbox of each open connection now, beyond what its transport "
+            "holds.",
+            buckets=buckets,
+            gsum_value=sum(sizes),
+        )
+
+
+def _up_to(sizes: list[int], bound: int) -> int:
+    return sum(size <= bound for size in sizes)
