@@ -8,7 +8,7 @@ join again.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from hub.backplane.interface import Backplane, LogSlice, Position
@@ -56,7 +56,7 @@ class _Channel:
         self.name = name
         self.at = NOWHERE
         self.heard = NOWHERE
-        self.readers: dict[Reader, None] = {}
+        self.readers: dict[Reader, Callable[[Delivery], None]] = {}
         self.joining = 0  # joins under way keep the channel open
         self.filling: asyncio.Task[None] | None = None
         self.opening: asyncio.Task[None] | None = None
@@ -141,7 +141,7 @@ class Fanout:
     def leave(self, name: str, reader: Reader) -> None:
         """End a reader's subscription. Not subscribed is fine."""
         channel = self._channels.get(name)
-        if channel is not None and channel.readers.pop(reader, reader) is None:
+        if channel is not None and channel.readers.pop(reader, None) is not None:
             self._metrics.subscriptions.dec()
             self._tidy(channel)
 
@@ -231,8 +231,8 @@ class Fanout:
     def _deliver(self, channel: _Channel, delivery: Delivery) -> None:
         channel.at = delivery.position
         readers = channel.readers
-        for reader in tuple(readers):  # one whose outbox overflows leaves at once
-            reader.deliver(delivery)
+        for deliver in tuple(readers.values()):  # one whose outbox overflows leaves at once
+            deliver(delivery)
         self._live.inc(len(readers))
 
     def _fill(self, channel: _Channel) -> None:
@@ -305,5 +305,5 @@ class Fanout:
                 await asyncio.wait({channel.filling})
         if join.abandoned:
             return
-        channel.readers[reader] = None
+        channel.readers[reader] = reader.deliver
         self._metrics.subscriptions.inc()

@@ -77,8 +77,8 @@ class Outbox:
     is to be closed with 4008.
     """
 
-    __slots__ = ("_frames", "_held", "_limit", "_overflow", "_ready", "_room", "_scheduler",
-                 "_writer", "closed", "size")  # fmt: skip
+    __slots__ = ("_first", "_held", "_limit", "_more", "_overflow", "_ready", "_room",
+                 "_scheduler", "_writer", "closed", "size")  # fmt: skip
 
     def __init__(
         self,
@@ -91,7 +91,9 @@ class Outbox:
         self._scheduler = scheduler
         self._overflow = overflow
         self._limit = limit
-        self._frames: list[bytes] = []  # a deque would be a KiB, and only ever taken whole
+        # What waits for the end of this turn. Mostly that is one frame, which needs no list.
+        self._first: bytes | None = None
+        self._more: list[bytes] = []
         self._held: list[Delivery | bytes] = []
         self._ready = True
         self._room: asyncio.Event | None = None
@@ -105,16 +107,15 @@ class Outbox:
         # As ``put``, written out: this runs once per event and subscriber.
         if self._ready:
             frame = delivery.frame
-            frames = self._frames
-            if not frames:
+            if self._first is None:
+                self._first = frame
+                self.size = len(frame)
                 dirty = self._scheduler.dirty
                 if not dirty:
                     self._scheduler.wake()
                 dirty.append(self)
-            frames.append(frame)
-            self.size += len(frame)
-            if self.size > self._limit:
-                self.flush()
+            else:
+                self._add(frame)
         else:
             self._hold(delivery, len(delivery.frame))
 
@@ -122,28 +123,35 @@ class Outbox:
         """Queue a ready frame."""
         if not self._ready:
             self._hold(frame, len(frame))
-            return
-        frames = self._frames
-        if not frames:
+        elif self._first is None:
+            self._first = frame
+            self.size = len(frame)
             dirty = self._scheduler.dirty
             if not dirty:
                 self._scheduler.wake()
             dirty.append(self)
-        frames.append(frame)
+        else:
+            self._add(frame)
+
+    def _add(self, frame: bytes) -> None:
+        self._more.append(frame)
         self.size += len(frame)
         if self.size > self._limit:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits, unless the transport is full."""
-        frames = self._frames
-        if frames:
-            self._frames = []
-            self.size = 0
-            # Of bytes that are joined, nothing is copied when there is one.
-            self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
-            if self._room is not None:
-                self._room.set()
+        data = self._first
+        if data is None:
+            return
+        self._first = None
+        if self._more:
+            data = b"".join((data, *self._more))
+            self._more.clear()
+        self.size = 0
+        self._writer.write(data)
+        if self._room is not None:
+            self._room.set()
 
     async def room(self) -> None:
         """Return when less than ``REPLAY_BYTES`` wait; CancelledError once the outbox is closed."""
@@ -164,7 +172,8 @@ class Outbox:
         """Drop what waits and take no more. Idempotent."""
         self.closed = True
         self._ready = False
-        self._frames = []
+        self._first = None
+        self._more = []
         self._held = []
         self.size = 0
         if self._room is not None:
@@ -174,9 +183,10 @@ class Outbox:
 
     def _pause(self) -> None:
         self._ready = False
-        if self._frames:  # of this turn, written to by somebody else meanwhile
-            self._held += self._frames
-            self._frames = []
+        if self._first is not None:  # of this turn, in which somebody else has written too
+            self._held += (self._first, *self._more)
+            self._first = None
+            self._more = []
 
     def _resume(self) -> None:
         if self.closed:
@@ -185,7 +195,7 @@ class Outbox:
         if self._held:
             self._join()
             held, self._held = self._held, []
-            self._frames = [i if isinstance(i, bytes) else i.frame for i in held]
+            self._first, *self._more = (i if isinstance(i, bytes) else i.frame for i in held)
             self.flush()
         elif self._room is not None:
             self._room.set()
