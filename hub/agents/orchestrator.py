@@ -338,7 +338,12 @@ class Orchestrator:
     async def announced(self, run_ids: Sequence[str]) -> None:
         """Note that these runs' terminal events are in their logs."""
         async with self._database.write(EVERY_TENANT) as session:
-            await session.exec(update(Run).where(col(Run.id).in_(run_ids)).values(announced=True))
+            await session.exec(
+                update(Run)
+                .where(col(Run.id).in_(run_ids))
+                # A note among workers, by which the run is no other than it was.
+                .values(announced=True, updated_at=col(Run.updated_at))
+            )
 
     async def unattended(self, after: str = "", limit: int = 500) -> list[tuple[str, str]]:
         """Conversations (tenant, conversation) with a run that may need a worker: up to ``limit``

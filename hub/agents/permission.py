@@ -94,6 +94,10 @@ class Permission:
                 log.warning("a run's permission cannot be known", why=fault.reason)
                 await asyncio.sleep(AWAY_S)
                 continue
+            except Exception:
+                log.exception("asking for a run's permission failed")
+                await asyncio.sleep(AWAY_S)
+                continue
             if not allowed:
                 self.taken = True
                 self._end()

@@ -250,6 +250,8 @@ class ClientSessions:
                 await self.sweep()
             except Fault as fault:
                 log.warning("could not sweep the persistent sessions", why=fault.reason)
+            except Exception:
+                log.exception("sweeping the persistent sessions failed")
 
 
 def _packed(channels: Mapping[str, Position]) -> str:

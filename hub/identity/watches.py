@@ -169,7 +169,7 @@ class Watches:
                 if fault is not None:
                     # Asked again after a while; every request is refused meanwhile.
                     log.warning("standings could not be looked up", why=fault.reason)
-                    self._give_up(keys, fault)
+                    self._give_up(tuple(self._watched), fault)
                     await asyncio.sleep(AWAY_S)
                     break
 

@@ -206,7 +206,7 @@ async def unsubscribe(call: Call, params: Unsubscribe) -> Done:
     "channel.acknowledge",
     permission=SIGNED_IN,
     kind="write",
-    faults=("conflict",),
+    faults=("conflict", "rate_limited"),
 )
 async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:
     """Say how far you have dealt with the events of channels: there a persistent session goes on.

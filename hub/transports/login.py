@@ -93,6 +93,8 @@ class Login:
             host.seat_user(claims.user_id)
         host.on(Event.AUTHENTICATED if first else Event.REFRESHED)
         if not host.open:
+            if persistent is not None:
+                persistent.close()
             raise Fault("unauthenticated")
         self.claims = claims
         self.stop()

@@ -53,8 +53,17 @@ class PersistentSession:
     """The session ``taken``, for as long as this connection has it."""
 
     __slots__ = (
-        "_changes", "_dispatcher", "_host", "_resuming", "_sessions", "_taken", "_waiting",
-        "_writing", "_written", "channels",
+        "_changes",
+        "_closed",
+        "_dispatcher",
+        "_host",
+        "_resuming",
+        "_sessions",
+        "_taken",
+        "_waiting",
+        "_writing",
+        "_written",
+        "channels",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +79,7 @@ class PersistentSession:
         self._writing = asyncio.Lock()
         self._changes = 0
         self._written = 0
+        self._closed = False
 
     @property
     def key(self) -> str:
@@ -85,6 +95,7 @@ class PersistentSession:
 
     def close(self) -> None:
         """The connection is gone, or goes on without it."""
+        self._closed = True
         self._sessions.release(self._taken)
 
     # --- what is remembered ---
@@ -126,8 +137,12 @@ class PersistentSession:
     async def acknowledge(self, positions: Mapping[str, Position]) -> None:
         """Remember these positions, of channels that it knows, for good.
 
-        Raises Fault conflict, backend_unavailable.
+        Raises Fault conflict, rate_limited, backend_unavailable.
         """
+        if len(self.channels.keys() | positions.keys()) > MAX_SUBSCRIPTIONS:
+            raise Fault(
+                "rate_limited", f"A session remembers {MAX_SUBSCRIPTIONS} channels; leave one."
+            )
         self.channels.update(positions)
         await self._write()
 
@@ -146,7 +161,8 @@ class PersistentSession:
             try:
                 await self._sessions.save(self._taken, self.channels)
             except Replaced:
-                self._host.on(Event.REPLACED)
+                if not self._closed:  # or it went on without the session, which it has forgotten
+                    self._host.on(Event.REPLACED)
                 raise Fault("conflict", "Another connection has the session now.") from None
             self._written = newest
 

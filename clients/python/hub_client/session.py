@@ -233,6 +233,8 @@ class Session:
                 channel = self._channels[name] = Channel(name, at, remember=True)
                 effects.append(Resuming(name, at))
             channel.move(Move.RESUME)
+            # The hub brings it back without presence: come again with it, from the position.
+            channel.stale = channel.stale or channel.presence
         return effects
 
     def _resumed(self, params: Mapping[str, Any]) -> list[Effect]:
