@@ -8,6 +8,7 @@ export class Fault extends Error {
   constructor(error) {
     super(error.message);
     this.reason = error.data?.reason;
+    this.retryable = error.data?.retryable === true;
   }
 }
 
@@ -127,7 +128,7 @@ export class Hub {
     // What was not answered is asked again: sends carry their client_message_id.
     for (const id of this.#calls.keys()) this.#send(id);
     for (const [channel, subscription] of this.#subscriptions) {
-      if (subscription.at) this.#follow(channel, subscription, subscription.at);
+      if (subscription.at) this.#again(channel);
     }
   }
 
@@ -147,7 +148,12 @@ export class Hub {
 
   #again(channel) {
     const subscription = this.#subscriptions.get(channel);
-    if (subscription) this.#follow(channel, subscription, subscription.at).catch(() => {});
+    if (!subscription) return;
+    this.#follow(channel, subscription, subscription.at).catch((fault) => {
+      // What the hub cannot do now (its database is away) it can do later; a new socket asks by itself.
+      if (!fault.retryable || !this.ready || this.#subscriptions.get(channel) !== subscription) return;
+      setTimeout(() => this.ready && this.#again(channel), RETRY_BASE_MS * (1 + Math.random()));
+    });
   }
 
   #event({ channel, epoch, seq, event }) {

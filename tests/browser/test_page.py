@@ -3,10 +3,12 @@
 import os
 import shutil
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from hub.faults import Fault
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 
@@ -109,3 +111,32 @@ async def test_the_page_shows_who_else_is_here_and_tells_others_of_typing(
         await browser_page.keyboard.press("Enter")
         assert (await socket.event("CUSTOM"))["event"]["value"]["typing"] is False
     await expect(here).to_be_empty()
+
+
+async def test_the_page_follows_again_what_the_hub_could_not_carry_for_a_while(
+    served_hub: ServedHub, browser_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, services = served_hub.hub.services.accounts, served_hub.hub.services
+    await accounts.ensure_administrator()
+    code = await accounts.login_code_for()
+    await browser_page.goto(f"{served_hub.url}/#code={code}")
+    await browser_page.fill("#text", "one two three")
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.locator("#messages li.assistant")).to_contain_text("three")
+    refused: list[str] = []
+    join = services.fanout.join
+
+    async def away_at_first(channel: str, reader: Any, since: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(channel)
+            raise Fault("backend_unavailable")
+        return await join(channel, reader, since)
+
+    monkeypatch.setattr(services.fanout, "join", away_at_first)
+    (connection,) = served_hub.hub.socket.connections._all
+    (channel,) = connection.subscriptions
+    connection.login.end(channel, "backend_unavailable")
+    await browser_page.fill("#text", "four five six")
+    await browser_page.keyboard.press("Enter")
+    await expect(browser_page.locator("#messages li.assistant").last).to_contain_text("six")
+    assert refused == [channel] * 2
