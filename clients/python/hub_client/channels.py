@@ -35,6 +35,7 @@ class Move(Enum):
 _TABLE: Final = {
     (Phase.DETACHED, Move.RESUME): Phase.RESUMING,
     (Phase.RESUMING, Move.SUBSCRIBED): Phase.LIVE,
+    (Phase.RESUMING, Move.LEAVE): Phase.LEAVING,
     (Phase.RESUMING, Move.LOST): Phase.DETACHED,
     (Phase.DETACHED, Move.SUBSCRIBE): Phase.SUBSCRIBING,
     (Phase.SUBSCRIBING, Move.SUBSCRIBED): Phase.LIVE,

@@ -362,7 +362,8 @@ class Session:
 
     def _advance(self, channel: Channel) -> list[Effect]:
         """Do what the channel's phase and wishes ask for next."""
-        if channel.phase is Phase.LIVE and (channel.stale or not channel.wanted):
+        following = channel.phase in (Phase.RESUMING, Phase.LIVE)
+        if following and (channel.stale or not channel.wanted):
             if self.state is not State.READY:
                 return []
             channel.move(Move.LEAVE)

@@ -368,6 +368,24 @@ def test_session_ready_twice_is_no_protocol() -> None:
         session.received(frame(method="session.ready", params={}))
 
 
+def test_a_channel_that_is_left_while_it_comes_back_can_be_had_again() -> None:
+    session = Session(persistent=True)
+    session.want(CHANNEL, None, remember=True)
+    session.opened()
+    ready = {"channels": [{"channel": CHANNEL, "epoch": "e1", "seq": 3}]}
+    notice = {"jsonrpc": "2.0", "method": "session.ready", "params": ready}
+    session.received(json.dumps(notice))
+    (left,) = sent(session.unwant(CHANNEL))
+    assert left["method"] == "channel.unsubscribe"
+    assert session.want(CHANNEL, None, remember=True) == []  # first it is left
+    resumed = {"channel": CHANNEL, "epoch": "e1", "seq": 3, "recovered": True}
+    late = {"jsonrpc": "2.0", "method": "subscription.resumed", "params": resumed}
+    assert sent(session.received(json.dumps(late))) == []
+    reply = {"jsonrpc": "2.0", "id": left["id"], "result": {}}
+    (asked,) = sent(session.received(json.dumps(reply)))
+    assert asked["method"] == "channel.subscribe"
+
+
 class Resuming(RuleBasedStateMachine):
     """A hub with one log, and a network that breaks, against one subscriber.
 
