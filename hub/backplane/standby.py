@@ -286,6 +286,7 @@ class StandbyBackplane:
         await self._remote.whisper(channel, data)
 
     async def overhear(self, channel: str, sink: WhisperSink) -> None:
+        self._raise_away()
         await self._remote.overhear(channel, sink)
 
     async def disregard(self, channel: str) -> None:

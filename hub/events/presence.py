@@ -56,7 +56,9 @@ class Presence:
         self._away = False
 
     async def sit(self, channel: str, user_id: str, name: str, onlooker: Onlooker) -> Seat:
-        """Take a seat: be present, and be told of others. Raises Fault("backend_unavailable")."""
+        """Take a seat: be present, and be told of others. While the backplane is away nobody else
+        is known, and the seat is taken all the same.
+        """
         while True:
             room = self._rooms.get(channel)
             if room is None:
@@ -70,6 +72,11 @@ class Presence:
                 try:
                     if not room.roster.held(user_id):
                         await self._exchange(room)
+                except Fault as fault:
+                    if fault.reason != "backend_unavailable":
+                        seat.leave()
+                        raise
+                    self._unknown(fault)  # the others are told when they are known again
                 except BaseException:
                     seat.leave()
                     raise

@@ -81,7 +81,9 @@ async def typing(call: Call, params: Typing) -> Done:
 
 
 async def take_seat(call: Call, channel: str) -> Seat:
-    """The caller's connection is present from now on. Raises Fault backend_unavailable."""
+    """The caller's connection is present from now on. Raises Fault backend_unavailable when the
+    database is away.
+    """
     connection, user_id = call.connection, call.actor.user_id
     assert connection is not None
     async with call.services.database.read(call.actor.tenant_id) as session:
