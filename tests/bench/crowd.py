@@ -8,7 +8,7 @@ import uvloop
 
 from tests.bench.ages import Ages
 from tests.bench.child import obey
-from tests.bench.socket import AT_ONCE, Socket, open_sockets
+from tests.bench.socket import AT_ONCE, Refused, Socket, open_sockets
 
 
 class Crowd:
@@ -27,16 +27,29 @@ class Crowd:
                 socket.send(greeting)
 
     async def request(self, group: str, texts: list[str]) -> None:
-        """The n-th socket sends the n-th text; some at a time, each of which gets a message."""
-        pairs = list(zip(self._groups[group], texts, strict=True))
+        """The newest sockets send a text each; some at a time, each of which gets a message.
+        Raises Refused for one that is answered with an error.
+        """
+        errors: list[bytes] = []
+
+        def heard(payload: bytes) -> None:
+            if b'"error"' in payload[:60]:
+                errors.append(payload)
+
+        pairs = list(zip(self._groups[group][-len(texts) :], texts, strict=True))
         for at in range(0, len(pairs), AT_ONCE):
             batch = pairs[at : at + AT_ONCE]
             before = [socket.messages for socket, _ in batch]
             for socket, text in batch:
+                socket.heard = heard
                 socket.send(text)
             waiting = list(zip(batch, before, strict=True))
             while any(pair[0].messages == was for pair, was in waiting):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
+            for socket, _ in batch:
+                socket.heard = None
+            if errors:
+                raise Refused(errors[0].decode())
 
     async def reset(self, group: str) -> None:
         for socket in self._groups.get(group, []):

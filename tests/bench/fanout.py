@@ -17,7 +17,7 @@ MANY: Final = 20
 """Conversations on each socket of the hub, in the rows of events that wait together."""
 BURST: Final = 10
 
-CONNECT_S: Final = 180.0
+CONNECT_S: Final = 60.0
 
 FLOOR: Final = "floor: a ready frame on raw transports"
 HUB: Final = "hub"
@@ -57,9 +57,11 @@ class Contestant:
     server: Child
     connecting: dict[str, Any]
     ready: int
-    """Messages that a fresh connection gets before the first event."""
+    """Messages that a fresh connection gets before it asks anything."""
     arguments: dict[str, Any] = field(default_factory=dict)
     beside: str | None = None
+    requests: list[str] = field(default_factory=list)
+    """What each connection asks before the first event."""
     costs: list[float] = field(default_factory=list)
     idle: float = 0.0
     """The share of a core that it uses while nothing is published."""
@@ -138,14 +140,14 @@ def _hub(name: str, hub: Child, conversations: int = 1) -> Contestant:
         "path": "/ws",
         "subprotocol": "agenthub.v1",
         "tokens": [owner["token"]],
-        "greetings": [subscription(one, number) for number, one in enumerate(found)],
     }
-    # session.ready, and a reply for each.
     arguments = {
         "channels": [f"conversation:{one}" for one in found],
         "burst": 1 if conversations == 1 else BURST,
     }
-    return Contestant(name, hub, connecting, 1 + conversations, arguments)
+    requests = [subscription(one, number) for number, one in enumerate(found)]
+    # Its first message is session.ready.
+    return Contestant(name, hub, connecting, 1, arguments, requests=requests)
 
 
 def _connect(contestant: Contestant, crowd: Child, subscribers: int) -> None:
@@ -159,6 +161,8 @@ def _connect(contestant: Contestant, crowd: Child, subscribers: int) -> None:
     told = crowd.ask("wait", group=contestant.name, messages=ready, within=CONNECT_S, newest=count)
     if told != [ready, ready, 0]:
         raise RuntimeError(f"{contestant.name}: {told} of {ready} messages before the first event")
+    for text in contestant.requests:
+        crowd.ask("request", group=contestant.name, texts=[text] * count)
     contestant.connected = subscribers
 
 
