@@ -32,16 +32,20 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "storage": "ids faults settings telemetry",
     "inference": "ids faults settings telemetry",
     "events": "ids faults settings telemetry protocol backplane",
-    "identity": "ids faults settings telemetry rbac storage backplane",
-    "agents": "ids faults settings telemetry rbac storage backplane inference events",
+    "audit": "ids faults settings telemetry storage backplane",
+    "identity": "ids faults settings telemetry rbac storage backplane audit",
+    "tenancy": "ids faults settings telemetry rbac storage backplane audit identity",
+    "limits": "ids faults settings telemetry rbac storage backplane audit identity",
+    "agents": "ids faults settings telemetry rbac storage backplane inference events audit"
+    " identity limits",
     "operations": "ids faults settings telemetry protocol rbac storage backplane inference events"
-    " identity agents",
-    "transports": "ids faults settings telemetry protocol rbac backplane events identity"
-    " operations",
+    " identity agents audit tenancy limits",
+    "transports": "ids faults settings telemetry protocol rbac backplane events audit identity"
+    " limits operations",
     "app": "ids faults settings telemetry protocol rbac storage backplane inference events"
-    " identity agents operations transports",
+    " identity agents audit tenancy limits operations transports",
     "cli": "ids faults settings telemetry protocol rbac storage backplane inference events"
-    " identity agents operations transports app",
+    " identity agents audit tenancy limits operations transports app",
     "__main__": "cli",
 }
 
@@ -50,6 +54,7 @@ PURE: Final = (
     "hub.ids",
     "hub.faults",
     "hub.protocol",
+    "hub.audit.chain",
     "hub.rbac.actor",
     "hub.rbac.decision",
     "hub.rbac.permissions",

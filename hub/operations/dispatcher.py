@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from hub.audit.origin import Origin, acting
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result
@@ -76,12 +77,24 @@ class Dispatcher:
         validated = validate(operation, params)
         await authorise(operation, validated, call)
         began = perf_counter()
-        result: Result = await operation.handler(call, validated)
+        with acting(_origin(call)):
+            result: Result = await operation.handler(call, validated)
         # What goes on after its reply is checked again there, when it begins.
         if operation.kind == "read" and not call.after and perf_counter() - began > LONG_S:
             await authenticate(operation, call)
             await authorise(operation, validated, call)
         return result
+
+
+def _origin(call: Call) -> Origin:
+    actor = call.actor
+    return Origin(
+        actor_id=actor.user_id or None,
+        session_id=actor.session_id or None,
+        transport=call.transport,
+        address=call.address,
+        trace_id=call.trace_id,
+    )
 
 
 async def authenticate(operation: AnyOperation, call: Call) -> None:

@@ -7,8 +7,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from hub.settings.identity import IdentitySettings
+from hub.settings.limits import LimitSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -16,7 +19,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(BaseSettings):
+class Settings(IdentitySettings, LimitSettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(
@@ -44,11 +47,6 @@ class Settings(BaseSettings):
         description="`redis://`, `rediss://` or `redis+cluster://`. Default: in memory, which "
         "serves one process only.",
     )
-    registration: Literal["open", "invite", "off"] | None = Field(
-        None,
-        alias="HUB_REGISTRATION",
-        description="Who may register. Default: `open` on a loopback address, else `invite`.",
-    )
     allowed_origins: CommaList = Field(
         (),
         alias="HUB_ALLOWED_ORIGINS",
@@ -69,21 +67,6 @@ class Settings(BaseSettings):
         description="Addresses and networks (`10.0.0.7,10.1.0.0/16`) of proxies whose "
         "X-Forwarded-For says whose connection it is, for limits and logs. Default: none.",
     )
-    connections_per_user: int = Field(
-        100,
-        ge=0,
-        alias="HUB_CONNECTIONS_PER_USER",
-        description="WebSocket connections that one user may have open in one process; one more is "
-        "closed with 4504. 0: no limit.",
-    )
-    connections_per_address: int = Field(
-        1000,
-        ge=0,
-        alias="HUB_CONNECTIONS_PER_ADDRESS",
-        description="WebSocket connections that one address may have open in one process; one more "
-        "is closed with 4504. Loopback addresses have no limit; behind a proxy on another machine "
-        "all clients have its address unless HUB_TRUSTED_PROXIES names it. 0: no limit.",
-    )
     default_model: str | None = Field(
         None,
         alias="HUB_DEFAULT_MODEL",
@@ -98,32 +81,6 @@ class Settings(BaseSettings):
         "http://127.0.0.1:11434",
         alias="OLLAMA_HOST",
         description="The Ollama server. When it does not answer, the embedded model is started.",
-    )
-    jwt_secret: SecretStr | None = Field(
-        None,
-        alias="JWT_SECRET_KEY",
-        description="Key that signs access tokens, at least 32 bytes. Default: one generated "
-        "into the data directory.",
-    )
-    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
-        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the access tokens."
-    )
-    access_token_minutes: int = Field(
-        30,
-        ge=1,
-        le=1440,
-        alias="JWT_ACCESS_TOKEN_EXPIRE_MINUTES",
-        description="Life of an access token, in minutes.",
-    )
-    refresh_token_days: int = Field(
-        7,
-        ge=1,
-        le=365,
-        alias="JWT_REFRESH_TOKEN_EXPIRE_DAYS",
-        description="Life of a refresh token, in days.",
-    )
-    bcrypt_cost: int = Field(
-        12, ge=4, le=16, alias="HUB_BCRYPT_COST", description="Cost of password hashes (2^n)."
     )
     log_format: Literal["console", "json"] = Field(
         "console", alias="HUB_LOG_FORMAT", description="How log lines are written."
@@ -212,16 +169,6 @@ class Settings(BaseSettings):
         if ":" not in host.rpartition("]")[2]:
             host += ":11434" if scheme == "http" else ":443"
         return f"{scheme}://{_reachable(host)}{slash}{path}".rstrip("/")
-
-    @field_validator("jwt_secret", mode="after")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:
-            raise ValueError(
-                "shorter than 32 bytes; make one with "
-                "`python -c 'import secrets; print(secrets.token_urlsafe(48))'`"
-            )
-        return value
 
     @model_validator(mode="after")
     def _default_database(self) -> Self:

@@ -1,0 +1,52 @@
+"""Settings of who may come in, and how."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings
+
+
+class IdentitySettings(BaseSettings):
+    """Registration, passwords and tokens."""
+
+    registration: Literal["open", "invite", "off"] | None = Field(
+        None,
+        alias="HUB_REGISTRATION",
+        description="Who may register. Default: `open` on a loopback address, else `invite`.",
+    )
+    jwt_secret: SecretStr | None = Field(
+        None,
+        alias="JWT_SECRET_KEY",
+        description="Key that signs access tokens, at least 32 bytes. Default: one generated "
+        "into the data directory.",
+    )
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
+        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the access tokens."
+    )
+    access_token_minutes: int = Field(
+        30,
+        ge=1,
+        le=1440,
+        alias="JWT_ACCESS_TOKEN_EXPIRE_MINUTES",
+        description="Life of an access token, in minutes.",
+    )
+    refresh_token_days: int = Field(
+        7,
+        ge=1,
+        le=365,
+        alias="JWT_REFRESH_TOKEN_EXPIRE_DAYS",
+        description="Life of a refresh token, in days.",
+    )
+    bcrypt_cost: int = Field(
+        12, ge=4, le=16, alias="HUB_BCRYPT_COST", description="Cost of password hashes (2^n)."
+    )
+
+    @field_validator("jwt_secret", mode="after")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError(
+                "shorter than 32 bytes; make one with "
+                "`python -c 'import secrets; print(secrets.token_urlsafe(48))'`"
+            )
+        return value

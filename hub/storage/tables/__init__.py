@@ -1,0 +1,43 @@
+"""The tables. Every row that belongs to a tenant says so (``TenantOwned``).
+
+Instants are aware UTC datetimes. Identifiers are ``<prefix>_<ULID>`` (see ``hub.ids``). Secrets
+are stored as hashes only.
+"""
+
+from hub.storage.tables.access import Membership, Role, RolePermission
+from hub.storage.tables.audit import AuditEntry, AuditHead
+from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
+from hub.storage.tables.conversations import Conversation, Message, Run, Usage
+from hub.storage.tables.identity import (
+    ClientSession,
+    Invitation,
+    LoginLink,
+    LoginSession,
+    RefreshToken,
+    User,
+)
+from hub.storage.tables.tenants import Tenant
+
+__all__ = [
+    "AuditEntry",
+    "AuditHead",
+    "ClientSession",
+    "Conversation",
+    "Dated",
+    "Instant",
+    "Invitation",
+    "LoginLink",
+    "LoginSession",
+    "Membership",
+    "Message",
+    "RefreshToken",
+    "Role",
+    "RolePermission",
+    "Run",
+    "Tenant",
+    "TenantOwned",
+    "Usage",
+    "User",
+    "instant",
+    "now",
+]

@@ -1,0 +1,87 @@
+"""Users, and how they sign in."""
+
+from datetime import datetime
+
+from sqlalchemy import UniqueConstraint
+from sqlmodel import Field
+
+from hub.storage.tables.columns import Dated, TenantOwned, instant, now
+
+
+class User(Dated, table=True):
+    """A person or a service. Not tenant-owned: one may be a member of several tenants."""
+
+    __tablename__ = "users"
+
+    id: str = Field(primary_key=True, max_length=32)
+    email: str = Field(unique=True, max_length=320)  # lower case
+    name: str | None = Field(default=None, max_length=200)
+    password_hash: str | None = Field(default=None, max_length=200)
+    disabled_at: datetime | None = instant(default=None, nullable=True)
+
+
+class LoginSession(TenantOwned, Dated, table=True):
+    """One sign-in: the family of refresh tokens that descend from it, and the sockets it opened."""
+
+    __tablename__ = "login_sessions"
+
+    id: str = Field(primary_key=True, max_length=32)
+    user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
+    device: str | None = Field(default=None, max_length=400)
+    address: str | None = Field(default=None, max_length=64)
+    last_seen_at: datetime = instant(default_factory=now)
+    expires_at: datetime = instant()
+    revoked_at: datetime | None = instant(default=None, nullable=True)
+
+
+class RefreshToken(TenantOwned, table=True):
+    """A single-use refresh token, stored as its SHA-256; used ones stay to detect reuse."""
+
+    __tablename__ = "refresh_tokens"
+
+    token_hash: str = Field(primary_key=True, max_length=64)
+    session_id: str = Field(foreign_key="login_sessions.id", index=True, max_length=32)
+    parent_hash: str | None = Field(default=None, max_length=64)
+    created_at: datetime = instant(default_factory=now)
+    expires_at: datetime = instant()
+    used_at: datetime | None = instant(default=None, nullable=True)
+
+
+class LoginLink(TenantOwned, table=True):
+    """A single-use code that signs a user in (printed at the first start), stored as SHA-256."""
+
+    __tablename__ = "login_links"
+
+    code_hash: str = Field(primary_key=True, max_length=64)
+    user_id: str = Field(foreign_key="users.id", max_length=32)
+    expires_at: datetime = instant()
+    used_at: datetime | None = instant(default=None, nullable=True)
+
+
+class Invitation(TenantOwned, Dated, table=True):
+    """A single-use invitation into a tenant, stored as SHA-256 of its code."""
+
+    __tablename__ = "invitations"
+
+    code_hash: str = Field(primary_key=True, max_length=64)
+    role_id: str = Field(foreign_key="roles.id", max_length=64)
+    email: str | None = Field(default=None, max_length=320)
+    invited_by: str | None = Field(default=None, foreign_key="users.id", max_length=32)
+    expires_at: datetime = instant()
+    used_at: datetime | None = instant(default=None, nullable=True)
+
+
+class ClientSession(TenantOwned, Dated, table=True):
+    """A persistent session of a client, by the ``key`` that the client gave it: the channels that
+    it follows, and where it was in each when it last acknowledged.
+    """
+
+    __tablename__ = "client_sessions"
+    __table_args__ = (UniqueConstraint("tenant_id", "user_id", "key"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    user_id: str = Field(foreign_key="users.id", ondelete="CASCADE", index=True, max_length=32)
+    key: str = Field(max_length=128)
+    turn: int = Field(default=1)  # how many connections have had it; the last of them may write
+    channels: str = Field(default="{}")  # JSON: {channel: [epoch, seq]}
+    expires_at: datetime = instant(index=True)
