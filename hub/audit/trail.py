@@ -33,8 +33,9 @@ async def record(
     """Add an entry to the tenant's trail, in the transaction of ``session`` (a write).
 
     ``action`` is an operation's name or one like it (``user.disable``); ``resource`` is the
-    ``(kind, id)`` of what was acted on. Who acts, and whence, is the ambient ``Origin``. ``details``
-    never hold secrets or what was said. If the entry cannot be written the transaction fails.
+    ``(kind, id)`` of what was acted on. Who acts, and whence, is the ambient ``Origin``.
+    ``details`` never hold secrets or what was said. If the entry cannot be written the transaction
+    fails.
     """
     origin = current()
     head = await session.get(AuditHead, tenant_id, with_for_update=True)
