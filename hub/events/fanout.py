@@ -9,10 +9,12 @@ join again.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from time import perf_counter
 from typing import Any, Final, Protocol
 
 from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
+from hub.events.outbox import broken
 from hub.events.position import Since
 from hub.events.recovery import Arrival, classify, resume
 from hub.events.span import joined
@@ -33,6 +35,13 @@ NOWHERE: Final = Position("", 0)
 class Reader(Protocol):
     """Somebody who reads channels: a connection."""
 
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        """Takes the frame of the next event, where that is all there is to do; None: ``deliver``.
+
+        When it becomes another, ``Fanout.turned`` is to be called for all that the reader reads.
+        """
+
     def deliver(self, delivery: Delivery) -> None:
         """Take the next event. Called on the loop; must not block or raise."""
 
@@ -50,13 +59,14 @@ class _Channel:
     or filling a gap): when the log has been read up to there, nothing was missed.
     """
 
-    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "readers")
+    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "swift", "thorough")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.at = NOWHERE
         self.heard = NOWHERE
-        self.readers: dict[Reader, Callable[[Delivery], None]] = {}
+        self.swift: dict[Reader, Callable[[bytes], object]] = {}
+        self.thorough: dict[Reader, Callable[[Delivery], None]] = {}
         self.joining = 0  # joins under way keep the channel open
         self.filling: asyncio.Task[None] | None = None
         self.opening: asyncio.Task[None] | None = None
@@ -67,6 +77,26 @@ class _Channel:
         if self.heard is NOWHERE:
             return False
         return self.heard.epoch != self.at.epoch or self.heard.seq > self.at.seq
+
+    @property
+    def readers(self) -> list[Reader]:
+        return [*self.swift, *self.thorough]
+
+    def seat(self, reader: Reader) -> None:
+        """Deliver to a reader, in the way that it wants now."""
+        write = reader.write
+        if write is not None:
+            self.thorough.pop(reader, None)
+            self.swift[reader] = write
+        else:
+            self.swift.pop(reader, None)
+            self.thorough[reader] = reader.deliver
+
+    def unseat(self, reader: Reader) -> bool:
+        """Deliver no more to a reader; whether it was delivered to."""
+        if self.swift.pop(reader, None) is not None:
+            return True
+        return self.thorough.pop(reader, None) is not None
 
 
 class Join:
@@ -116,6 +146,7 @@ class Fanout:
         self._tasks: set[asyncio.Task[None]] = set()
         self._live = metrics.events_delivered.labels("live")
         self._replayed = metrics.events_delivered.labels("replay")
+        self._took = metrics.fanout_seconds.observe
 
     async def join(self, name: str, reader: Reader, since: Since) -> Join:
         """Begin a subscription. Raises Fault("backend_unavailable")."""
@@ -141,9 +172,15 @@ class Fanout:
     def leave(self, name: str, reader: Reader) -> None:
         """End a reader's subscription. Not subscribed is fine."""
         channel = self._channels.get(name)
-        if channel is not None and channel.readers.pop(reader, None) is not None:
+        if channel is not None and channel.unseat(reader):
             self._metrics.subscriptions.dec()
             self._tidy(channel)
+
+    def turned(self, name: str, reader: Reader) -> None:
+        """The ``write`` of a reader is another now."""
+        channel = self._channels.get(name)
+        if channel is not None and channel.unseat(reader):
+            channel.seat(reader)
 
     def follows(self, name: str) -> bool:
         """Whether somebody on this node reads the channel, or is about to."""
@@ -191,7 +228,9 @@ class Fanout:
 
     def _tidy(self, channel: _Channel) -> None:
         """Stop reading a channel that nobody reads."""
-        if channel.readers or channel.joining or self._channels.get(channel.name) is not channel:
+        if channel.swift or channel.thorough or channel.joining:
+            return
+        if self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
         if channel.filling is not None:
@@ -230,10 +269,21 @@ class Fanout:
 
     def _deliver(self, channel: _Channel, delivery: Delivery) -> None:
         channel.at = delivery.position
-        readers = channel.readers
-        for deliver in tuple(readers.values()):  # one whose outbox overflows leaves at once
+        # Taken before any is delivered to: one whose transport is full with it turns at once, and
+        # one whose outbox overflows leaves.
+        swift, thorough = tuple(channel.swift.values()), tuple(channel.thorough.values())
+        began = perf_counter()
+        if swift:
+            frame = delivery.frame
+            for write in swift:
+                try:
+                    write(frame)
+                except Exception as error:
+                    broken(error)
+        for deliver in thorough:
             deliver(delivery)
-        self._live.inc(len(readers))
+        self._took(perf_counter() - began)
+        self._live.inc(len(swift) + len(thorough))
 
     def _fill(self, channel: _Channel) -> None:
         if channel.filling is None:
@@ -272,7 +322,9 @@ class Fanout:
     def _lost(self, channel: _Channel, log_slice: LogSlice) -> None:
         """The log was lost, or trimmed past us: end the subscriptions; readers join again."""
         channel.at = Position(log_slice.epoch, log_slice.last)
-        readers, channel.readers = channel.readers, {}
+        readers = channel.readers
+        channel.swift.clear()
+        channel.thorough.clear()
         self._metrics.subscriptions.dec(len(readers))
         for reader in readers:
             reader.ended(channel.name, "resume_gap")
@@ -305,5 +357,5 @@ class Fanout:
                 await asyncio.wait({channel.filling})
         if join.abandoned:
             return
-        channel.readers[reader] = reader.deliver
+        channel.seat(reader)
         self._metrics.subscriptions.inc()

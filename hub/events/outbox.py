@@ -1,15 +1,15 @@
 """Outboxes: what waits to be written to a connection, bounded, and written in one go.
 
-While the transport takes what it is given, an outbox is a list of ready frames, and one
-``FlushScheduler`` per process writes each that became dirty in a turn of the event loop with one
-call at the turn's end: the frames of a turn cost one system call, and no connection has a task of
+While the transport takes what it is given, ready frames go to it: at once where it puts the system
+call off to the end of the loop's turn by itself, as uvloop's do; else together, by one
+``FlushScheduler`` per process that writes each outbox that became dirty in a turn with one call at
+the turn's end. Either way the frames of a turn cost one system call, and no connection has a task of
 its own on the send path. When the transport is full, what comes is held; deltas of one message are
 joined (``span``) when that comes to too much, and again before it is written.
 """
 
 import asyncio
 from collections.abc import Callable
-from time import perf_counter
 from typing import Final, Protocol
 
 from hub.events.delivery import Delivery
@@ -23,133 +23,140 @@ REPLAY_BYTES: Final = OUTBOX_BYTES // 4
 class Writer(Protocol):
     """The way out of a connection. ``write`` never blocks.
 
-    When the transport is full it calls ``paused``, and ``resumed`` when it takes more again. In
-    between nothing is written.
+    When the transport is full it calls ``paused``, and ``resumed`` when it takes more again; in
+    between nothing is written. When nothing is written any more at all, it calls ``finished``.
     """
 
     paused: Callable[[], None]
     resumed: Callable[[], None]
+    finished: Callable[[], None]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether what is written in a turn of the loop goes out with one system call anyhow."""
 
     @property
     def write(self) -> Callable[[bytes], object]:
         """Hand ready frames to the transport."""
 
 
+class Owner(Protocol):
+    """Whose outbox it is. What it is told, it is told on the loop; it must not block or raise."""
+
+    def overflowed(self) -> None:
+        """Too much waits, and the outbox has dropped it: close the connection with 4008."""
+
+    def turned(self) -> None:
+        """``Outbox.write`` is another now."""
+
+
 class FlushScheduler:
     """Writes every outbox that became dirty in a turn of the loop, at the end of that turn.
 
-    ``joined`` is told how many deliveries were joined into others for readers that are slow, and
-    ``took`` how many seconds the writing of a turn took.
+    ``joined`` is told how many deliveries were joined into others for readers that are slow.
     """
 
-    def __init__(
-        self,
-        joined: Callable[[int], None] = lambda count: None,
-        took: Callable[[float], None] = lambda seconds: None,
-    ) -> None:
+    def __init__(self, joined: Callable[[int], None] = lambda count: None) -> None:
         self.dirty: list[Outbox] = []
         self.joined = joined
-        self._took = took
 
     def wake(self) -> None:
         """There is a first dirty outbox in this turn."""
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        began = perf_counter()
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
                 outbox.flush()
             except Exception as error:
-                # A transport that fails must not cost its neighbours their frames.
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "A connection could not be written to", "exception": error}
-                )
-        self._took(perf_counter() - began)
+                broken(error)
+
+
+def broken(error: Exception) -> None:
+    """A transport has failed, which must not cost its neighbours their frames."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "A connection could not be written to", "exception": error}
+    )
 
 
 class Outbox:
     """What waits for one connection; ``size`` is the bytes of it.
 
-    ``overflow`` is called once, when more than ``limit`` bytes are held for a full transport though
-    their deltas were joined; the outbox then drops what it holds and takes no more: the connection
-    is to be closed with 4008.
+    When more than ``limit`` bytes are held for a full transport though their deltas were joined,
+    the outbox drops what it holds, takes no more, and says so to its owner.
     """
 
-    __slots__ = ("_first", "_held", "_limit", "_more", "_overflow", "_ready", "_room",
-                 "_scheduler", "_writer", "closed", "size")  # fmt: skip
+    __slots__ = ("_gathers", "_limit", "_owner", "_ready", "_room", "_scheduler", "_waiting",
+                 "_writer", "closed", "size")  # fmt: skip
 
     def __init__(
         self,
         writer: Writer,
         scheduler: FlushScheduler,
-        overflow: Callable[[], None],
+        owner: Owner,
         limit: int = OUTBOX_BYTES,
     ) -> None:
         self._writer = writer
+        self._gathers = writer.gathers
         self._scheduler = scheduler
-        self._overflow = overflow
+        self._owner = owner
         self._limit = limit
-        # What waits for the end of this turn. Mostly that is one frame, which needs no list.
-        self._first: bytes | None = None
-        self._more: list[bytes] = []
-        self._held: list[Delivery | bytes] = []
+        # For the end of this turn, or, while the transport is full, for as long as it is.
+        self._waiting: list[Delivery | bytes] = []
         self._ready = True
         self._room: asyncio.Event | None = None
         self.size = 0
         self.closed = False
         writer.paused = self._pause
         writer.resumed = self._resume
+        writer.finished = self.close
+
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        """The transport's own way to take a ready frame, while there is nothing else to do for one.
+
+        It spares fan-out a call for each event and subscriber. None: use ``deliver``. The owner is
+        told when it is another.
+        """
+        return self._writer.write if self._ready and self._gathers else None
 
     def deliver(self, delivery: Delivery) -> None:
         """Queue an event."""
-        # As ``put``, written out: this runs once per event and subscriber.
         if self._ready:
-            frame = delivery.frame
-            if self._first is None:
-                self._first = frame
-                self.size = len(frame)
-                dirty = self._scheduler.dirty
-                if not dirty:
-                    self._scheduler.wake()
-                dirty.append(self)
-            else:
-                self._add(frame)
+            self._give(delivery.frame)
         else:
             self._hold(delivery, len(delivery.frame))
 
     def put(self, frame: bytes) -> None:
         """Queue a ready frame."""
-        if not self._ready:
+        if self._ready:
+            self._give(frame)
+        else:
             self._hold(frame, len(frame))
-        elif self._first is None:
-            self._first = frame
-            self.size = len(frame)
+
+    def _give(self, frame: bytes) -> None:
+        if self._gathers:
+            self._writer.write(frame)
+            return
+        if not self._waiting:
             dirty = self._scheduler.dirty
             if not dirty:
                 self._scheduler.wake()
             dirty.append(self)
-        else:
-            self._add(frame)
-
-    def _add(self, frame: bytes) -> None:
-        self._more.append(frame)
+        self._waiting.append(frame)
         self.size += len(frame)
         if self.size > self._limit:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits, unless the transport is full."""
-        data = self._first
-        if data is None:
+        if not self._waiting or not self._ready:
             return
-        self._first = None
-        if self._more:
-            data = b"".join((data, *self._more))
-            self._more.clear()
+        waiting, self._waiting = self._waiting, []
         self.size = 0
-        self._writer.write(data)
+        frames = [item if isinstance(item, bytes) else item.frame for item in waiting]
+        self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
         if self._room is not None:
             self._room.set()
 
@@ -165,58 +172,58 @@ class Outbox:
 
     def forget(self, channel: str) -> None:
         """Drop the events of a channel that are held: its subscription has ended."""
-        if self._held:
-            self._hold_only([i for i in self._held if isinstance(i, bytes) or i.channel != channel])
+        if self._waiting:
+            self._keep([i for i in self._waiting if isinstance(i, bytes) or i.channel != channel])
 
     def close(self) -> None:
         """Drop what waits and take no more. Idempotent."""
+        if self.closed:
+            return
         self.closed = True
         self._ready = False
-        self._first = None
-        self._more = []
-        self._held = []
+        self._waiting = []
         self.size = 0
         if self._room is not None:
             self._room.set()
+        self._owner.turned()
 
     # --- while the transport is full ---
 
     def _pause(self) -> None:
-        self._ready = False
-        if self._first is not None:  # of this turn, in which somebody else has written too
-            self._held += (self._first, *self._more)
-            self._first = None
-            self._more = []
+        # What waits for the end of this turn is held from now on: somebody else has written too.
+        if self._ready:
+            self._ready = False
+            self._owner.turned()
 
     def _resume(self) -> None:
-        if self.closed:
+        if self.closed or self._ready:
             return
         self._ready = True
-        if self._held:
+        if self._waiting:
             self._join()
-            held, self._held = self._held, []
-            self._first, *self._more = (i if isinstance(i, bytes) else i.frame for i in held)
             self.flush()
         elif self._room is not None:
             self._room.set()
+        if self._ready:  # what was held may have filled it again
+            self._owner.turned()
 
     def _hold(self, item: Delivery | bytes, size: int) -> None:
         if self.closed:
             return
-        self._held.append(item)
+        self._waiting.append(item)
         self.size += size
         if self.size > self._limit:
             self._join()
             if self.size > self._limit:
                 self.close()
-                self._overflow()
+                self._owner.overflowed()
 
     def _join(self) -> None:
-        held = self._held
-        self._hold_only(join(held))
-        if len(self._held) < len(held):
-            self._scheduler.joined(len(held) - len(self._held))
+        waiting = self._waiting
+        self._keep(join(waiting))
+        if len(self._waiting) < len(waiting):
+            self._scheduler.joined(len(waiting) - len(self._waiting))
 
-    def _hold_only(self, items: list[Delivery | bytes]) -> None:
-        self._held = items
+    def _keep(self, items: list[Delivery | bytes]) -> None:
+        self._waiting = items
         self.size = sum(len(i) if isinstance(i, bytes) else len(i.frame) for i in items)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 import orjson
@@ -53,6 +54,7 @@ class Resources:
         self._listeners: list[Callable[[str], None]] = []
         self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
         self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
+        self._looking: dict[tuple[str, str], asyncio.Task[str | None]] = {}
         self._changes = 0
         self._metrics: Resource | None = None
 
@@ -186,6 +188,21 @@ class Resources:
         if known is not None and known.until > time.monotonic():
             self._known.move_to_end(conversation_id)
             return known.owner_id if known.tenant_id == tenant_id else None
+        # Asked for once, though a thousand clients that come back together want to know.
+        asked = (conversation_id, tenant_id)
+        looking = self._looking.get(asked)
+        if looking is None:
+            looking = asyncio.create_task(self._look(conversation_id, tenant_id))
+            self._looking[asked] = looking
+            looking.add_done_callback(partial(self._looked, asked))
+        return await asyncio.shield(looking)
+
+    def _looked(self, asked: tuple[str, str], looking: "asyncio.Task[str | None]") -> None:
+        del self._looking[asked]
+        if not looking.cancelled():
+            looking.exception()  # it is seen, even if all who asked have gone
+
+    async def _look(self, conversation_id: str, tenant_id: str) -> str | None:
         statement = select(Conversation.owner_id).where(col(Conversation.id) == conversation_id)
         while True:
             changes, began = self._changes, time.monotonic()

@@ -65,7 +65,7 @@ class Metrics:
         )
         self.fanout_seconds = Histogram(
             "hub_fanout_seconds",
-            "Time to write what one turn of the event loop has for all connections.",
+            "Time to hand an event to all of its subscribers on this node.",
             buckets=_SHORT,
             registry=registry,
         )

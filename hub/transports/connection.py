@@ -51,7 +51,7 @@ class SocketConnection:
         self.id = new_id("k")
         self._services = services
         self._writer = writer
-        self._outbox = Outbox(writer, scheduler, self._too_slow)
+        self._outbox = Outbox(writer, scheduler, self)
         self.deliver: Callable[[Delivery], None] = self._outbox.deliver
         writer.stalled = self._stalled
         self._state = SessionState()
@@ -111,8 +111,17 @@ class SocketConnection:
         if transition.state is State.CLOSED:
             self.close()
 
-    def _too_slow(self) -> None:
+    # --- its outbox ---
+
+    def overflowed(self) -> None:
         self.on(Event.TOO_SLOW)
+
+    def turned(self) -> None:
+        self.subscriptions.turned()
+
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        return self._outbox.write
 
     def _stalled(self) -> None:
         """The peer takes nothing: no close frame would reach it either."""

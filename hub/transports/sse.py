@@ -49,6 +49,8 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 class _StreamReader:
     """A channel's reader whose events wait for an HTTP response."""
 
+    write = None
+
     def __init__(self, channel: str, count_joined: Callable[[int], None]) -> None:
         self.channel = channel
         self._count_joined = count_joined

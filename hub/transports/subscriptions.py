@@ -75,6 +75,11 @@ class Subscriptions:
         if self._joins.get(channel) is not join:
             self._fanout.leave(channel, self._reader)
 
+    def turned(self) -> None:
+        """The ``write`` of the reader is another now."""
+        for channel in self._joins:
+            self._fanout.turned(channel, self._reader)
+
     def drop(self, channel: str) -> bool:
         """End a subscription without a word; whether there was one."""
         join = self._remove(channel)

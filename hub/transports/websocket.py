@@ -91,9 +91,7 @@ class SocketEndpoint:
         self._dispatcher = dispatcher
         self._origins = frozenset(origins)
         metrics = services.metrics
-        self._scheduler = FlushScheduler(
-            metrics.joined.labels("outbox").inc, metrics.fanout_seconds.observe
-        )
+        self._scheduler = FlushScheduler(metrics.joined.labels("outbox").inc)
         self.connections = Connections(services)
         metrics.waiting.sizes = self.connections.waiting
         self._house = House(services.settings)

@@ -27,6 +27,10 @@ SEND_S: Final = 10.0
 
 NO_PONG: Final = 4012
 
+_GATHERING: Final = frozenset({"uvloop.loop.TCPTransport", "uvloop.loop.UnixTransport"})
+"""Transports that write at the end of the loop's turn, and then all they have with one system call.
+(Not uvloop's TLS: it makes a record of each write.)"""
+
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -61,8 +65,8 @@ class Wire:
 
     aborted = False  # a transport that is cut off tells its task by itself
 
-    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "paused", "ponged",
-                 "resumed", "stalled", "write")  # fmt: skip
+    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "gathers",
+                 "paused", "ponged", "resumed", "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
@@ -70,8 +74,11 @@ class Wire:
         self._left = 0
         self._since = 0.0
         self.write: Callable[[bytes], object] = protocol.transport.write
+        kind = type(protocol.transport)
+        self.gathers = f"{kind.__module__}.{kind.__qualname__}" in _GATHERING
         self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
+        self.finished: Callable[[], None] = _nothing
         self.stalled: Callable[[], None] = _nothing
         self.closing: Callable[[int], None] = _nothing
         """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
@@ -105,6 +112,7 @@ class Wire:
         """Nothing more is written."""
         self.write = _nothing
         self._stop_watch()
+        self.finished()
 
     async def settled(self) -> None:
         """All of it is with the transport already."""
@@ -242,6 +250,8 @@ class HubProtocol(BoundedSocket):
 class AsgiWriter:
     """A writer over ASGI ``send``, for servers other than ours, made by the task that serves."""
 
+    gathers = False
+
     def __init__(self, send: Send) -> None:
         self._send = send
         self._server = asyncio.current_task()
@@ -250,6 +260,7 @@ class AsgiWriter:
         self._closing: tuple[int, str] | None = None
         self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
+        self.finished: Callable[[], None] = _nothing
         self.stalled: Callable[[], None] = _nothing
 
     def write(self, data: bytes) -> None:

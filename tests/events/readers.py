@@ -43,6 +43,10 @@ class Follower:
 
     # --- Reader ---
 
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        return None
+
     def deliver(self, delivery: Delivery) -> None:
         if self.gone or self.reason is not None:
             self.faults.append(f"delivered {delivery.position} after the end")

@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import cast
 
+import orjson
 import pytest
 
 from hub.backplane.interface import Backplane, Position
@@ -14,10 +16,11 @@ from hub.events.fanout import PAGE, Fanout
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.faults import Fault
+from hub.protocol.rfc6455 import payloads
 from hub.telemetry.metrics import Metrics
 from tests.events.conftest import House
 from tests.events.readers import CHANNEL, DEADLINE_S, Follower, Held
-from tests.events.test_outbox import Pipe
+from tests.events.test_outbox import Overflow, Pipe
 
 SMALL = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
 
@@ -164,21 +167,21 @@ async def test_a_join_that_cannot_reach_the_backplane_fails_and_leaves_nothing()
     await fanout.close()
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 async def test_a_replay_of_long_events_never_overflows_an_outbox_that_is_being_emptied(
-    house: House,
+    house: House, gathers: bool
 ) -> None:
     long = b'{"type":"CUSTOM","value":"' + b"x" * 60_000 + b'"}'
     for _ in range(40):  # twice what an outbox holds, in one page
         await house.publisher.append(CHANNEL, long)
-    pipe = Pipe()
-    overflows: list[bool] = []
-    outbox = Outbox(pipe, FlushScheduler(), lambda: overflows.append(True))
+    pipe, owner = Pipe(gathers=gathers), Overflow()
+    outbox = Outbox(pipe, FlushScheduler(), owner)
     reader = Follower()
     reader.on_deliver = lambda: outbox.put(reader.seen[-1].frame)
     reader.room = outbox.room  # type: ignore[method-assign]
     await reader.follow(house.fanout, "start")
     await settle()
-    assert (reader.seqs, overflows) == (list(range(1, 41)), [])
+    assert (reader.seqs, owner.calls) == (list(range(1, 41)), 0)
     assert b"".join(pipe.written) == b"".join(delivery.frame for delivery in reader.seen)
 
 
@@ -391,6 +394,90 @@ async def test_a_reader_may_leave_while_it_is_being_delivered_to(
     for reader in stay:
         await reader.reaches(3)
     assert (leaver.seqs, leaver.faults, reported) == ([1], [], [])
+
+
+class Wired(Follower):
+    """A reader whose frames go straight to a transport, as long as it takes them."""
+
+    def __init__(self, house: House, *, broken: bool = False) -> None:
+        super().__init__()
+        self._house = house
+        self.pipe = Pipe(gathers=True)
+        self.pipe.broken = broken
+        self.outbox = Outbox(self.pipe, FlushScheduler(), self)
+
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        return self.outbox.write
+
+    def deliver(self, delivery: Delivery) -> None:
+        super().deliver(delivery)
+        self.outbox.deliver(delivery)
+
+    def turned(self) -> None:
+        self._house.fanout.turned(CHANNEL, self)
+
+    def overflowed(self) -> None:
+        raise AssertionError("there was room")
+
+    @property
+    def heard(self) -> list[int]:
+        data = b"".join(self.pipe.written)
+        events = [orjson.loads(payload)["params"] for payload in payloads(data)]
+        return [seq for e in events for seq in range(e["seq"] - e.get("span", 1) + 1, e["seq"] + 1)]
+
+
+async def test_a_transport_that_fills_and_drains_gets_every_event_once_and_in_order(
+    house: House,
+) -> None:
+    wired, plain = Wired(house), Follower()
+    await wired.follow(house.fanout, None)
+    await plain.follow(house.fanout, None)
+    total = 0
+    for full in (False, True, False, True, True, False):
+        if full:
+            wired.pipe.fill()
+        await house.append(3)
+        total += 3
+        await plain.reaches(total)
+        assert (wired.seqs[-1:] == [total]) is full, "delivered to only while it is full"
+        if full:
+            wired.pipe.drained()
+        assert wired.heard == list(range(1, total + 1))
+    assert plain.faults == []
+
+
+async def test_a_transport_that_is_full_with_an_event_gets_that_event_once(house: House) -> None:
+    wired, beside = Wired(house), Follower()
+    for reader in (wired, beside):
+        await reader.follow(house.fanout, None)
+    wired.pipe.narrow = True
+    for number in range(1, 4):
+        await house.append()
+        await beside.reaches(number)
+        wired.pipe.drained()
+    assert wired.heard == [1, 2, 3]
+
+
+async def test_a_transport_that_breaks_costs_its_neighbours_nothing(house: House) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    broken, well, plain = Wired(house, broken=True), Wired(house), Follower()
+    for reader in (broken, well, plain):
+        await reader.follow(house.fanout, None)
+    await house.append(2)
+    await plain.reaches(2)
+    assert (broken.heard, well.heard, len(reported)) == ([], [1, 2], 2)
+
+
+async def test_who_is_given_nothing_any_more_is_not_written_to(house: House) -> None:
+    wired, plain = Wired(house), Follower()
+    for reader in (wired, plain):
+        await reader.follow(house.fanout, None)
+    wired.pipe.finished()  # a close frame was sent
+    await house.append()
+    await plain.reaches(1)
+    assert wired.pipe.written == []
 
 
 async def test_a_channel_that_nobody_reads_is_not_listened_to(house: House) -> None:

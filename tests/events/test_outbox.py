@@ -15,15 +15,18 @@ from hub.protocol.rfc6455 import payloads, text_frame
 
 class Pipe:
     """A ``Writer`` whose transport can be full, or closed under our hands. ``narrow``: it is full
-    with the first byte that it is given, as a transport is above its high-water mark.
+    with the first byte that it is given, as a transport is above its high-water mark. ``gathers``:
+    it puts the system call off by itself.
     """
 
-    def __init__(self, *, narrow: bool = False) -> None:
+    def __init__(self, *, narrow: bool = False, gathers: bool = False) -> None:
+        self.gathers = gathers
         self.written: list[bytes] = []
         self.broken = False
         self.narrow = narrow
         self.paused: Callable[[], None] = lambda: None
         self.resumed: Callable[[], None] = lambda: None
+        self.finished: Callable[[], None] = lambda: None
 
     def write(self, data: bytes) -> None:
         if self.broken:
@@ -40,11 +43,22 @@ class Pipe:
 
 
 class Overflow:
+    """An outbox's owner, who counts."""
+
     def __init__(self) -> None:
         self.calls = 0
+        self.turns = 0
 
-    def __call__(self) -> None:
+    def overflowed(self) -> None:
         self.calls += 1
+
+    def turned(self) -> None:
+        self.turns += 1
+
+
+@pytest.fixture(params=[False, True], ids=["written at the turn's end", "gathers by itself"])
+def pipe(request: pytest.FixtureRequest) -> Pipe:
+    return Pipe(gathers=request.param)
 
 
 async def turn() -> None:
@@ -81,8 +95,29 @@ async def test_all_outboxes_of_a_turn_are_written_at_its_end() -> None:
     assert [pipe.written for pipe in pipes] == [[b"xy"]] * 50
 
 
-async def test_a_full_transport_is_waited_for_and_gets_everything_in_order() -> None:
-    pipe = Pipe()
+async def test_a_transport_that_gathers_is_given_each_frame_at_once_and_by_whoever_has_it() -> None:
+    pipe = Pipe(gathers=True)
+    outbox, owner = boxed(pipe)
+    outbox.put(b"a")
+    assert outbox.write is not None
+    outbox.write(b"b")
+    assert (pipe.written, owner.turns) == ([b"a", b"b"], 0)
+    pipe.fill()
+    assert (outbox.write, owner.turns) == (None, 1)
+    outbox.put(b"c")
+    pipe.drained()
+    assert (pipe.written, owner.turns) == ([b"a", b"b", b"c"], 2)
+    assert outbox.write is not None
+    pipe.finished()
+    assert (outbox.write, owner.turns, outbox.closed) == (None, 3, True)
+
+
+async def test_who_writes_to_a_transport_that_does_not_gather_goes_through_the_outbox() -> None:
+    outbox, _ = boxed(Pipe())
+    assert outbox.write is None
+
+
+async def test_a_full_transport_is_waited_for_and_gets_everything_in_order(pipe: Pipe) -> None:
     outbox, overflow = boxed(pipe)
     pipe.fill()
     for at in range(5):
@@ -97,8 +132,7 @@ async def test_a_full_transport_is_waited_for_and_gets_everything_in_order() -> 
     assert overflow.calls == 0
 
 
-async def test_more_than_the_limit_overflows_once_and_holds_nothing_more() -> None:
-    pipe = Pipe()
+async def test_more_than_the_limit_overflows_once_and_holds_nothing_more(pipe: Pipe) -> None:
     outbox, overflow = boxed(pipe, limit=10)
     pipe.fill()
     outbox.put(b"x" * 10)  # exactly the limit is fine
@@ -111,8 +145,7 @@ async def test_more_than_the_limit_overflows_once_and_holds_nothing_more() -> No
     assert pipe.written == []
 
 
-async def test_a_replay_waits_for_room_and_is_woken_when_there_is() -> None:
-    pipe = Pipe()
+async def test_a_replay_waits_for_room_and_is_woken_when_there_is(pipe: Pipe) -> None:
     outbox, _ = boxed(pipe, limit=4 * REPLAY_BYTES)
     pipe.fill()
     outbox.put(b"x" * (REPLAY_BYTES + 1))
@@ -126,8 +159,7 @@ async def test_a_replay_waits_for_room_and_is_woken_when_there_is() -> None:
         await outbox.room()  # and while there is room, nobody waits
 
 
-async def test_who_waits_for_room_in_a_closed_outbox_is_cancelled() -> None:
-    pipe = Pipe()
+async def test_who_waits_for_room_in_a_closed_outbox_is_cancelled(pipe: Pipe) -> None:
     outbox, _ = boxed(pipe, limit=4 * REPLAY_BYTES)
     pipe.fill()
     outbox.put(b"x" * (REPLAY_BYTES + 1))
@@ -164,8 +196,7 @@ def sent(data: bytes) -> list[dict[str, Any]]:
     return [orjson.loads(payload)["params"] for payload in payloads(data)]
 
 
-async def test_a_slow_reader_gets_fewer_and_larger_deltas_with_the_same_text() -> None:
-    pipe = Pipe()
+async def test_a_slow_reader_gets_fewer_and_larger_deltas_with_the_same_text(pipe: Pipe) -> None:
     joined: list[int] = []
     outbox = Outbox(pipe, FlushScheduler(joined.append), Overflow())
     pipe.fill()
@@ -179,8 +210,7 @@ async def test_a_slow_reader_gets_fewer_and_larger_deltas_with_the_same_text() -
     assert joined == [499]
 
 
-async def test_a_reader_that_keeps_up_gets_every_event_as_it_was_appended() -> None:
-    pipe = Pipe()
+async def test_a_reader_that_keeps_up_gets_every_event_as_it_was_appended(pipe: Pipe) -> None:
     outbox, overflow = boxed(pipe, limit=100_000)
     for delivery in deltas(20):
         outbox.deliver(delivery)
@@ -192,8 +222,7 @@ async def test_a_reader_that_keeps_up_gets_every_event_as_it_was_appended() -> N
     assert overflow.calls == 0
 
 
-async def test_deltas_are_joined_before_a_reader_is_given_up() -> None:
-    pipe = Pipe()
+async def test_deltas_are_joined_before_a_reader_is_given_up(pipe: Pipe) -> None:
     outbox, overflow = boxed(pipe, limit=20_000)
     pipe.fill()
     for delivery in deltas(2_000):  # some 300 KB of frames, 10 KB of text
@@ -204,8 +233,7 @@ async def test_deltas_are_joined_before_a_reader_is_given_up() -> None:
     assert "".join(e["event"]["delta"] for e in sent(b"".join(pipe.written))) == "word " * 2_000
 
 
-async def test_more_text_than_the_limit_overflows_though_it_is_joined() -> None:
-    pipe = Pipe()
+async def test_more_text_than_the_limit_overflows_though_it_is_joined(pipe: Pipe) -> None:
     outbox, overflow = boxed(pipe, limit=20_000)
     pipe.fill()
     for delivery in deltas(30, "x" * 1_000):
@@ -213,8 +241,11 @@ async def test_more_text_than_the_limit_overflows_though_it_is_joined() -> None:
     assert (overflow.calls, outbox.closed, outbox.size) == (1, True, 0)
 
 
-async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order() -> None:
-    pipe = Pipe(narrow=True)
+@pytest.mark.parametrize("gathers", [False, True])
+async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order(
+    gathers: bool,
+) -> None:
+    pipe = Pipe(narrow=True, gathers=gathers)
     outbox, overflow = boxed(pipe, limit=100_000)
     seqs: list[int] = []
     for round_ in range(4):
@@ -231,8 +262,7 @@ async def test_a_transport_that_is_full_after_each_write_gets_everything_in_orde
     assert overflow.calls == 0
 
 
-async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_ended() -> None:
-    pipe = Pipe()
+async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_ended(pipe: Pipe) -> None:
     outbox, _ = boxed(pipe, limit=100_000)
     pipe.fill()
     for one, two in zip(deltas(5, channel="one"), deltas(5, channel="two"), strict=True):

@@ -267,14 +267,19 @@ class Tab:
         self._open()
 
     def _open(self) -> None:
-        self.pipe = Pipe()
+        # One node's transports gather by themselves, the other's do not.
+        self.pipe = Pipe(gathers=self.node is self.talk.nodes[1])
         self.over: str | None = None
         self.stalled = False
         self.join: Join | None = None
         self.following: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(0))
-        self.outbox = Outbox(self.pipe, self.node.scheduler, self._too_slow, OUTBOX)
+        self.outbox = Outbox(self.pipe, self.node.scheduler, self, OUTBOX)
 
     # --- Reader ---
+
+    @property
+    def write(self) -> Callable[[bytes], object] | None:
+        return self.outbox.write
 
     def deliver(self, delivery: Delivery) -> None:
         self.outbox.deliver(delivery)
@@ -285,8 +290,13 @@ class Tab:
     def ended(self, channel: str, reason: str) -> None:
         self.over = reason
 
-    def _too_slow(self) -> None:
+    # --- the outbox's owner ---
+
+    def overflowed(self) -> None:
         self.over = "too_slow"
+
+    def turned(self) -> None:
+        self.node.fanout.turned(self.talk.channel, self)
 
     # --- what a client does ---
 

@@ -1,13 +1,17 @@
 """Whose a thing is: found within the tenant, remembered for a while, forgotten when deleted."""
 
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.operations import resources
 from hub.rbac.actor import Actor
-from hub.storage.scope import EVERY_TENANT
+from hub.storage.scope import EVERY_TENANT, Scope
 from hub.storage.tables import Conversation, Membership
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -51,6 +55,42 @@ async def test_what_is_remembered_is_bounded(
     await found.find("conversation", conversation, actor)
     await found.find("channel", f"conversation:{conversation}", actor)
     assert len(found._known) == 1
+
+
+async def test_a_thousand_who_come_back_at_once_ask_the_database_once(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    services = served_hub.hub.services
+    services.resources.changed("conversation", conversation)  # forgotten
+    asked = 0
+    read = services.database.read
+
+    def counted(scope: Scope) -> AbstractAsyncContextManager[AsyncSession]:
+        nonlocal asked
+        asked += 1
+        return read(scope)
+
+    monkeypatch.setattr(services.database, "read", counted)
+    found = await asyncio.gather(
+        *(services.resources.find("conversation", conversation, actor) for _ in range(1_000))
+    )
+    assert {one.owner_id for one in found} == {actor.user_id}
+    assert asked == 1
+
+
+async def test_one_who_goes_away_leaves_the_others_their_answer(served_hub: ServedHub) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    resources = served_hub.hub.services.resources
+    resources.changed("conversation", conversation)
+    first, second = (
+        asyncio.create_task(resources.find("conversation", conversation, actor)) for _ in range(2)
+    )
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).owner_id == actor.user_id
+    with pytest.raises(asyncio.CancelledError):
+        await first
 
 
 async def test_the_owner_is_that_of_the_row(served_hub: ServedHub) -> None:
