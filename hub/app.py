@@ -21,6 +21,7 @@ from hub.agents.worker import Worker
 from hub.backplane.choice import open_backplane
 from hub.backplane.pulse import Pulse
 from hub.events.fanout import Fanout
+from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
 from hub.identity.authority import Authority
@@ -131,7 +132,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
-    fanout = Fanout(backplane, metrics)
+    outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)
+    fanout = Fanout(backplane, metrics, outboxes)
     stack.push_async_callback(fanout.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
@@ -145,6 +147,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         database=database,
         backplane=backplane,
         fanout=fanout,
+        outboxes=outboxes,
         presence=presence,
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,

@@ -2,19 +2,20 @@
 
 Replay and live delivery are one path. A reader that joins is fed from the log, page by page, until
 it stands where the node's own live position stands; the check and the switch happen in one turn of
-the event loop, so that nothing falls between them. A gap in the live channel (a pub/sub hiccup) is
+the event loop, so that nothing falls between them. What arrives in a turn is delivered at its end:
+the events of a turn are one write for each subscriber, whatever channels they are of. A gap in the live channel (a pub/sub hiccup) is
 filled from the log for all readers at once. When the log itself was lost, readers are told so and
 join again.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
 
 from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
-from hub.events.outbox import broken
+from hub.events.outbox import FlushScheduler, broken
 from hub.events.position import Since
 from hub.events.recovery import Arrival, classify, resume
 from hub.events.span import joined
@@ -24,6 +25,11 @@ from hub.telemetry.metrics import Metrics
 
 PAGE: Final = 500
 """Entries read from the log at a time."""
+
+TOGETHER: Final = 256
+"""Events that wait for the end of a turn at most: a turn may be long, and somebody may append in it
+again and again.
+"""
 
 FILL_RETRY_S: Final = 0.5
 """Pause before a gap is tried again while the backplane is away."""
@@ -66,7 +72,7 @@ class _Channel:
         self.at = NOWHERE
         self.heard = NOWHERE
         self.swift: dict[Reader, Callable[[bytes], object]] = {}
-        self.thorough: dict[Reader, Callable[[Delivery], None]] = {}
+        self.thorough: dict[Reader, None] = {}
         self.joining = 0  # joins under way keep the channel open
         self.filling: asyncio.Task[None] | None = None
         self.opening: asyncio.Task[None] | None = None
@@ -90,13 +96,13 @@ class _Channel:
             self.swift[reader] = write
         else:
             self.swift.pop(reader, None)
-            self.thorough[reader] = reader.deliver
+            self.thorough[reader] = None
 
     def unseat(self, reader: Reader) -> bool:
         """Deliver no more to a reader; whether it was delivered to."""
         if self.swift.pop(reader, None) is not None:
             return True
-        return self.thorough.pop(reader, None) is not None
+        return self.thorough.pop(reader, False) is None
 
 
 class Join:
@@ -138,9 +144,14 @@ class Join:
 class Fanout:
     """The channels that readers on this node read."""
 
-    def __init__(self, backplane: Backplane, metrics: Metrics) -> None:
+    def __init__(
+        self, backplane: Backplane, metrics: Metrics, scheduler: FlushScheduler | None = None
+    ) -> None:
+        """``scheduler``: that of the readers' outboxes, if they have any."""
         self._backplane = backplane
         self._metrics = metrics
+        self._scheduler = scheduler or FlushScheduler()
+        self._arrived: list[tuple[str, str, int, bytes]] = []
         self._channels: dict[str, _Channel] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +231,7 @@ class Fanout:
         closing = self._closing.get(channel.name)
         if closing is not None:
             await asyncio.wait({closing})
-        await self._backplane.subscribe(channel.name, self._arrived)
+        await self._backplane.subscribe(channel.name, self._arrives)
         log_slice = await self._backplane.read(channel.name, 0, 0)
         channel.at = Position(log_slice.epoch, log_slice.last)
         if channel.behind:
@@ -252,38 +263,76 @@ class Fanout:
 
     # --- live ---
 
-    def _arrived(self, name: str, epoch: str, seq: int, data: bytes) -> None:
-        channel = self._channels.get(name)
-        if channel is None:
-            return
-        if channel.at is NOWHERE or channel.filling is not None:
-            # An empty epoch says that something may have been missed: no position satisfies it
-            # but the one after the next read, which the loop of _fill_gap makes.
-            channel.heard = Position(epoch, seq)
-            return
-        arrival = classify(channel.at, epoch, seq)
-        if arrival is Arrival.NEXT:
-            self._deliver(channel, Delivery(name, epoch, seq, data))
-        elif arrival is not Arrival.OLD:
-            self._fill(channel)
+    def _arrives(self, name: str, epoch: str, seq: int, data: bytes) -> None:
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._take)
+        self._arrived.append((name, epoch, seq, data))
+        if len(self._arrived) >= TOGETHER:
+            self._take()
 
-    def _deliver(self, channel: _Channel, delivery: Delivery) -> None:
-        channel.at = delivery.position
-        # Taken before any is delivered to: one whose transport is full with it turns at once, and
-        # one whose outbox overflows leaves.
-        swift, thorough = tuple(channel.swift.values()), tuple(channel.thorough.values())
+    def _take(self) -> None:
+        """Take in, and deliver, what has arrived in this turn of the loop."""
+        if not self._arrived:
+            return
+        arrived, self._arrived = self._arrived, []
+        found: dict[_Channel, list[Delivery]] = {}
+        for name, epoch, seq, data in arrived:
+            channel = self._channels.get(name)
+            if channel is None:
+                continue
+            if channel.at is NOWHERE or channel.filling is not None:
+                # An empty epoch says that something may have been missed: no position satisfies it
+                # but the one after the next read, which the loop of _fill_gap makes.
+                channel.heard = Position(epoch, seq)
+                continue
+            arrival = classify(channel.at, epoch, seq)
+            if arrival is Arrival.NEXT:
+                channel.at = Position(epoch, seq)
+                found.setdefault(channel, []).append(Delivery(name, epoch, seq, data))
+            elif arrival is not Arrival.OLD:
+                self._fill(channel)
+        if found:
+            self._deliver(found)
+
+    def _deliver(self, found: Mapping[_Channel, Sequence[Delivery]]) -> None:
+        """Deliver these to all who read their channels, each of whom is written to once."""
+        self._scheduler.flush()  # what was put into an outbox before is not overtaken
         began = perf_counter()
-        if swift:
-            frame = delivery.frame
-            for write in swift:
-                try:
-                    write(frame)
-                except Exception as error:
-                    broken(error)
-        for deliver in thorough:
-            deliver(delivery)
+        written: dict[Callable[[bytes], object], list[bytes]] = {}
+        thorough: list[tuple[_Channel, Reader, Sequence[Delivery]]] = []
+        reached = 0
+        for channel, deliveries in found.items():
+            swift = channel.swift
+            reached += len(deliveries) * (len(swift) + len(channel.thorough))
+            thorough += [(channel, reader, deliveries) for reader in channel.thorough]
+            if not swift:
+                continue
+            frames = [delivery.frame for delivery in deliveries]
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            if len(found) == 1:
+                for write in tuple(swift.values()):  # one whose transport is full with it turns
+                    try:
+                        write(data)
+                    except Exception as error:
+                        broken(error)
+            else:
+                for write in swift.values():
+                    if (of_this := written.get(write)) is None:
+                        written[write] = [data]
+                    else:
+                        of_this.append(data)
+        for write, frames in written.items():
+            try:
+                write(frames[0] if len(frames) == 1 else b"".join(frames))
+            except Exception as error:
+                broken(error)
+        for channel, reader, deliveries in thorough:
+            for delivery in deliveries:
+                if reader not in channel.thorough:
+                    break  # one whose outbox overflows leaves at once
+                reader.deliver(delivery)
         self._took(perf_counter() - began)
-        self._live.inc(len(swift) + len(thorough))
+        self._live.inc(reached)
 
     def _fill(self, channel: _Channel) -> None:
         if channel.filling is None:
@@ -311,8 +360,10 @@ class Fanout:
                 if resume(at, page) is None:
                     self._lost(channel, page)
                 else:
-                    for delivery in self._deliveries(channel, page):
-                        self._deliver(channel, delivery)
+                    deliveries = self._deliveries(channel, page)
+                    if deliveries:
+                        channel.at = deliveries[-1].position
+                        self._deliver({channel: deliveries})
                 # Also after a loss: what was heard during the read comes after what it found.
                 if channel.at.seq >= page.last and not channel.behind:
                     break
@@ -334,7 +385,7 @@ class Fanout:
 
     async def _replay(self, channel: _Channel, reader: Reader, join: Join) -> None:
         at = join.position
-        while not (at == channel.at and channel.filling is None):
+        while not self._is_live(channel, at):
             await reader.room()
             page = await self._backplane.read(channel.name, at.seq, PAGE)
             if join.abandoned:
@@ -350,6 +401,7 @@ class Fanout:
                 reader.deliver(delivery)
                 at = delivery.position
             self._replayed.inc(len(deliveries))
+            self._take()
             if at.seq >= page.last and (at.seq > channel.at.seq or at.epoch != channel.at.epoch):
                 # The log is ahead of what pub/sub has brought us: let the others catch up too.
                 self._fill(channel)
@@ -359,3 +411,8 @@ class Fanout:
             return
         channel.seat(reader)
         self._metrics.subscriptions.inc()
+
+    def _is_live(self, channel: _Channel, at: Position) -> bool:
+        """Whether who has read up to there misses nothing from now on."""
+        self._take()
+        return at == channel.at and channel.filling is None

@@ -1,10 +1,10 @@
 """Outboxes: what waits to be written to a connection, bounded, and written in one go.
 
-While the transport takes what it is given, ready frames go to it: at once where it puts the system
-call off to the end of the loop's turn by itself, as uvloop's do; else together, by one
-``FlushScheduler`` per process that writes each outbox that became dirty in a turn with one call at
-the turn's end. Either way the frames of a turn cost one system call, and no connection has a task of
-its own on the send path. When the transport is full, what comes is held; deltas of one message are
+While the transport takes what it is given, an outbox is a list of ready frames, and one
+``FlushScheduler`` per process writes each that became dirty in a turn of the event loop with one
+call at the turn's end: the frames of a turn cost one system call, and no connection has a task of
+its own on the send path. Fan-out, which does the same for the events of a turn, spares the way
+through here (``write``). When the transport is full, what comes is held; deltas of one message are
 joined (``span``) when that comes to too much, and again before it is written.
 """
 
@@ -30,10 +30,6 @@ class Writer(Protocol):
     paused: Callable[[], None]
     resumed: Callable[[], None]
     finished: Callable[[], None]
-
-    @property
-    def gathers(self) -> bool:
-        """Whether what is written in a turn of the loop goes out with one system call anyhow."""
 
     @property
     def write(self) -> Callable[[bytes], object]:
@@ -62,9 +58,10 @@ class FlushScheduler:
 
     def wake(self) -> None:
         """There is a first dirty outbox in this turn."""
-        asyncio.get_running_loop().call_soon(self._flush)
+        asyncio.get_running_loop().call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write them now."""
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
@@ -87,8 +84,8 @@ class Outbox:
     the outbox drops what it holds, takes no more, and says so to its owner.
     """
 
-    __slots__ = ("_gathers", "_limit", "_owner", "_ready", "_room", "_scheduler", "_waiting",
-                 "_writer", "closed", "size")  # fmt: skip
+    __slots__ = ("_limit", "_owner", "_ready", "_room", "_scheduler", "_waiting", "_writer",
+                 "closed", "size")  # fmt: skip
 
     def __init__(
         self,
@@ -98,7 +95,6 @@ class Outbox:
         limit: int = OUTBOX_BYTES,
     ) -> None:
         self._writer = writer
-        self._gathers = writer.gathers
         self._scheduler = scheduler
         self._owner = owner
         self._limit = limit
@@ -114,12 +110,13 @@ class Outbox:
 
     @property
     def write(self) -> Callable[[bytes], object] | None:
-        """The transport's own way to take a ready frame, while there is nothing else to do for one.
+        """The transport's own way to take ready frames, while there is nothing else to do for them;
+        else None. The owner is told when it is another.
 
-        It spares fan-out a call for each event and subscriber. None: use ``deliver``. The owner is
-        told when it is another.
+        It spares fan-out a call for each event and subscriber. Who uses it flushes the scheduler
+        before, or what was put here is overtaken.
         """
-        return self._writer.write if self._ready and self._gathers else None
+        return self._writer.write if self._ready else None
 
     def deliver(self, delivery: Delivery) -> None:
         """Queue an event."""
@@ -136,9 +133,6 @@ class Outbox:
             self._hold(frame, len(frame))
 
     def _give(self, frame: bytes) -> None:
-        if self._gathers:
-            self._writer.write(frame)
-            return
         if not self._waiting:
             dirty = self._scheduler.dirty
             if not dirty:

@@ -13,6 +13,7 @@ from hub.agents.orchestrator import Orchestrator
 from hub.backplane.interface import Backplane, Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join, Reader
+from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
@@ -36,6 +37,7 @@ class Services:
     database: Database
     backplane: Backplane
     fanout: Fanout
+    outboxes: FlushScheduler
     presence: Presence
     accounts: Accounts
     tokens: Tokens

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from hub.events.outbox import FlushScheduler
 from hub.faults import Fault
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
@@ -91,7 +90,7 @@ class SocketEndpoint:
         self._dispatcher = dispatcher
         self._origins = frozenset(origins)
         metrics = services.metrics
-        self._scheduler = FlushScheduler(metrics.joined.labels("outbox").inc)
+        self._scheduler = services.outboxes
         self.connections = Connections(services)
         metrics.waiting.sizes = self.connections.waiting
         self._house = House(services.settings)

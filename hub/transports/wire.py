@@ -27,10 +27,6 @@ SEND_S: Final = 10.0
 
 NO_PONG: Final = 4012
 
-_GATHERING: Final = frozenset({"uvloop.loop.TCPTransport", "uvloop.loop.UnixTransport"})
-"""Transports that write at the end of the loop's turn, and then all they have with one system call.
-(Not uvloop's TLS: it makes a record of each write.)"""
-
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -65,8 +61,8 @@ class Wire:
 
     aborted = False  # a transport that is cut off tells its task by itself
 
-    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "gathers",
-                 "paused", "ponged", "resumed", "stalled", "write")  # fmt: skip
+    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "paused",
+                 "ponged", "resumed", "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
@@ -74,8 +70,6 @@ class Wire:
         self._left = 0
         self._since = 0.0
         self.write: Callable[[bytes], object] = protocol.transport.write
-        kind = type(protocol.transport)
-        self.gathers = f"{kind.__module__}.{kind.__qualname__}" in _GATHERING
         self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
         self.finished: Callable[[], None] = _nothing
@@ -249,8 +243,6 @@ class HubProtocol(BoundedSocket):
 
 class AsgiWriter:
     """A writer over ASGI ``send``, for servers other than ours, made by the task that serves."""
-
-    gathers = False
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -15,12 +15,10 @@ from hub.protocol.rfc6455 import payloads, text_frame
 
 class Pipe:
     """A ``Writer`` whose transport can be full, or closed under our hands. ``narrow``: it is full
-    with the first byte that it is given, as a transport is above its high-water mark. ``gathers``:
-    it puts the system call off by itself.
+    with the first byte that it is given, as a transport is above its high-water mark.
     """
 
-    def __init__(self, *, narrow: bool = False, gathers: bool = False) -> None:
-        self.gathers = gathers
+    def __init__(self, *, narrow: bool = False) -> None:
         self.written: list[bytes] = []
         self.broken = False
         self.narrow = narrow
@@ -56,9 +54,9 @@ class Overflow:
         self.turns += 1
 
 
-@pytest.fixture(params=[False, True], ids=["written at the turn's end", "gathers by itself"])
-def pipe(request: pytest.FixtureRequest) -> Pipe:
-    return Pipe(gathers=request.param)
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
 
 
 async def turn() -> None:
@@ -95,26 +93,20 @@ async def test_all_outboxes_of_a_turn_are_written_at_its_end() -> None:
     assert [pipe.written for pipe in pipes] == [[b"xy"]] * 50
 
 
-async def test_a_transport_that_gathers_is_given_each_frame_at_once_and_by_whoever_has_it() -> None:
-    pipe = Pipe(gathers=True)
+async def test_the_way_past_the_outbox_is_open_while_the_transport_takes_what_it_is_given() -> None:
+    pipe = Pipe()
     outbox, owner = boxed(pipe)
-    outbox.put(b"a")
     assert outbox.write is not None
-    outbox.write(b"b")
-    assert (pipe.written, owner.turns) == ([b"a", b"b"], 0)
+    outbox.write(b"a")
+    assert (pipe.written, owner.turns) == ([b"a"], 0)
     pipe.fill()
     assert (outbox.write, owner.turns) == (None, 1)
-    outbox.put(b"c")
+    outbox.put(b"b")
     pipe.drained()
-    assert (pipe.written, owner.turns) == ([b"a", b"b", b"c"], 2)
+    assert (pipe.written, owner.turns) == ([b"a", b"b"], 2)
     assert outbox.write is not None
     pipe.finished()
     assert (outbox.write, owner.turns, outbox.closed) == (None, 3, True)
-
-
-async def test_who_writes_to_a_transport_that_does_not_gather_goes_through_the_outbox() -> None:
-    outbox, _ = boxed(Pipe())
-    assert outbox.write is None
 
 
 async def test_a_full_transport_is_waited_for_and_gets_everything_in_order(pipe: Pipe) -> None:
@@ -241,11 +233,8 @@ async def test_more_text_than_the_limit_overflows_though_it_is_joined(pipe: Pipe
     assert (overflow.calls, outbox.closed, outbox.size) == (1, True, 0)
 
 
-@pytest.mark.parametrize("gathers", [False, True])
-async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order(
-    gathers: bool,
-) -> None:
-    pipe = Pipe(narrow=True, gathers=gathers)
+async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order() -> None:
+    pipe = Pipe(narrow=True)
     outbox, overflow = boxed(pipe, limit=100_000)
     seqs: list[int] = []
     for round_ in range(4):

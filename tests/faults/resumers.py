@@ -125,8 +125,14 @@ class Talk:
         self.metrics = Metrics()
         self.joined = 0
         self.nodes = [
-            Node(each, Fanout(each, self.metrics), Transcript(database, each), self._scheduler())
+            Node(
+                each,
+                Fanout(each, self.metrics, scheduler),
+                Transcript(database, each),
+                scheduler,
+            )
             for each in backplanes
+            for scheduler in (self._scheduler(),)
         ]
         self.model = Dictated()
         self.orchestrator = Orchestrator(database, backplanes[0])
@@ -267,8 +273,7 @@ class Tab:
         self._open()
 
     def _open(self) -> None:
-        # One node's transports gather by themselves, the other's do not.
-        self.pipe = Pipe(gathers=self.node is self.talk.nodes[1])
+        self.pipe = Pipe()
         self.over: str | None = None
         self.stalled = False
         self.join: Join | None = None
