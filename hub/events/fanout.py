@@ -3,19 +3,20 @@
 Replay and live delivery are one path. A reader that joins is fed from the log, page by page, until
 it stands where the node's own live position stands; the check and the switch happen in one turn of
 the event loop, so that nothing falls between them. What arrives in a turn is delivered at its end:
-the events of a turn are one write for each subscriber, whatever channels they are of. A gap in the live channel (a pub/sub hiccup) is
-filled from the log for all readers at once. When the log itself was lost, readers are told so and
-join again.
+the events of a turn are one write for each subscriber, whatever channels they are of. A gap in the
+live channel (a pub/sub hiccup) is filled from the log for all readers at once. When the log itself
+was lost, readers are told so and join again.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
-from hub.events.outbox import FlushScheduler, broken
+from hub.events.live import NOWHERE, LiveChannel, Reader, deliver
+from hub.events.outbox import FlushScheduler
 from hub.events.position import Since
 from hub.events.recovery import Arrival, classify, resume
 from hub.events.span import joined
@@ -35,76 +36,6 @@ FILL_RETRY_S: Final = 0.5
 """Pause before a gap is tried again while the backplane is away."""
 
 
-NOWHERE: Final = Position("", 0)
-
-
-class Reader(Protocol):
-    """Somebody who reads channels: a connection."""
-
-    @property
-    def write(self) -> Callable[[bytes], object] | None:
-        """Takes the frame of the next event, where that is all there is to do; None: ``deliver``.
-
-        When it becomes another, ``Fanout.turned`` is to be called for all that the reader reads.
-        """
-
-    def deliver(self, delivery: Delivery) -> None:
-        """Take the next event. Called on the loop; must not block or raise."""
-
-    async def room(self) -> None:
-        """Return when a replay may put more in; raises CancelledError when the reader is gone."""
-
-    def ended(self, channel: str, reason: str) -> None:
-        """The subscription has ended from our side; ``reason`` is a fault's."""
-
-
-class _Channel:
-    """A channel on this node: its live position and who reads it.
-
-    ``heard`` is the newest position that pub/sub brought while the channel was not live (opening,
-    or filling a gap): when the log has been read up to there, nothing was missed.
-    """
-
-    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "swift", "thorough")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.at = NOWHERE
-        self.heard = NOWHERE
-        self.swift: dict[Reader, Callable[[bytes], object]] = {}
-        self.thorough: dict[Reader, None] = {}
-        self.joining = 0  # joins under way keep the channel open
-        self.filling: asyncio.Task[None] | None = None
-        self.opening: asyncio.Task[None] | None = None
-
-    @property
-    def behind(self) -> bool:
-        """Whether something was heard of that has not been delivered."""
-        if self.heard is NOWHERE:
-            return False
-        return self.heard.epoch != self.at.epoch or self.heard.seq > self.at.seq
-
-    @property
-    def readers(self) -> list[Reader]:
-        return [*self.swift, *self.thorough]
-
-    def seat(self, reader: Reader) -> None:
-        """Deliver to a reader, in the way that it wants now."""
-        write = reader.write
-        if write is not None:
-            self.thorough.pop(reader, None)
-            self.swift[reader] = write
-        else:
-            self.swift.pop(reader, None)
-            self.thorough[reader] = None
-
-    def unseat(self, reader: Reader) -> bool:
-        """Deliver no more to a reader; whether it was delivered to."""
-        if self.swift.pop(reader, None) is not None:
-            return True
-        return self.thorough.pop(reader, False) is None
-
-
 class Join:
     """A subscription that is being made: where it begins, and ``follow`` to let it run.
 
@@ -112,7 +43,7 @@ class Join:
     when ``since`` could not be continued: then take a snapshot and set ``position`` to its own.
     """
 
-    def __init__(self, fanout: "Fanout", channel: _Channel, reader: Reader, at: Position | None):
+    def __init__(self, fanout: "Fanout", channel: LiveChannel, reader: Reader, at: Position | None):
         self._fanout = fanout
         self._channel = channel
         self._reader = reader
@@ -152,18 +83,16 @@ class Fanout:
         self._metrics = metrics
         self._scheduler = scheduler or FlushScheduler()
         self._arrived: list[tuple[str, str, int, bytes]] = []
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, LiveChannel] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._live = metrics.events_delivered.labels("live")
-        self._replayed = metrics.events_delivered.labels("replay")
-        self._took = metrics.fanout_seconds.observe
+        self._counted = metrics.deliveries
 
     async def join(self, name: str, reader: Reader, since: Since) -> Join:
         """Begin a subscription. Raises Fault("backend_unavailable")."""
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel(name)
+            channel = self._channels[name] = LiveChannel(name)
         channel.joining += 1
         try:
             await self._opened(channel)
@@ -216,7 +145,7 @@ class Fanout:
 
     # --- a channel's life on this node ---
 
-    async def _opened(self, channel: _Channel) -> None:
+    async def _opened(self, channel: LiveChannel) -> None:
         if channel.opening is None:
             channel.opening = self._spawn(self._open(channel))
         opening = channel.opening
@@ -227,7 +156,7 @@ class Fanout:
             if opening.done() and channel.at is NOWHERE and channel.opening is opening:
                 channel.opening = None  # it failed: the next one to join tries again
 
-    async def _open(self, channel: _Channel) -> None:
+    async def _open(self, channel: LiveChannel) -> None:
         closing = self._closing.get(channel.name)
         if closing is not None:
             await asyncio.wait({closing})
@@ -237,11 +166,9 @@ class Fanout:
         if channel.behind:
             self._fill(channel)
 
-    def _tidy(self, channel: _Channel) -> None:
+    def _tidy(self, channel: LiveChannel) -> None:
         """Stop reading a channel that nobody reads."""
-        if channel.swift or channel.thorough or channel.joining:
-            return
-        if self._channels.get(channel.name) is not channel:
+        if len(channel) or channel.joining or self._channels.get(channel.name) is not channel:
             return
         del self._channels[channel.name]
         if channel.filling is not None:
@@ -249,7 +176,7 @@ class Fanout:
         task = self._spawn(self._unsubscribe(channel, self._closing.get(channel.name)))
         self._closing[channel.name] = task
 
-    async def _unsubscribe(self, channel: _Channel, before: asyncio.Task[None] | None) -> None:
+    async def _unsubscribe(self, channel: LiveChannel, before: asyncio.Task[None] | None) -> None:
         try:
             pending = {task for task in (before, channel.opening) if task is not None}
             if pending:
@@ -275,7 +202,7 @@ class Fanout:
         if not self._arrived:
             return
         arrived, self._arrived = self._arrived, []
-        found: dict[_Channel, list[Delivery]] = {}
+        found: dict[LiveChannel, list[Delivery]] = {}
         for name, epoch, seq, data in arrived:
             channel = self._channels.get(name)
             if channel is None:
@@ -288,58 +215,29 @@ class Fanout:
             arrival = classify(channel.at, epoch, seq)
             if arrival is Arrival.NEXT:
                 channel.at = Position(epoch, seq)
-                found.setdefault(channel, []).append(Delivery(name, epoch, seq, data))
+                delivery = Delivery(name, epoch, seq, data)
+                if channel in found:
+                    found[channel].append(delivery)
+                else:
+                    found[channel] = [delivery]
             elif arrival is not Arrival.OLD:
                 self._fill(channel)
         if found:
             self._deliver(found)
 
-    def _deliver(self, found: Mapping[_Channel, Sequence[Delivery]]) -> None:
-        """Deliver these to all who read their channels, each of whom is written to once."""
-        self._scheduler.flush()  # what was put into an outbox before is not overtaken
+    def _deliver(self, found: Mapping[LiveChannel, Sequence[Delivery]]) -> None:
+        if self._scheduler.dirty:
+            self._scheduler.flush()  # what was put into an outbox before is not overtaken
         began = perf_counter()
-        written: dict[Callable[[bytes], object], list[bytes]] = {}
-        thorough: list[tuple[_Channel, Reader, Sequence[Delivery]]] = []
-        reached = 0
-        for channel, deliveries in found.items():
-            swift = channel.swift
-            reached += len(deliveries) * (len(swift) + len(channel.thorough))
-            thorough += [(channel, reader, deliveries) for reader in channel.thorough]
-            if not swift:
-                continue
-            frames = [delivery.frame for delivery in deliveries]
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            if len(found) == 1:
-                for write in tuple(swift.values()):  # one whose transport is full with it turns
-                    try:
-                        write(data)
-                    except Exception as error:
-                        broken(error)
-            else:
-                for write in swift.values():
-                    if (of_this := written.get(write)) is None:
-                        written[write] = [data]
-                    else:
-                        of_this.append(data)
-        for write, frames in written.items():
-            try:
-                write(frames[0] if len(frames) == 1 else b"".join(frames))
-            except Exception as error:
-                broken(error)
-        for channel, reader, deliveries in thorough:
-            for delivery in deliveries:
-                if reader not in channel.thorough:
-                    break  # one whose outbox overflows leaves at once
-                reader.deliver(delivery)
-        self._took(perf_counter() - began)
-        self._live.inc(reached)
+        reached = deliver(found)
+        self._counted.live(reached, perf_counter() - began)
 
-    def _fill(self, channel: _Channel) -> None:
+    def _fill(self, channel: LiveChannel) -> None:
         if channel.filling is None:
             self._metrics.gap_fills.inc()
             channel.filling = self._spawn(self._fill_gap(channel))
 
-    def _deliveries(self, channel: _Channel, page: LogSlice) -> list[Delivery]:
+    def _deliveries(self, channel: LiveChannel, page: LogSlice) -> list[Delivery]:
         """What a page of the log holds, the deltas of a message joined."""
         deliveries = joined(
             [Delivery(channel.name, page.epoch, entry.seq, entry.data) for entry in page.entries]
@@ -347,7 +245,7 @@ class Fanout:
         self._metrics.joined.labels("log").inc(len(page.entries) - len(deliveries))
         return deliveries
 
-    async def _fill_gap(self, channel: _Channel) -> None:
+    async def _fill_gap(self, channel: LiveChannel) -> None:
         """Read on from the live position until the log has no more, delivering to all readers."""
         try:
             while True:
@@ -370,7 +268,7 @@ class Fanout:
         finally:
             channel.filling = None
 
-    def _lost(self, channel: _Channel, log_slice: LogSlice) -> None:
+    def _lost(self, channel: LiveChannel, log_slice: LogSlice) -> None:
         """The log was lost, or trimmed past us: end the subscriptions; readers join again."""
         channel.at = Position(log_slice.epoch, log_slice.last)
         readers = channel.readers
@@ -383,7 +281,7 @@ class Fanout:
 
     # --- replay ---
 
-    async def _replay(self, channel: _Channel, reader: Reader, join: Join) -> None:
+    async def _replay(self, channel: LiveChannel, reader: Reader, join: Join) -> None:
         at = join.position
         while not self._is_live(channel, at):
             await reader.room()
@@ -400,7 +298,7 @@ class Fanout:
                     return
                 reader.deliver(delivery)
                 at = delivery.position
-            self._replayed.inc(len(deliveries))
+            self._counted.replayed += len(deliveries)
             self._take()
             if at.seq >= page.last and (at.seq > channel.at.seq or at.epoch != channel.at.epoch):
                 # The log is ahead of what pub/sub has brought us: let the others catch up too.
@@ -412,7 +310,7 @@ class Fanout:
         channel.seat(reader)
         self._metrics.subscriptions.inc()
 
-    def _is_live(self, channel: _Channel, at: Position) -> bool:
+    def _is_live(self, channel: LiveChannel, at: Position) -> bool:
         """Whether who has read up to there misses nothing from now on."""
         self._take()
         return at == channel.at and channel.filling is None

@@ -12,7 +12,8 @@ from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.backplane.interface import Backplane, Position
 from hub.events.delivery import Delivery
-from hub.events.fanout import Fanout, Join, Reader
+from hub.events.fanout import Fanout, Join
+from hub.events.live import Reader
 from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.events.seat import Seat

@@ -5,6 +5,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from hub.telemetry.deliveries import Deliveries
 from hub.telemetry.waiting import Waiting
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -57,18 +58,8 @@ class Metrics:
         self.events_appended = Counter(
             "hub_events_appended", "Events appended by runs.", registry=registry
         )
-        self.events_delivered = Counter(
-            "hub_events_delivered",
-            "Events put into outboxes, by how.",
-            ("path",),
-            registry=registry,
-        )
-        self.fanout_seconds = Histogram(
-            "hub_fanout_seconds",
-            "Time to hand an event to all of its subscribers on this node.",
-            buckets=_SHORT,
-            registry=registry,
-        )
+        self.deliveries = Deliveries()
+        registry.register(self.deliveries)
         self.pubsub_lag = Histogram(
             "hub_pubsub_lag_seconds",
             "Time from publishing a message to hearing it, of one that the node sends itself every "

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from hub.events.delivery import Delivery
-from hub.events.fanout import Join, Reader
+from hub.events.fanout import Join
+from hub.events.live import Reader
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.seat import Seat
 from hub.faults import CLOSES, Fault

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 
-from hub.events.fanout import Fanout, Join, Reader
+from hub.events.fanout import Fanout, Join
+from hub.events.live import Reader
 from hub.events.seat import Seat
 from hub.faults import Fault
 from hub.protocol.limits import MAX_SUBSCRIPTIONS

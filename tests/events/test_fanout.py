@@ -519,7 +519,7 @@ async def test_an_event_does_not_overtake_what_was_put_into_an_outbox_before_it(
     await backplane.append("one", b'{"n":1}')  # it is delivered at the end of the turn
     outbox.put(text_frame(b'{"params":{"reply":1}}'))
     await settle()
-    assert [_params(p) for p in payloads(b"".join(pipe.written))][0] == {"reply": 1}
+    assert next(_params(p) for p in payloads(b"".join(pipe.written))) == {"reply": 1}
     await fanout.close()
 
 

@@ -251,7 +251,9 @@ async def test_a_transport_that_is_full_after_each_write_gets_everything_in_orde
     assert overflow.calls == 0
 
 
-async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_ended(pipe: Pipe) -> None:
+async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_ended(
+    pipe: Pipe,
+) -> None:
     outbox, _ = boxed(pipe, limit=100_000)
     pipe.fill()
     for one, two in zip(deltas(5, channel="one"), deltas(5, channel="two"), strict=True):
