@@ -1,7 +1,7 @@
 """The worker: takes conversations that have work from the queue, and drives their runs.
 
 A worker holds a conversation's lease while it drives its runs, one after the other. The lease is
-renewed three times in its life; when it cannot be, the run stops. A sweep looks for conversations
+renewed three times in its life; when it was lost, the run stops. A sweep looks for conversations
 that need a worker and have none: their hint was lost, or their worker was.
 """
 
@@ -109,11 +109,15 @@ class Worker:
         Nothing ends it but a cancel: a loop that was dead would leave lost runs unfound, while the
         node still said that it is ready.
         """
+        waiting = ""
         while wanted():
             try:
                 await step()
+                waiting = ""
             except Fault as fault:
-                log.warning("a worker waits", why=fault.message)
+                if waiting != fault.message:  # once, not twice a second for as long as it lasts
+                    waiting = fault.message
+                    log.warning("a worker waits", why=waiting)
                 await asyncio.sleep(AWAY_S)
             except Exception:
                 log.exception("a worker's step failed")
@@ -238,7 +242,7 @@ class Worker:
             self._metrics.runs_active.dec()
 
     async def _keep(self, lease: Lease, conversation_id: str) -> None:
-        """Renew the lease; when it is lost or cannot be renewed in its time, stop the run."""
+        """Renew the lease; when it is lost, stop the run."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         while True:

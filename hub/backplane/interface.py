@@ -144,6 +144,9 @@ class Backplane(Protocol):
         epoch) by being read, so that a position in it can be held.
         """
 
+    async def discard(self, channel: str) -> None:
+        """Forget the channel's log; what is appended later is of another. No log is fine."""
+
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         """Deliver the channel's entries to ``sink`` from now on. When this returns, everything
         appended later is delivered. A second subscription of a channel replaces the sink.

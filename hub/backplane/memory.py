@@ -172,6 +172,9 @@ class MemoryBackplane:
         entries = tuple(islice(log.entries, start, start + limit))
         return LogSlice(log.epoch, first, log.seq, entries)
 
+    async def discard(self, channel: str) -> None:
+        self._shared.logs.drop(channel)
+
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         self._shared.sinks.setdefault(channel, {})[id(self)] = sink
 

@@ -161,6 +161,10 @@ class RedisBackplane:
         entries = tuple(Entry(int(at.partition(b"-")[0]), fields[1]) for at, fields in found)
         return LogSlice(epoch.decode(), first, last, entries)
 
+    async def discard(self, channel: str) -> None:
+        keys = self._keys.of(channel)
+        await self._topology.call(Call(keys.partition, [b"DEL", keys.meta, keys.log]))
+
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         def deliver(message: bytes) -> None:
             epoch, seq, data = message.split(b" ", 2)

@@ -261,6 +261,11 @@ class StandbyBackplane:
                     raise
         return await self._memory.read(channel, after, limit)
 
+    async def discard(self, channel: str) -> None:
+        if self._local(channel):
+            await self._memory.discard(channel)
+        await self._remote.discard(channel)
+
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         if not (self._local(channel) and self.away):
             try:

@@ -150,6 +150,8 @@ async def delete(call: Call, params: Named) -> Done:
         await session.delete(row)
     try:
         await call.services.resources.gone(conversation_id, tenant_id)
+        # What was said is in the log too.
+        await call.services.backplane.discard(f"conversation:{conversation_id}")
     except Fault as fault:
         log_failure(fault)  # it is deleted all the same; other nodes find out
     return Done()

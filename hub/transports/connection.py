@@ -197,6 +197,12 @@ class SocketConnection:
 
     # --- what comes in ---
 
+    def pinged(self) -> None:
+        """A ping, which counts as any frame does; it is answered already."""
+        self._pace.take(monotonic())
+        if self._pace.flooded and self.open:
+            self.on(Event.RATE_LIMITED)
+
     def received(self, text: str) -> None:
         """A text frame. Answers it, now or by a task."""
         wait_ms = self._pace.take(monotonic())

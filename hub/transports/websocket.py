@@ -159,6 +159,8 @@ class SocketEndpoint:
             address=client.host if client else None,
             device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
         )
+        if wire is not None:
+            wire.pinged = connection.pinged
         self.connections.add(connection)
         try:
             connection.begin()

@@ -62,7 +62,7 @@ class Wire:
     aborted = False  # a transport that is cut off tells its task by itself
 
     __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "paused",
-                 "ponged", "resumed", "stalled", "write")  # fmt: skip
+                 "pinged", "ponged", "resumed", "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
@@ -76,6 +76,8 @@ class Wire:
         self.stalled: Callable[[], None] = _nothing
         self.closing: Callable[[int], None] = _nothing
         """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
+        self.pinged: Callable[[], None] = _nothing
+        """Told that the peer has sent a ping, which costs us as much as a message."""
         self.ponged: Callable[[float], None] = _nothing
         """Told the seconds from a ping to its pong."""
 
@@ -204,6 +206,11 @@ class HubProtocol(BoundedSocket):
         if self.ping_interval:
             first = random() * self.ping_interval  # noqa: S311  # no secret
             self.ping_timer = self.loop.call_later(first, self.send_keepalive_ping)
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.wire is not None:
+            self.wire.pinged()
 
     def handle_pong(self, event: Frame) -> None:
         awaited = self.pending_ping_payload

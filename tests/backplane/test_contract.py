@@ -51,6 +51,21 @@ async def test_an_entry_reaches_the_subscribers_of_both_nodes(nodes: Nodes) -> N
         assert sink.seen == [(CHANNEL, answer.epoch, 1, b"\x00 both \xff\r\n")]
 
 
+async def test_a_log_that_is_discarded_is_empty_and_the_next_entry_begins_another(
+    nodes: Nodes,
+) -> None:
+    before = await nodes.one.append(CHANNEL, b"said")
+    beside = await nodes.one.append("conversation:c_2", b"kept")
+    await nodes.two.discard(CHANNEL)
+    await nodes.two.discard("conversation:c_3")  # there is none
+    emptied = await nodes.one.read(CHANNEL, 0)
+    assert (emptied.entries, emptied.epoch == before.epoch) == ((), False)
+    after = await nodes.two.append(CHANNEL, b"anew")
+    assert (after.seq, after.epoch) == (1, emptied.epoch)
+    other = await nodes.one.read("conversation:c_2", 0)
+    assert (other.epoch, len(other.entries)) == (beside.epoch, 1)
+
+
 async def test_channels_are_logs_of_their_own(nodes: Nodes) -> None:
     sink = Sink()
     for channel in MANY:

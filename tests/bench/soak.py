@@ -34,7 +34,12 @@ def soak(*, quick: bool, minutes: float = 30.0) -> list[Table]:
         pace = str(TOKENS), str(1000 / RATE), "50"
         model = stack.enter_context(Child("tests.bench.servers.model", *pace))
         host = f"http://127.0.0.1:{model.ready['port']}"
-        settings = {"OLLAMA_HOST": host, "HUB_LOG_LEVEL": "error", **environ}
+        settings = {
+            "OLLAMA_HOST": host,
+            "HUB_LOG_LEVEL": "error",
+            "JWT_ACCESS_TOKEN_EXPIRE_MINUTES": "1440",  # the clients renew nothing
+            **environ,
+        }
         hub = stack.enter_context(Child("tests.bench.servers.hub", environ=settings))
         soakers = stack.enter_context(Child("tests.bench.soakers"))
         tokens = [owner["token"] for owner in hub.ask("sign_in", users=CLIENTS)]

@@ -17,6 +17,7 @@ from hub.transports.pace import Pace
 from hub.transports.seats import House, Seated
 from tests.interaction.drivers import Refused, Socket, eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
+from tests.transports.raw import CLOSE, raw_peer
 
 LONGEST_MS = 1000 * 2 / FRAMES_PER_S + 2
 TRUSTED = {"HUB_TRUSTED_PROXIES": "127.0.0.1"}
@@ -172,3 +173,14 @@ class Seating(RuleBasedStateMachine):
 
 
 TestSeating = Seating.TestCase
+
+
+async def test_a_flood_of_pings_is_closed_with_4029_like_any_other(served_hub: ServedHub) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    ping = b"\x89\x80\x00\x00\x00\x00"  # masked, as a client's, and empty
+    async with raw_peer(served_hub.ws_url, token) as peer:
+        peer.writer.write(ping * 3 * FRAMES_BURST)
+        closed = await peer.until(CLOSE)
+        assert int.from_bytes(closed[:2], "big") == 4029
+    async with open_socket(served_hub.ws_url, token) as again:
+        await again.ask("session.ping")
