@@ -56,7 +56,7 @@ class Beside:
 
 def stall(*, quick: bool) -> list[Table]:
     """Measure a healthy reader alone, beside others that read, and beside such as do not."""
-    load = Load(3.0, 1, (2,), 1.0) if quick else Load(20.0, 3, (1, 20), 60.0)
+    load = Load(3.0, 1, (2,), 1.0) if quick else Load(12.0, 9, (1, 20), 60.0)
     ways = [Beside(0, stalled=False)]
     ways += [Beside(count, stalled=stalled) for count in load.beside for stalled in (False, True)]
     with ExitStack() as stack:
