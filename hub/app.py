@@ -32,6 +32,7 @@ from hub.identity.tokens import Tokens
 from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
+from hub.limits.rates import Rates
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.operations.resources import Resources
@@ -133,6 +134,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
     outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)
+    rates = Rates(backplane, settings, metrics)
+    await rates.start()
+    stack.push_async_callback(rates.close)
     fanout = Fanout(backplane, metrics, outboxes)
     stack.push_async_callback(fanout.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
@@ -159,6 +163,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         orchestrator=Orchestrator(database, backplane),
         transcript=Transcript(database, backplane),
         metrics=metrics,
+        rates=rates,
         node=node,
     )
 

@@ -79,6 +79,7 @@ class Session(Result):
     http=Http("POST", "/v1/auth/register", 201),
     socket=False,
     faults=("conflict", "permission_denied"),
+    cost=20,
 )
 async def register(call: Call, params: Register) -> Registered:
     """Register a user.
@@ -106,6 +107,7 @@ def _session(pair: object) -> Session:
     http=Http("POST", "/v1/auth/login"),
     socket=False,
     faults=("unauthenticated",),
+    cost=20,
 )
 async def login(call: Call, params: Login) -> Session:
     """Sign in with e-mail and password.
@@ -134,6 +136,7 @@ async def login(call: Call, params: Login) -> Session:
     http=Http("POST", "/v1/auth/link"),
     socket=False,
     faults=("unauthenticated",),
+    cost=20,
 )
 async def redeem(call: Call, params: Redeem) -> Session:
     """Sign in with the code of a one-time login link."""
@@ -151,6 +154,7 @@ async def redeem(call: Call, params: Redeem) -> Session:
     http=Http("POST", "/v1/auth/refresh"),
     socket=False,
     faults=("unauthenticated",),
+    cost=5,
 )
 async def refresh(call: Call, params: Refresh) -> Session:
     """Exchange a refresh token for new tokens.

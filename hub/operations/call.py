@@ -23,6 +23,7 @@ from hub.identity.client_sessions import ClientSessions
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
+from hub.limits.rates import Rates
 from hub.operations.resources import Resources
 from hub.rbac.actor import Actor
 from hub.settings import Settings
@@ -50,6 +51,7 @@ class Services:
     orchestrator: Orchestrator
     transcript: Transcript
     metrics: Metrics
+    rates: Rates
     node: str
 
 

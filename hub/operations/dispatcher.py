@@ -73,7 +73,7 @@ class Dispatcher:
         self, operation: AnyOperation, params: Mapping[str, Any], call: Call
     ) -> Result:
         # Who may not call it at all learns nothing of its parameters.
-        await authenticate(operation, call)
+        await admit(operation, call)
         validated = validate(operation, params)
         await authorise(operation, validated, call)
         began = perf_counter()
@@ -95,6 +95,18 @@ def _origin(call: Call) -> Origin:
         address=call.address,
         trace_id=call.trace_id,
     )
+
+
+async def admit(operation: AnyOperation, call: Call) -> None:
+    """Let the call in: give it its actor, and take its cost of the budgets of who makes it.
+
+    Raises Fault as ``authenticate`` does, and rate_limited.
+    """
+    rates = call.services.rates
+    await rates.spend_address(operation.cost, call.address)
+    await authenticate(operation, call)
+    if call.actor is not ANONYMOUS:
+        await rates.spend(operation.cost, call.actor)
 
 
 async def authenticate(operation: AnyOperation, call: Call) -> None:

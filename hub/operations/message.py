@@ -59,6 +59,7 @@ class OfConversation(Page):
     guards=_GUARDS,
     ordered_by="conversation_id",
     faults=("not_found", "permission_denied", "conflict", "conversation_busy"),
+    cost=5,
 )
 async def send(call: Call, params: Send) -> Sent:
     """Send a message; an agent run answers it.

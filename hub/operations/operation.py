@@ -68,7 +68,8 @@ class Operation(Generic[P, R]):
 
     ``guards`` names the parameter that holds the id of what is acted on, as ``(kind, parameter)``;
     the dispatcher finds its owner and tenant and asks ``rbac``. ``ordered_by`` names the parameter
-    by which writes of one connection keep their order. ``faults`` are the reasons it may answer
+    by which writes of one connection keep their order. ``cost`` is what it takes of the caller's
+    budgets of requests (``hub.limits.rates``). ``faults`` are the reasons it may answer
     beyond those that any operation may.
     """
 
@@ -82,6 +83,7 @@ class Operation(Generic[P, R]):
     socket: bool
     guards: tuple[str, str] | None
     ordered_by: str | None
+    cost: float
     faults: tuple[str, ...]
     summary: str
     description: str
@@ -103,6 +105,7 @@ def operation(
     socket: bool = True,
     guards: tuple[str, str] | None = None,
     ordered_by: str | None = None,
+    cost: float = 1.0,
     faults: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
@@ -127,6 +130,7 @@ def operation(
             socket=socket,
             guards=guards,
             ordered_by=ordered_by,
+            cost=cost,
             faults=faults,
             summary=summary.strip().rstrip("."),
             description=description.strip(),

@@ -22,3 +22,44 @@ class LimitSettings(BaseSettings):
         "is closed with 4504. Loopback addresses have no limit; behind a proxy on another machine "
         "all clients have its address unless HUB_TRUSTED_PROXIES names it. 0: no limit.",
     )
+    user_rate: float = Field(
+        200.0,
+        ge=0,
+        alias="HUB_USER_RATE",
+        description="Requests a second that one user may make in the long run, on all nodes and "
+        "by all transports; costly ones count for several. 0: no limit.",
+    )
+    user_burst: float = Field(
+        4000.0,
+        ge=1,
+        alias="HUB_USER_BURST",
+        description="Requests that one user may make at once.",
+    )
+    tenant_rate: float = Field(
+        2000.0,
+        ge=0,
+        alias="HUB_TENANT_RATE",
+        description="Requests a second that all users of one tenant together may make in the long "
+        "run, on all nodes and by all transports; costly ones count for several. 0: no limit.",
+    )
+    tenant_burst: float = Field(
+        20000.0,
+        ge=1,
+        alias="HUB_TENANT_BURST",
+        description="Requests that all users of one tenant together may make at once.",
+    )
+    address_rate: float = Field(
+        500.0,
+        ge=0,
+        alias="HUB_ADDRESS_RATE",
+        description="Requests a second that one address, signed in or not, may make in the long "
+        "run, on all nodes and by all transports; costly ones count for several. Loopback "
+        "addresses have no limit; X-Forwarded-For counts from HUB_TRUSTED_PROXIES alone. 0: no "
+        "limit.",
+    )
+    address_burst: float = Field(
+        5000.0,
+        ge=1,
+        alias="HUB_ADDRESS_BURST",
+        description="Requests that one address, signed in or not may make at once.",
+    )

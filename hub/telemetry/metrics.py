@@ -58,6 +58,12 @@ class Metrics:
         self.events_appended = Counter(
             "hub_events_appended", "Events appended by runs.", registry=registry
         )
+        self.rate_refusals = Counter(
+            "hub_rate_refusals",
+            "Requests refused because somebody made too many, by whose budget it was.",
+            ("scope",),
+            registry=registry,
+        )
         self.deliveries = Deliveries()
         registry.register(self.deliveries)
         self.pubsub_lag = Histogram(

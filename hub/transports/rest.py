@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call, Services
-from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
+from hub.operations.dispatcher import Dispatcher, admit, authorise, validate
 from hub.operations.operation import PUBLIC, AnyOperation
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
@@ -151,7 +151,7 @@ class Rest:
             if known[:32] != asked:
                 raise Fault("conflict", "This Idempotency-Key was used for another request.")
             # Answered again only to who may still do it.
-            await authenticate(operation, call)
+            await admit(operation, call)
             await authorise(operation, validate(operation, params), call)
             return known[32:]
         try:

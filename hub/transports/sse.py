@@ -24,7 +24,7 @@ from hub.faults import Fault
 from hub.identity.authority import NoStanding
 from hub.identity.tokens import LEEWAY_S
 from hub.operations.call import Services
-from hub.operations.dispatcher import Dispatcher, authenticate, authorise, validate
+from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
 from hub.rbac.actor import Actor
 from hub.telemetry.logs import log_failure
@@ -238,7 +238,7 @@ class EventStreams:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         try:
             call = self._rest.call(request, trace_id)
-            await authenticate(self._operation, call)
+            await admit(self._operation, call)
             if set(request.query_params) - {"since"}:
                 raise Fault("invalid_params", "The only parameter is `since`.")
             channel = request.path_params["channel"]

@@ -1,0 +1,151 @@
+"""Rates on real nodes: one budget, whichever transport and node a request comes by."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.interaction.drivers import Refused, Socket, eventually, open_socket
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+from tests.parts.redis import RedisProcess
+
+BURST = 40
+TIGHT = {"HUB_USER_RATE": "0.5", "HUB_USER_BURST": str(BURST)}
+ON_TRUST = BURST / 8
+
+
+async def by_socket(socket: Socket) -> dict[str, Any] | None:
+    """The details of the refusal, if it is one."""
+    try:
+        await socket.ask("session.info")
+    except Refused as refused:
+        return refused.details if refused.reason == "rate_limited" else {"scope": refused.reason}
+    return None
+
+
+async def by_http(client: httpx.AsyncClient) -> dict[str, Any] | None:
+    answer = await client.get("/v1/models")
+    if answer.status_code != 429:
+        answer.raise_for_status()
+        return None
+    assert int(answer.headers["retry-after"]) >= 1
+    details: dict[str, Any] = answer.json()["error"]["data"]["details"]
+    return details
+
+
+def browsing(hub: ServedHub, token: str, **headers: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=hub.url, headers={"Authorization": f"Bearer {token}", **headers}
+    )
+
+
+async def test_a_user_has_one_budget_for_all_transports(serve_hub: ServeHub) -> None:
+    async with serve_hub(**TIGHT) as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        eves = (await hub.sign_up("eve@hub.example"))["access_token"]
+        async with (
+            open_socket(hub.ws_url, token) as socket,
+            browsing(hub, token) as client,
+            open_socket(hub.ws_url, eves) as other,
+        ):
+            refusals = []
+            for _ in range(BURST):
+                refusals.append(await by_socket(socket))
+                refusals.append(await by_http(client))
+            refused = [one for one in refusals if one is not None]
+            assert BURST - 2 <= len(refused) <= BURST + 1
+            assert refused[-1]["scope"] == "user"
+            assert 0 < refused[-1]["retry_after_ms"] <= 2_000 / 0.5
+            assert await by_socket(other) is None, "another's budget is another's"
+            page = hub.hub.services.metrics.exposition("")[0].decode()
+            assert f'hub_rate_refusals_total{{scope="user"}} {len(refused)}.0' in page
+
+
+async def test_a_user_has_one_budget_for_all_nodes(
+    serve_hub: ServeHub, redis_server: RedisProcess, sqlite_url: str
+) -> None:
+    shared = {"HUB_REDIS_URL": redis_server.url, "HUB_DATABASE_URL": sqlite_url, **TIGHT}
+    async with serve_hub(**shared) as one, serve_hub(**shared) as two:
+        token = (await one.sign_up("ada@hub.example"))["access_token"]
+        async with open_socket(one.ws_url, token) as here, open_socket(two.ws_url, token) as there:
+            asked = [by_socket(socket) for socket in (here, there) for _ in range(BURST)]
+            let_in = (await asyncio.gather(*asked)).count(None)
+            # Each may be wrong by what it gives out on trust.
+            assert BURST - 2 * ON_TRUST <= let_in <= BURST + 2 * ON_TRUST + 2
+
+
+async def test_an_address_has_a_budget_signed_in_or_not(serve_hub: ServeHub) -> None:
+    few = {"HUB_ADDRESS_RATE": "0.1", "HUB_ADDRESS_BURST": "30"}
+    async with serve_hub(HUB_TRUSTED_PROXIES="127.0.0.1", **few) as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        async with httpx.AsyncClient(base_url=hub.url) as client:
+
+            async def guess(address: str) -> int:
+                answer = await client.post(
+                    "/v1/auth/login",
+                    json={"email": "ada@hub.example", "password": "not hers at all"},
+                    headers={"X-Forwarded-For": address},
+                )
+                return answer.status_code
+
+            # A guess costs twenty.
+            assert [await guess("203.0.113.7") for _ in range(3)] == [401, 429, 429]
+            assert await guess("203.0.113.8") == 401
+        async with browsing(hub, token, **{"X-Forwarded-For": "203.0.113.7"}) as same:
+            answers = [await by_http(same) for _ in range(12)]
+            assert answers.count(None) == 10
+            assert answers[-1] is not None
+            assert answers[-1]["scope"] == "address"
+
+
+async def test_with_the_backplane_away_a_node_holds_to_the_budget_by_itself(
+    serve_hub: ServeHub, redis_server: RedisProcess
+) -> None:
+    async with serve_hub(HUB_REDIS_URL=redis_server.url, **TIGHT) as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        async with open_socket(hub.ws_url, token) as socket:
+            await socket.ask("session.info")
+            redis_server.kill()
+            answers = [await by_socket(socket) for _ in range(2 * BURST)]
+            assert BURST - 2 <= answers.count(None) <= BURST
+
+
+@pytest.mark.parametrize("setting", ["HUB_USER_RATE", "HUB_TENANT_RATE"])
+async def test_a_rate_of_zero_is_no_limit(serve_hub: ServeHub, setting: str) -> None:
+    burst = setting.replace("RATE", "BURST")
+    async with serve_hub(**{setting: "0", burst: "1"}) as hub:
+        token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        async with open_socket(hub.ws_url, token) as socket:
+            assert [await by_socket(socket) for _ in range(20)] == [None] * 20
+
+
+async def test_a_tenant_has_one_budget_for_all_its_users(serve_hub: ServeHub) -> None:
+    async with serve_hub(HUB_TENANT_RATE="0.1", HUB_TENANT_BURST="20") as hub:
+        services = hub.hub.services
+        ada = await hub.sign_up("ada@hub.example")
+        tenant = services.tokens.read(ada["access_token"]).tenant_id
+        code = await services.accounts.invite(tenant, "member")
+        async with httpx.AsyncClient(base_url=hub.url) as client:
+            joining = {"email": "bob@hub.example", "password": PASSWORD, "invitation": code}
+            (await client.post("/v1/auth/register", json=joining)).raise_for_status()
+            bob = (await client.post("/v1/auth/login", json=joining_login(joining))).json()
+        async with (
+            open_socket(hub.ws_url, ada["access_token"]) as hers,
+            open_socket(hub.ws_url, bob["access_token"]) as his,
+        ):
+            for _ in range(10):
+                await by_socket(hers)
+                await by_socket(his)
+
+            async def spent() -> bool:
+                return (await by_socket(his)) is not None
+
+            await eventually(spent)
+            refusal = await by_socket(hers)
+            assert refusal is not None
+            assert refusal["scope"] == "tenant"
+
+
+def joining_login(joining: dict[str, str]) -> dict[str, str]:
+    return {name: joining[name] for name in ("email", "password")}
