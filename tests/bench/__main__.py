@@ -17,6 +17,7 @@ from tests.bench.report import Table, heading, machine, say, write_json
 from tests.bench.soak import soak
 from tests.bench.stall import stall
 from tests.bench.tokens import tokens
+from tests.bench.trust import trust
 
 BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "fanout": fanout,
@@ -27,6 +28,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "across": across,
     "stall": stall,
     "failover": failover,
+    "trust": trust,
     "soak": soak,
 }
 BY_NAME: Final = ("soak",)

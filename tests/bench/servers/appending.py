@@ -25,6 +25,7 @@ class Appending:
             "stream": self.stream,
             "begin_stream": self.begin_stream,
             "end_stream": self.end_stream,
+            "finish_stream": self.finish_stream,
             "newest": self.newest,
         }
 
@@ -70,6 +71,11 @@ class Appending:
         count = await self._streaming
         self._stop.clear()
         return count
+
+    async def finish_stream(self) -> int:
+        """Wait until it is over; how many events they were."""
+        assert self._streaming is not None
+        return await self._streaming
 
     async def newest(self, channels: list[str]) -> list[int]:
         """The newest ``seq`` of each of their logs."""

@@ -18,6 +18,7 @@ from hub.settings import read_settings
 from hub.storage.tables import Conversation
 from tests.bench.child import obey
 from tests.bench.servers.appending import Appending
+from tests.bench.servers.letting_in import let_in
 from tests.bench.servers.listening import loopback, serving
 from tests.bench.servers.sampler import Sampler
 
@@ -27,8 +28,9 @@ PASSWORD = "correct horse battery"
 async def main() -> None:
     listening, port = loopback()
     # A few users are all the clients there are: what they may do at most is not what is measured.
+    cost = os.environ.get("HUB_BCRYPT_COST", "4")
     unlimited = {"HUB_CONNECTIONS_PER_USER": 0, "HUB_USER_RATE": 0, "HUB_TENANT_RATE": 0}
-    settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST="4", **unlimited)
+    settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST=cost, **unlimited)
     async with running(settings) as hub:
         services = hub.services
         settle_memory()  # as `hub serve` does
@@ -41,7 +43,15 @@ async def main() -> None:
                 email = f"{new_id('u').lower()}@hub.example"
                 user, tenant = await services.accounts.register(email, PASSWORD)
                 pair = await services.accounts.login(email, PASSWORD)
-                found.append({"token": pair.access_token, "tenant": tenant.id, "user": user.id})
+                found.append(
+                    {
+                        "token": pair.access_token,
+                        "refresh": pair.refresh_token,
+                        "tenant": tenant.id,
+                        "user": user.id,
+                        "email": email,
+                    }
+                )
             return found
 
         async def converse(owners: list[dict[str, str]], model: str | None = None) -> list[str]:
@@ -63,6 +73,12 @@ async def main() -> None:
                 async with services.database.write(tenant) as session:
                     session.add_all(theirs)
             return ids
+
+        async def authorise(
+            token: str, method: str, params: dict[str, Any], count: int
+        ) -> list[float]:
+            """ns of each step that lets a message in."""
+            return await let_in(services, token, method, params, count)
 
         async def sample(seconds: float) -> dict[str, Any]:
             return await sampler.run(seconds)
@@ -96,6 +112,7 @@ async def main() -> None:
                     "sign_in": sign_in,
                     "converse": converse,
                     **Appending(services.backplane).commands(),
+                    "authorise": authorise,
                     "sample": sample,
                     "collect": collect,
                     "figures": figures,

@@ -1,0 +1,178 @@
+"""Trust: what a check per message costs, how long signing in takes, and whether a flood is felt."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.bench.child import Child
+from tests.bench.node import quiet_hub, raise_file_limit, subscription
+from tests.bench.report import Table, say
+
+COST: Final = 12
+"""bcrypt's, as by default."""
+PASSWORD: Final = "correct horse battery"
+WITHIN_S: Final = 60.0
+FLOOD: Final = 100.0
+"""Sign-ins a second."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Checks; requests one after the other; sockets, their conversations, events a second of each,
+    and the seconds that they are looked at.
+    """
+
+    checks: int
+    requests: int
+    sockets: int
+    conversations: int
+    rate: float
+    seconds: float
+
+
+FULL: Final = Load(20_000, 20, 1_000, 100, 5.0, 20.0)
+QUICK: Final = Load(2_000, 2, 50, 5, 5.0, 2.0)
+
+
+def trust(*, quick: bool) -> list[Table]:
+    """Measure the checks of one message, the doors, and the neighbours of a flood at a door."""
+    raise_file_limit()
+    load = QUICK if quick else FULL
+    with ExitStack() as stack:
+        start = stack.enter_context
+        hub = start(quiet_hub(HUB_BCRYPT_COST=str(4 if quick else COST), HUB_REGISTRATION="open"))
+        visitors = start(Child("tests.bench.visitors"))
+        crowd = start(Child("tests.bench.crowd"))
+        owner = hub.ask("sign_in", users=1)[0]
+        say("trust: what a message costs")
+        checks = _checks(hub, owner, load)
+        say("trust: the doors")
+        doors = _doors(hub, visitors, owner, load, 4 if quick else COST)
+        say("trust: a flood at the door")
+        return [checks, doors, _flood(hub, visitors, crowd, owner, load)]
+
+
+def _checks(hub: Child, owner: dict[str, str], load: Load) -> Table:
+    [conversation] = hub.ask("converse", owners=[owner])
+    table = Table(
+        "trust",
+        "what it costs to let one message in, ns",
+        ("", "who, and how often", "the parameters", "may they", "all"),
+    )
+    for method, params in (
+        ("session.ping", {}),
+        ("conversation.get", {"conversation_id": conversation}),
+        (
+            "message.send",
+            {"conversation_id": conversation, "client_message_id": "1", "content": "Hello"},
+        ),
+    ):
+        found = hub.ask(
+            "authorise", token=owner["token"], method=method, params=params, count=load.checks
+        )
+        table.rows.append((method, *found, sum(found)))
+    table.notes = [
+        f"Of {load.checks:,} each, one after the other, with what was looked up remembered as it",
+        "is for who is active: the actor of a token with the rates of its user and tenant, the model",
+        "of the parameters, and the decision about what is acted on.",
+    ]
+    return table
+
+
+def _doors(hub: Child, visitors: Child, owner: dict[str, str], load: Load, cost: int) -> Table:
+    port = hub.ready["port"]
+    floor = visitors.ask("hash_ms", cost=cost, count=min(5, load.requests))
+    table = Table(
+        "trust doors",
+        "signing in from end to end, one after the other, ms",
+        ("", "p50", "p99", "x floor"),
+    )
+    table.rows.append((f"floor: a bare bcrypt hash of cost {cost}", floor, None, 1.0))
+    login = {"email": owner["email"], "password": PASSWORD}
+    newcomers = [
+        {"email": f"new{number}@hub.example", "password": PASSWORD}
+        for number in range(load.requests)
+    ]
+    for name, found in (
+        ("register", visitors.ask("each", port=port, path="/v1/auth/register", bodies=newcomers)),
+        (
+            "sign in",
+            visitors.ask("each", port=port, path="/v1/auth/login", bodies=[login] * load.requests),
+        ),
+        (
+            "refresh",
+            visitors.ask("refresh", port=port, token=owner["refresh"], count=load.requests),
+        ),
+    ):
+        _expect_success(name, found)
+        table.rows.append((name, found["p50"], found["p99"], found["p50"] / floor))
+    table.notes = [f"{load.requests} of each, on a connection of its own, on SQLite."]
+    return table
+
+
+def _expect_success(name: str, found: dict[str, Any]) -> None:
+    if any(not status.startswith("2") for status in found["statuses"]):
+        raise RuntimeError(f"{name}: {found['statuses']}")
+
+
+def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], load: Load) -> Table:
+    conversations = hub.ask("converse", owners=[owner] * load.conversations)
+    each = load.sockets // load.conversations
+    for conversation in conversations:
+        crowd.ask(
+            "connect",
+            group="readers",
+            greetings=[subscription(conversation)],
+            port=hub.ready["port"],
+            path="/ws",
+            count=each,
+            subprotocol="agenthub.v1",
+            tokens=[owner["token"]],
+        )
+    crowd.ask("wait", group="readers", messages=2, within=WITHIN_S)
+    crowd.ask("stamp", group="readers")
+    channels = [f"conversation:{one}" for one in conversations]
+    streamed = {"channels": channels, "rate": load.rate, "seconds": load.seconds}
+    table = Table(
+        "trust flood",
+        f"ms from append to delivery, {load.sockets:,} sockets, {FLOOD:.0f} sign-ins a second",
+        ("", "p50", "p99", "slowest", "signed in", "told to wait", "sign-in p50"),
+    )
+    for name, bodies in (
+        ("nobody signs in", []),
+        ("known users", [{"email": owner["email"], "password": PASSWORD}]),
+        ("unknown users", [{"email": "nobody@hub.example", "password": PASSWORD}]),
+    ):
+        say(f"trust: {name}")
+        hub.ask("begin_stream", **streamed)
+        told: dict[str, Any] = {"statuses": {}, "p50": None}
+        if bodies:
+            told = visitors.ask(
+                "flood",
+                port=hub.ready["port"],
+                path="/v1/auth/login",
+                bodies=bodies,
+                rate=FLOOD,
+                seconds=load.seconds,
+            )
+        count = hub.ask("finish_stream")
+        crowd.ask("aged", group="readers", count=count * each, within=WITHIN_S)
+        ages = crowd.ask("ages", group="readers")
+        statuses = told["statuses"]
+        table.rows.append(
+            (
+                name,
+                ages["p50"],
+                ages["p99"],
+                ages["most"],
+                statuses.get("200", 0),
+                statuses.get("429", 0),
+                told["p50"],
+            )
+        )
+    table.notes = [
+        f"{load.conversations} conversations, {load.rate:g} events/s each, {each} sockets on each,",
+        f"for {load.seconds:g} s. All come from one loopback address. Who waits behind too many",
+        "others, or has guessed too often, is answered 429 before a password is hashed.",
+    ]
+    return table
