@@ -73,8 +73,8 @@ def _checks(hub: Child, owner: dict[str, str], load: Load) -> Table:
         table.rows.append((method, *found, sum(found)))
     table.notes = [
         f"Of {load.checks:,} each, one after the other, with what was looked up remembered as it",
-        "is for who is active: the actor of a token with the rates of its user and tenant, the model",
-        "of the parameters, and the decision about what is acted on.",
+        "is for who is active: the actor of a token with the rates of its user and tenant, the",
+        "model of the parameters, and the decision about what is acted on.",
     ]
     return table
 
