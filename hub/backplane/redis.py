@@ -164,6 +164,7 @@ class RedisBackplane:
     async def discard(self, channel: str) -> None:
         keys = self._keys.of(channel)
         await self._topology.call(Call(keys.partition, [b"DEL", keys.meta, keys.log]))
+        self._keys.forget(channel)
 
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         def deliver(message: bytes) -> None:
@@ -181,6 +182,7 @@ class RedisBackplane:
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscriber.unsubscribe(self._keys.of(channel).entries)
+        self._keys.forget(channel)
 
     # --- what is not kept: whispers, and who is present ---
 

@@ -1,13 +1,16 @@
 """How things are named in Redis. ``README.md`` has the table of them."""
 
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from redis.crc import key_slot
 
 PARTITIONS = 128
 """What belongs together shares a hash tag, ``{p0}`` … ``{p127}``, and so a slot of a cluster."""
+
+
+REMEMBERED: Final = 8_192
+"""Channels whose keys a node remembers, a kilobyte each."""
 
 
 class ChannelKeys(NamedTuple):
@@ -33,7 +36,20 @@ class Keys:
         if set("{}") & set(prefix):
             raise ValueError("a prefix of keys holds no braces: they would be the hash tag")
         self._prefix = prefix
-        self.of = lru_cache(maxsize=8_192)(self._of)
+        self._known: dict[str, ChannelKeys] = {}
+
+    def of(self, channel: str) -> ChannelKeys:
+        """The keys of a channel."""
+        known = self._known.get(channel)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]
+            known = self._known[channel] = self._of(channel)
+        return known
+
+    def forget(self, channel: str) -> None:
+        """The channel is not of use any more, as far as is known."""
+        self._known.pop(channel, None)
 
     def _of(self, channel: str) -> ChannelKeys:
         partition = partition_of(channel)
