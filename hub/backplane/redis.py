@@ -205,6 +205,7 @@ class RedisBackplane:
 
     async def disregard(self, channel: str) -> None:
         self._subscriber.unsubscribe(self._keys.of(channel).whisper)
+        self._keys.forget(channel)
 
     async def attend(
         self,
