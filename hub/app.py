@@ -24,9 +24,12 @@ from hub.events.fanout import Fanout
 from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
+from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.groups import Groups
 from hub.identity.passwords import Passwords
+from hub.identity.roles import Roles
 from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
 from hub.identity.watches import Watches
@@ -157,6 +160,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         tokens=tokens,
         authority=authority,
         watches=watches,
+        roles=Roles(database, changed=authority.changed),
+        groups=Groups(database, changed=authority.changed),
+        assignments=Assignments(database, changed=authority.changed),
         client_sessions=client_sessions,
         resources=resources,
         catalogue=catalogue,

@@ -12,6 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.identity import invitations
+from hub.identity.holdings import lives
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import LoginSessions, TokenPair
 from hub.identity.tokens import Tokens
@@ -19,7 +20,7 @@ from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Membership, Role, Tenant, User
+from hub.storage.tables import Membership, Role, Tenant, User, now
 
 ADMINISTRATOR: Final = "admin@hub.example"
 """The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""
@@ -268,7 +269,7 @@ async def _choose_tenant(session: AsyncSession, user_id: str, wanted: str | None
     memberships = (
         select(Membership.tenant_id)
         .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-        .where(Membership.user_id == user_id, col(Tenant.suspended_at).is_(None))
+        .where(Membership.user_id == user_id, lives(now()), col(Tenant.suspended_at).is_(None))
         .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
         .group_by(col(Membership.tenant_id))
     )

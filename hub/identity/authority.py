@@ -24,9 +24,9 @@ from hub.storage.database import Database
 
 TOPIC: Final = "authority"
 RECHECK_S: Final = 5.0
-KINDS: Final = ("session", "user", "tenant", "role", "conversation")
-"""What may change. ``user``: it itself, or its memberships; ``conversation``: who it is shared
-with, which touches no actor, but what actors may do there.
+KINDS: Final = ("session", "user", "tenant", "role", "group", "conversation")
+"""What may change. ``user``: it itself, its memberships, the groups it is in; ``group``: what it
+has; ``conversation``: who it is shared with, which touches no actor, but what actors may do there.
 """
 
 # Actors that are in use and fall due within this time are looked up together with one that is due.
@@ -46,8 +46,7 @@ class NoStanding(Fault):
 
 
 class _Known(NamedTuple):
-    actor: Actor
-    role_ids: frozenset[str]
+    standing: Standing
     changes: int  # how many had been heard of
     since: float  # of time.monotonic()
     due: float
@@ -94,7 +93,7 @@ class Authority:
             actor = await self._renewed(claims.session_id)
         else:
             known.asked[0] = True
-            actor = known.actor
+            actor = known.standing.actor
         if actor.user_id != claims.user_id or actor.tenant_id != claims.tenant_id:
             raise NoStanding("session_revoked")
         return actor
@@ -109,7 +108,7 @@ class Authority:
         if known is None:
             return await self._renewed(key)
         known.asked[0] = True
-        return known.actor
+        return known.standing.actor
 
     async def renewed(self, keys: Collection[Key]) -> dict[Key, Standing | NoStanding]:
         """What the database says of each at this moment, whatever is known, in one query.
@@ -118,10 +117,10 @@ class Authority:
         """
         return await self._settled(keys, alone=True)
 
-    def known(self, key: Key) -> tuple[Actor, float] | None:
+    def known(self, key: Key) -> tuple[Standing, float] | None:
         """What was looked up and may still be so, and how many seconds ago that was."""
         known = self._valid(key)
-        return known and (known.actor, time.monotonic() - known.since)
+        return known and (known.standing, time.monotonic() - known.since)
 
     def _valid(self, key: Key) -> _Known | None:
         known = self._known.get(key)
@@ -133,14 +132,15 @@ class Authority:
         return known
 
     def _is_void(self, known: _Known) -> bool:
-        rests_on = (known.actor.user_id, known.actor.tenant_id, *known.role_ids)
+        actor = known.standing.actor
+        rests_on = (actor.user_id, actor.tenant_id, *known.standing.role_ids)
         return any(id in self._voids and self._voids[id][0] > known.changes for id in rests_on)
 
     async def changed(self, kind: str, id: str) -> None:
-        """Say that a session, user, tenant or role has changed, after that was committed.
+        """Say that something of ``KINDS`` has changed, after that was committed.
 
-        ``kind`` is one of ``KINDS``. This node acts on it before this awaits anything. Raises
-        Fault("backend_unavailable") when other nodes could not be told; they find out within 5 s.
+        This node acts on it before this awaits anything. Raises Fault("backend_unavailable") when
+        other nodes could not be told; they find out within 5 s.
         """
         if kind not in KINDS:
             raise ValueError(kind)
@@ -227,9 +227,7 @@ class Authority:
                     continue
                 due = began + min(self._recheck_s, standing.remaining_s)
                 used = not alone and key in wanted
-                self._known[key] = _Known(
-                    standing.actor, standing.role_ids, changes, began, due, [used]
-                )
+                self._known[key] = _Known(standing, changes, began, due, [used])
             return {key: found.get(key) or NoStanding(_cause(key, causes)) for key in wanted}
 
     def _nearly_due(self, moment: float, limit: int, wanted: Container[Key]) -> list[Key]:

@@ -19,6 +19,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.identity.holdings import lives
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
 from hub.storage.database import Database
@@ -147,6 +148,7 @@ class LoginSessions:
             .where(
                 Membership.user_id == user_id,
                 Membership.tenant_id == tenant_id,
+                lives(now()),
                 col(User.disabled_at).is_(None),
                 col(Tenant.suspended_at).is_(None),
             )

@@ -1,28 +1,23 @@
 """What the database says, right now, about the holders of login sessions and about members."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import bindparam, or_, tuple_
+from sqlalchemy import bindparam, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.identity.definitions import definitions_for
+from hub.identity.holdings import InGroup, in_groups, lives
 from hub.rbac.actor import Actor
-from hub.rbac.roles import RoleDefinition, compile_roles
+from hub.rbac.inheritance import Definitions, ancestry
+from hub.rbac.roles import compile_roles
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
-from hub.storage.tables import (
-    LoginSession,
-    Membership,
-    Role,
-    RolePermission,
-    Tenant,
-    User,
-    now,
-)
+from hub.storage.tables import LoginSession, Membership, Tenant, User, now
 
 UNLIMITED_S: Final = 1e9
 """What remains of what does not expire."""
@@ -50,7 +45,8 @@ WHYS: Final[tuple[Why, ...]] = get_args(Why)
 @dataclass(frozen=True, slots=True)
 class Standing:
     """An actor as of now. ``role_ids``: every role that its permissions come from, inherited ones
-    included. ``remaining_s``: seconds until the login session expires.
+    included, and every group that it is in. ``remaining_s``: seconds until it is another, because
+    the login session or a role that was given for a while expires.
     """
 
     actor: Actor
@@ -74,6 +70,7 @@ _HOLDERS: Final[Any] = prebuilt(
         LoginSession.tenant_id,
         LoginSession.expires_at,
         Membership.role_id,
+        Membership.expires_at,
     )
     .join(User, col(User.id) == LoginSession.user_id)
     .join(Tenant, col(Tenant.id) == LoginSession.tenant_id)
@@ -86,6 +83,7 @@ _HOLDERS: Final[Any] = prebuilt(
         col(LoginSession.id).in_(bindparam("sessions", expanding=True)),
         col(LoginSession.revoked_at).is_(None),
         col(LoginSession.expires_at) > bindparam("moment"),
+        lives(bindparam("moment")),
         col(User.disabled_at).is_(None),
         col(Tenant.suspended_at).is_(None),
     )
@@ -107,18 +105,41 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
         if sessions:
             rows += await _holders(session, sessions, moment)
         if members:
-            rows += await _members(session, members)
-        definitions = await _definitions(session, {row.tenant_id for row in rows})
-    held: dict[Key, list[_Row]] = {}
+            rows += await _members(session, members, moment)
+        if not rows:
+            return {}
+        grouped = _by_member(await in_groups(session, {row.user_id for row in rows}, moment))
+        held = {row.role_id for row in rows}
+        held.update(each.role_id for of in grouped.values() for each in of if each.role_id)
+        definitions = await definitions_for(session, held)
+    by_key: dict[Key, list[_Row]] = {}
     for row in rows:
-        held.setdefault(row.key, []).append(row)
+        by_key.setdefault(row.key, []).append(row)
     given = _Given(definitions)
     found: dict[Key, Standing] = {}
-    for key, (row, *more) in held.items():
-        names, permissions, ancestry = given.by(tuple(sorted(r.role_id for r in (row, *more))))
+    for key, of_key in by_key.items():
+        row, remaining_s = of_key[0], min(each.remaining_s for each in of_key)
+        roles = {each.role_id for each in of_key}
+        groups: tuple[str, ...] = ()
+        if in_them := grouped.get(Member(row.user_id, row.tenant_id)):
+            roles.update(each.role_id for each in in_them if each.role_id)
+            groups = tuple(sorted({each.group_id for each in in_them}))
+            remaining_s = min(remaining_s, *(_left(each.expires_at, moment) for each in in_them))
+        names, permissions, rests_on = given.by(row.tenant_id, tuple(sorted(roles)), groups)
         actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions)
-        found[key] = Standing(actor, ancestry, row.remaining_s)
+        found[key] = Standing(actor, rests_on, remaining_s)
     return found
+
+
+def _by_member(rows: list[InGroup]) -> dict[Member, list[InGroup]]:
+    found: dict[Member, list[InGroup]] = {}
+    for row in rows:
+        found.setdefault(Member(row.user_id, row.tenant_id), []).append(row)
+    return found
+
+
+def _left(expires_at: datetime | None, moment: datetime) -> float:
+    return UNLIMITED_S if expires_at is None else (expires_at - moment).total_seconds()
 
 
 async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why]:
@@ -151,46 +172,63 @@ async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why
 async def _holders(session: AsyncSession, ids: list[str], moment: datetime) -> list[_Row]:
     rows = await session.exec(_HOLDERS, params={"sessions": ids, "moment": moment})
     return [
-        _Row(id, user_id, tenant_id, id, (expires_at - moment).total_seconds(), role_id)
-        for id, user_id, tenant_id, expires_at, role_id in rows.all()
+        _Row(
+            id,
+            user_id,
+            tenant_id,
+            id,
+            min((ends - moment).total_seconds(), _left(expires_at, moment)),
+            role_id,
+        )
+        for id, user_id, tenant_id, ends, role_id, expires_at in rows.all()
     ]
 
 
-async def _members(session: AsyncSession, members: list[Member]) -> list[_Row]:
+async def _members(session: AsyncSession, members: list[Member], moment: datetime) -> list[_Row]:
     place = tuple_(col(Membership.user_id), col(Membership.tenant_id))
     rows = await session.exec(
-        select(Membership.user_id, Membership.tenant_id, Membership.role_id)
+        select(Membership.user_id, Membership.tenant_id, Membership.role_id, Membership.expires_at)
         .join(User, col(User.id) == Membership.user_id)
         .join(Tenant, col(Tenant.id) == Membership.tenant_id)
         .where(
             place.in_(members),
+            lives(moment),
             col(User.disabled_at).is_(None),
             col(Tenant.suspended_at).is_(None),
         )
     )
     return [
-        _Row(Member(user_id, tenant_id), user_id, tenant_id, "", UNLIMITED_S, role_id)
-        for user_id, tenant_id, role_id in rows.all()
+        _Row(Member(user_id, tenant_id), user_id, tenant_id, "", _left(expires_at, moment), role_id)
+        for user_id, tenant_id, role_id, expires_at in rows.all()
     ]
+
+
+_What = tuple[tuple[str, ...], frozenset[str], frozenset[str]]
 
 
 class _Given:
     """What roles give, worked out once for all who hold the same."""
 
-    def __init__(self, definitions: dict[str, RoleDefinition]) -> None:
+    def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
-        self._known: dict[
-            tuple[str, ...], tuple[tuple[str, ...], frozenset[str], frozenset[str]]
-        ] = {}
+        self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], _What] = {}
 
-    def by(self, roles: tuple[str, ...]) -> tuple[tuple[str, ...], frozenset[str], frozenset[str]]:
-        """The names of the roles, the permissions, and the roles that these come from."""
-        if (known := self._known.get(roles)) is None:
+    def by(self, tenant_id: str, roles: tuple[str, ...], groups: tuple[str, ...]) -> _What:
+        """The names of the roles, the permissions, and what these come from. One tenant's role
+        gives nothing in another.
+        """
+        held = (tenant_id, roles, groups)
+        if (known := self._known.get(held)) is None:
             definitions = self._definitions
-            known = self._known[roles] = (
-                _one_list(tuple(sorted(definitions[r].name for r in roles if r in definitions))),
-                _one(compile_roles(roles, definitions)),
-                _one(_ancestry(roles, definitions)),
+            here = [
+                definitions[role]
+                for role in roles
+                if role in definitions and definitions[role].tenant_id in (None, tenant_id)
+            ]
+            known = self._known[held] = (
+                _one_list(tuple(sorted(role.name for role in here))),
+                _one(compile_roles((role.id for role in here), definitions)),
+                _one(ancestry(roles, definitions).union(groups)),
             )
         return known
 
@@ -204,38 +242,3 @@ def _one(same: frozenset[str]) -> frozenset[str]:
 @lru_cache(maxsize=4_096)
 def _one_list(same: tuple[str, ...]) -> tuple[str, ...]:
     return same
-
-
-async def _definitions(
-    session: AsyncSession, tenant_ids: Iterable[str]
-) -> dict[str, RoleDefinition]:
-    """The built-in roles and those of the tenants. One tenant's role gives nothing in another."""
-    rows = await session.exec(
-        select(Role, RolePermission.permission)
-        .join(RolePermission, col(RolePermission.role_id) == Role.id, isouter=True)
-        .where(or_(col(Role.tenant_id).is_(None), col(Role.tenant_id).in_(list(tenant_ids))))
-    )
-    roles: dict[str, Role] = {}
-    permissions: dict[str, set[str]] = {}
-    for role, permission in rows.all():
-        roles[role.id] = role
-        own = permissions.setdefault(role.id, set())
-        if permission is not None:
-            own.add(permission)
-    return {
-        role.id: RoleDefinition(
-            role.id, role.name, role.rank, role.inherits, frozenset(permissions[role.id])
-        )
-        for role in roles.values()
-    }
-
-
-def _ancestry(roles: Iterable[str], definitions: dict[str, RoleDefinition]) -> frozenset[str]:
-    found: set[str] = set()
-    for role in roles:
-        current: str | None = role
-        while current is not None and current not in found:
-            found.add(current)
-            known = definitions.get(current)
-            current = known.inherits if known else None
-    return frozenset(found)

@@ -3,7 +3,8 @@
 A connection, an event stream and a run live longer than the question whether they may. Each watches
 the standing that it rests on. A change that is heard of is looked up at once, for those that it
 touches; and should its word be lost, every standing that is watched is looked up again within 5 s:
-some at a time, so that ten thousand cost a few queries a second and no timer each.
+some at a time, so that ten thousand cost a few queries a second and no timer each. One that ends by
+itself before it is looked up again is looked up at its end.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ SWEEP_S: Final = 4.0
 TICK_S: Final = 0.25
 FRESH_S: Final = 0.5
 """A standing that begins to be watched and was looked up longer ago is looked up at once."""
+LATE_S: Final = 0.005
+"""How long after its end a standing is looked up: what is early finds it still there."""
 AWAY_S: Final = 1.0
 """Pause before it is tried again while the database is away."""
 BATCH: Final = 500
@@ -60,6 +63,7 @@ class Watches:
         self._of_user: dict[str, set[Key]] = {}
         self._of_tenant: dict[str, set[Key]] = {}
         self._doubtful: dict[Key, None] = {}
+        self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         authority.on_change(self._changed)
@@ -70,6 +74,7 @@ class Watches:
 
     async def close(self) -> None:
         """Look no more."""
+        self._closed = True
         tasks = [task for task in (self._looking, self._sweeping) if task is not None]
         for task in tasks:
             task.cancel()
@@ -98,8 +103,15 @@ class Watches:
         known = self._authority.known(key)
         if known is None:
             return actor is not None  # something was heard since; or it is about to be asked
-        now, age_s = known
-        return age_s > FRESH_S or (actor is not None and now is not actor)
+        standing, age_s = known
+        self._wake(key, standing.remaining_s - age_s)
+        return age_s > FRESH_S or (actor is not None and standing.actor is not actor)
+
+    def _wake(self, key: Key, remaining_s: float) -> None:
+        """Look at its end, if that comes before it is looked up again anyway."""
+        if remaining_s <= self._sweep_s + AWAY_S:
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, remaining_s) + LATE_S, self._doubt, (key,))
 
     def remove(self, key: Key, watcher: Watcher) -> None:
         """Tell ``watcher`` no more. Idempotent."""
@@ -129,7 +141,7 @@ class Watches:
                 yield from self._of_user.get(id, ())
             case "tenant":
                 yield from self._of_tenant.get(id, ())
-            case "role":
+            case "role" | "group":
                 for key, watched in self._watched.items():
                     if watched.role_ids is None or id in watched.role_ids:
                         yield key
@@ -138,7 +150,7 @@ class Watches:
         for key in keys:
             if key in self._watched:
                 self._doubtful[key] = None
-        if self._doubtful and self._looking is None:
+        if self._doubtful and self._looking is None and not self._closed:
             self._looking = asyncio.create_task(self._clear())
 
     async def _clear(self) -> None:
@@ -201,6 +213,7 @@ class Watches:
                 self._tell(key, standing)
                 continue
             watched.role_ids = standing.role_ids
+            self._wake(key, standing.remaining_s)
             if watched.actor != standing.actor:
                 watched.actor = standing.actor
                 self._tell(key, standing.actor)

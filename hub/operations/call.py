@@ -18,8 +18,11 @@ from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
+from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.groups import Groups
+from hub.identity.roles import Roles
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
@@ -45,6 +48,9 @@ class Services:
     tokens: Tokens
     authority: Authority
     watches: Watches
+    roles: Roles
+    groups: Groups
+    assignments: Assignments
     client_sessions: ClientSessions
     resources: Resources
     catalogue: Catalogue

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hub.audit.origin import Origin, acting
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call
-from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result
+from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
 from hub.rbac.decision import decide
 from hub.telemetry.logs import log
 
@@ -25,9 +25,14 @@ DEADLINE_S: Final = 60.0
 
 
 class Dispatcher:
-    """Answers calls of the operations it was given."""
+    """Answers calls of the operations it was given.
+
+    Raises TypeError for one that cannot be: what declares no permission does not start.
+    """
 
     def __init__(self, operations: Mapping[str, AnyOperation]) -> None:
+        for operation in operations.values():
+            check(operation)
         self.operations = operations
 
     def find(self, name: str) -> AnyOperation:

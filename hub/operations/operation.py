@@ -135,18 +135,22 @@ def operation(
             summary=summary.strip().rstrip("."),
             description=description.strip(),
         )
-        _check(declared)
+        check(declared)
         return declared
 
     return declare
 
 
-def _check(declared: AnyOperation) -> None:
+def check(declared: AnyOperation) -> None:
+    """Raise TypeError for a declaration that cannot be: one without a permission, for instance."""
+
     def refuse(why: str) -> None:
         raise TypeError(f"operation {declared.name}: {why}")
 
     if not declared.summary:
         refuse("its handler has no docstring")
+    if not declared.permission:
+        refuse("it declares no permission")
     if declared.permission not in (PUBLIC, SIGNED_IN) and declared.permission not in PERMISSIONS:
         refuse(f"there is no permission {declared.permission!r}")
     if unknown := set(declared.faults) - set(FAULTS):

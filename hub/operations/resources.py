@@ -10,9 +10,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
+from sqlalchemy import or_
 from sqlmodel import col, select
 
 from hub.backplane.interface import Backplane
@@ -22,7 +23,7 @@ from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation, Run, Tenant
+from hub.storage.tables import Conversation, Group, Role, Run, Tenant
 from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
@@ -75,6 +76,8 @@ class Resources:
             return _own_channel(identifier, actor)
         if kind == "metrics":
             return await self._find_metrics()
+        if kind in ("role", "group"):
+            return await self._find_of_tenant(kind, identifier, actor.tenant_id)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
         owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
         if not owner_id:
@@ -158,6 +161,17 @@ class Resources:
                 raise Fault("not_found")
             self._metrics = Resource("metrics", "hub", tenant_id, None)
         return self._metrics
+
+    async def _find_of_tenant(self, kind: str, identifier: str, tenant_id: str) -> Resource:
+        """What belongs to the tenant at large; the built-in roles are of every tenant."""
+        found: Any = select(Group.id).where(col(Group.id) == identifier)
+        if kind == "role":
+            theirs = or_(col(Role.tenant_id).is_(None), col(Role.tenant_id) == tenant_id)
+            found = select(Role.id).where(col(Role.id) == identifier, theirs)
+        async with self._database.read(tenant_id) as session:
+            if (await session.exec(found)).first() is None:
+                raise Fault("not_found")
+        return Resource(kind, identifier, tenant_id, None)
 
     async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
         """The conversation that the thing is of: its owner is the thing's."""

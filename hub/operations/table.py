@@ -6,11 +6,14 @@ from typing import Final
 
 from hub.operations import (
     account,
+    assignment,
     channel,
     conversation,
+    group,
     message,
     model,
     presence,
+    role,
     run,
     session,
 )
@@ -25,6 +28,9 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     message,
     run,
     model,
+    role,
+    assignment,
+    group,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -2,9 +2,16 @@
 
 ``noun:verb`` acts on what is one's own (or belongs to the tenant at large); ``noun:verb:any`` on
 what others own in the same tenant. No permission reaches into another tenant.
+
+A declaration may have parts that are named when the permission is given:
+``tool:call:<server>/<tool*>`` declares ``tool:call:files/read``. Where the part has a star, and
+only there, ``*`` may be given for every name: ``tool:call:files/*``, not ``tool:call:*/read``.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final
 
 PERMISSIONS: Final[Mapping[str, str]] = {
@@ -30,9 +37,62 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "session:revoke": "End one's own login sessions.",
     "session:read:any": "See the login sessions of others in the tenant.",
     "session:revoke:any": "End the login sessions of others in the tenant.",
+    "role:read": "See the roles of the tenant, who has them, and why somebody may do a thing.",
+    "role:write": "Make, change and delete roles of the tenant, up to what one is and may oneself.",
+    "role:assign": "Give roles to others and to groups, and take them, up to what one is oneself.",
+    "group:read": "See the groups of the tenant, and who is in them.",
+    "group:write": "Make, change and delete groups of the tenant, and say who is in them.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""
 
 ANY: Final = ":any"
 """The suffix of a permission that reaches what others own."""
+
+WILDCARD: Final = "*"
+
+_PART: Final = re.compile(r"<([a-z_]+)(\*?)>")
+_NAME: Final = "[A-Za-z0-9._-]{1,64}"
+_BETWEEN: Final = re.compile("[:/]")
+
+
+def declaration(permission: str, declared: Iterable[str] = PERMISSIONS) -> str | None:
+    """The name by which a permission is declared; None for one that does not exist."""
+    for name in declared:
+        if (name == permission) if "<" not in name else _form(name).fullmatch(permission):
+            return name
+    return None
+
+
+def wildcards(name: str) -> tuple[str, ...]:
+    """The parts of a declaration for which ``*`` may be given."""
+    return tuple(part for part, star in _PART.findall(name) if star)
+
+
+def holds(held: AbstractSet[str], permission: str, declared: Iterable[str] = PERMISSIONS) -> bool:
+    """Whether ``permission`` is among those that are held, or a wildcard among them covers it."""
+    if permission in held:
+        return True
+    name = declaration(permission, declared)
+    if name is None or not wildcards(name):
+        return False
+    asked = _BETWEEN.split(permission)
+    return any(
+        WILDCARD in each
+        and declaration(each, declared) == name
+        and all(
+            have in (want, WILDCARD) for have, want in zip(_BETWEEN.split(each), asked, strict=True)
+        )
+        for each in held
+    )
+
+
+@lru_cache(maxsize=256)
+def _form(name: str) -> re.Pattern[str]:
+    """What is declared by a name that has parts."""
+    written, at = "", 0
+    for part in _PART.finditer(name):
+        one = f"(?:{_NAME}|\\*)" if part[2] else _NAME
+        written += re.escape(name[at : part.start()]) + one
+        at = part.end()
+    return re.compile(written + re.escape(name[at:]))

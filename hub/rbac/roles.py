@@ -12,7 +12,7 @@ class RoleDefinition:
     """A role: what it may do of itself, and the role whose permissions it has as well.
 
     ``inherits`` is the identifier of another role. ``rank`` orders roles: nobody gives a role above
-    their own.
+    their own. ``tenant_id`` is None for a built-in role, which all tenants share.
     """
 
     id: str
@@ -21,6 +21,7 @@ class RoleDefinition:
     inherits: str | None
     permissions: frozenset[str]
     meaning: str = ""
+    tenant_id: str | None = None
 
 
 BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
@@ -90,6 +91,11 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "channel:subscribe:any",
                     "session:read:any",
                     "session:revoke:any",
+                    "role:read",
+                    "role:write",
+                    "role:assign",
+                    "group:read",
+                    "group:write",
                 }
             ),
             "Administers the tenant.",
@@ -105,6 +111,11 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
     )
 }
 """The roles that every tenant has. Their identifiers are their names."""
+
+OWNER: Final = "owner"
+"""Of this role a tenant keeps at least one holder."""
+HIGHEST: Final = BUILT_IN[OWNER].rank
+LOWEST: Final = 1
 
 
 def compile_roles(

@@ -10,6 +10,7 @@ from hub.identity.passwords import Passwords
 from hub.identity.tokens import Tokens
 from hub.settings import Settings, read_settings
 from hub.storage.database import Database
+from tests.identity.houses import House
 
 KEY = b"0Zb5kqXwT9vRr3mYJx7LhNn2PpQf8DsG"
 
@@ -38,3 +39,15 @@ def accounts(
     database: Database, passwords: Passwords, tokens: Tokens, settings: Settings
 ) -> Accounts:
     return Accounts(database, passwords, tokens, settings)
+
+
+@pytest.fixture
+async def house(database: Database) -> House:
+    """A tenant with nobody in it."""
+    return await House(database).build()
+
+
+@pytest.fixture
+async def neighbour(database: Database) -> House:
+    """Another one."""
+    return await House(database).build()

@@ -25,11 +25,24 @@ ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "run.get": {},
     "run.list": {},
     "run.cancel": {},
+    "role.get": {},
+    "role.update": {"description": "mine now"},
+    "role.delete": {},
+    "role.assign": {"user_id": new_id("u")},
+    "role.revoke": {"user_id": new_id("u")},
+    "group.get": {},
+    "group.update": {"description": "mine now"},
+    "group.delete": {},
+    "group.members": {},
+    "group.add": {"user_id": new_id("u")},
+    "group.remove": {"user_id": new_id("u")},
 }
 """What a guarded operation needs besides the id of what it acts on."""
 
 UNGUARDED: Final[dict[str, str]] = {
     "channel.unsubscribe": "ends a subscription of one's own; without one it does nothing",
+    "role.assignments": "lists what the tenant has; the ids only choose among that",
+    "role.explain": "looks for the user among the tenant's, and is not found otherwise",
 }
 """Operations that take an id and guard nothing, and why."""
 
@@ -63,7 +76,11 @@ async def _things(person: Person) -> dict[str, list[str]]:
         {"conversation_id": conversation, "client_message_id": "1", "content": "Private."},
     )
     user = (await person.ask("session.info"))["user_id"]
+    group = await person.ask("group.create", {"name": f"group of {user}"})
+    role = await person.ask("role.create", {"name": f"role-{user[-8:].lower()}"})
     return {
+        "group": [group["id"]],
+        "role": [role["id"]],
         "conversation": [conversation],
         "run": [sent["run_id"]],
         "channel": [f"conversation:{conversation}", f"user:{user}"],
@@ -74,6 +91,8 @@ def _missing() -> dict[str, list[str]]:
     return {
         "conversation": [new_id("c"), new_id("r")],
         "run": [new_id("r"), new_id("c")],
+        "group": [new_id("g"), new_id("c")],
+        "role": [new_id("ro"), "nonsense"],
         "channel": [
             f"conversation:{new_id('c')}",
             f"user:{new_id('u')}",
@@ -88,14 +107,17 @@ async def _refusals(
     asker: Person, world: World, things: dict[str, list[str]]
 ) -> dict[str, set[bytes]]:
     seen: dict[str, set[bytes]] = {}
+    may = (await asker.ask("session.info"))["permissions"]
     for operation in GUARDED:
         if not world.transport.offers(operation):
             continue
         assert operation.guards is not None
+        # Who may not do it at all is told that, whatever the id is.
+        reason = "not_found" if operation.permission in may else "permission_denied"
         for identifier in things[operation.guards[0]]:
             with pytest.raises(Refused) as refusal:
                 await asker.ask(operation.name, params_of(operation, identifier))
-            assert refusal.value.reason == "not_found", (operation.name, identifier)
+            assert refusal.value.reason == reason, (operation.name, identifier)
             seen.setdefault(operation.name, set()).add(refusal.value.bytes)
     return seen
 

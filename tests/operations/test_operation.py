@@ -1,5 +1,6 @@
 """A declaration that cannot be is refused when it is made; a page ends where it has to."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.operations.call import Call
+from hub.operations.dispatcher import Dispatcher
 from hub.operations.operation import PUBLIC, Done, Http, Nothing, Params, operation
 from hub.operations.shapes import PAGE_BYTES, Id, fit
 from hub.operations.table import OPERATIONS
@@ -40,6 +42,7 @@ def test_a_declaration_is_read_from_its_handler() -> None:
     ("how", "why"),
     [
         ({"permission": "thing:do"}, "there is no permission"),
+        ({"permission": ""}, "declares no permission"),
         ({"faults": ("no_such",)}, "no such faults"),
         ({"guards": ("thing", "other_id")}, "no such parameters"),
         ({"ordered_by": "other_id"}, "no such parameters"),
@@ -55,6 +58,17 @@ def test_a_declaration_that_cannot_be_is_refused(how: dict[str, Any], why: str) 
 def test_a_handler_without_a_docstring_is_refused() -> None:
     with pytest.raises(TypeError, match="no docstring"):
         operation("thing.do", permission=PUBLIC, kind="read")(silent)
+
+
+def test_an_operation_that_declares_no_permission_does_not_start() -> None:
+    with pytest.raises(TypeError, match="permission"):
+        operation("thing.do", kind="read")(documented)  # type: ignore[call-arg]
+    declared = operation("thing.do", permission=PUBLIC, kind="read")(documented)
+    Dispatcher({declared.name: declared})
+    for permission in ("", "thing:do"):
+        forged = replace(declared, permission=permission)
+        with pytest.raises(TypeError, match="permission"):
+            Dispatcher({forged.name: forged})
 
 
 def test_no_two_operations_have_one_place() -> None:

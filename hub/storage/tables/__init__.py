@@ -4,7 +4,14 @@ Instants are aware UTC datetimes. Identifiers are ``<prefix>_<ULID>`` (see ``hub
 are stored as hashes only.
 """
 
-from hub.storage.tables.access import Membership, Role, RolePermission
+from hub.storage.tables.access import (
+    Group,
+    GroupMember,
+    GroupRole,
+    Membership,
+    Role,
+    RolePermission,
+)
 from hub.storage.tables.audit import AuditEntry, AuditHead
 from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
 from hub.storage.tables.conversations import Conversation, Message, Run, Usage
@@ -24,6 +31,9 @@ __all__ = [
     "ClientSession",
     "Conversation",
     "Dated",
+    "Group",
+    "GroupMember",
+    "GroupRole",
     "Instant",
     "Invitation",
     "LoginLink",

@@ -1,9 +1,11 @@
-"""Who may do what: roles, what they allow, and who has them."""
+"""Who may do what: roles, what they allow, groups, and who has a role, for how long."""
+
+from datetime import datetime
 
 from sqlalchemy import UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from hub.storage.tables.columns import Dated, TenantOwned
+from hub.storage.tables.columns import Dated, TenantOwned, instant
 
 
 class Role(Dated, table=True):
@@ -17,6 +19,7 @@ class Role(Dated, table=True):
     name: str = Field(max_length=64)
     rank: int
     inherits: str | None = Field(default=None, foreign_key="roles.id", max_length=64)
+    description: str | None = Field(default=None, max_length=400)  # of the tenant's own
 
 
 class RolePermission(SQLModel, table=True):
@@ -29,7 +32,9 @@ class RolePermission(SQLModel, table=True):
 
 
 class Membership(TenantOwned, Dated, table=True):
-    """That a user belongs to a tenant, and as what. A user may hold several roles there."""
+    """That a user belongs to a tenant, and as what. A user may hold several roles there. One that
+    has expired is as good as none.
+    """
 
     __tablename__ = "memberships"
     __table_args__ = (UniqueConstraint("tenant_id", "user_id", "role_id"),)
@@ -37,3 +42,40 @@ class Membership(TenantOwned, Dated, table=True):
     id: str = Field(primary_key=True, max_length=32)
     user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
     role_id: str = Field(foreign_key="roles.id", max_length=64)
+    expires_at: datetime | None = instant(default=None, nullable=True)
+
+
+class Group(TenantOwned, Dated, table=True):
+    """Users of a tenant that are spoken of together."""
+
+    __tablename__ = "user_groups"  # "groups" is a word of SQL
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    name: str = Field(max_length=64)
+    description: str | None = Field(default=None, max_length=400)
+
+
+class GroupMember(TenantOwned, Dated, table=True):
+    """That a user is in a group. It counts while the user is a member of the tenant."""
+
+    __tablename__ = "group_members"
+
+    group_id: str = Field(
+        primary_key=True, foreign_key="user_groups.id", ondelete="CASCADE", max_length=32
+    )
+    user_id: str = Field(
+        primary_key=True, foreign_key="users.id", ondelete="CASCADE", index=True, max_length=32
+    )
+
+
+class GroupRole(TenantOwned, Dated, table=True):
+    """That all who are in a group have a role. One that has expired is as good as none."""
+
+    __tablename__ = "group_roles"
+    __table_args__ = (UniqueConstraint("group_id", "role_id"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    group_id: str = Field(foreign_key="user_groups.id", ondelete="CASCADE", max_length=32)
+    role_id: str = Field(foreign_key="roles.id", max_length=64)
+    expires_at: datetime | None = instant(default=None, nullable=True)

@@ -1,0 +1,44 @@
+"""The owners of a tenant, of whom one stays."""
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.faults import Fault
+from hub.rbac.roles import OWNER
+from hub.storage.tables import Membership, Tenant, User
+
+
+async def lock(session: AsyncSession, tenant_id: str) -> None:
+    """Take the tenant's row until the transaction ends: what is read from here on stays so.
+
+    Changes of roles, groups, members and the users among them that could take away an owner begin
+    with this. Raises Fault("not_found").
+    """
+    # Not FOR UPDATE: rows of the tenant (messages, runs) may come meanwhile. SQLite has one writer.
+    row = select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True)
+    if (await session.exec(row)).first() is None:
+        raise Fault("not_found", "There is no such tenant.")
+
+
+async def keep_an_owner(session: AsyncSession, tenant_id: str) -> None:
+    """Raise Fault("conflict") when the transaction would leave the tenant without an owner: a user
+    who is not disabled and is an owner for good, not by a group and not until a moment that comes.
+
+    After what takes an owner away, in a transaction that has begun with ``lock``.
+    """
+    await session.flush()
+    owners = (
+        select(Membership.id)
+        .join(User, col(User.id) == Membership.user_id)
+        .where(
+            Membership.tenant_id == tenant_id,
+            Membership.role_id == OWNER,
+            col(Membership.expires_at).is_(None),
+            col(User.disabled_at).is_(None),
+        )
+        .limit(1)
+    )
+    if (await session.exec(owners)).first() is None:
+        raise Fault(
+            "conflict", "This is the tenant's last owner. Make somebody else an owner first."
+        )

@@ -1,0 +1,68 @@
+"""A tenant and its users, as the tests of roles need them."""
+
+from datetime import datetime
+
+from sqlmodel import select
+
+from hub.identity.assignments import Assignments
+from hub.identity.groups import Groups
+from hub.identity.roles import Roles
+from hub.identity.standing import Member, look_up
+from hub.ids import new_id
+from hub.rbac.actor import Actor
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import AuditEntry, Membership, Tenant, User
+
+
+class House:
+    """A tenant. What was announced is in ``told``, in order."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.tenant_id = new_id("t")
+        self.told: list[tuple[str, str]] = []
+        self.roles = Roles(database, changed=self._changed)
+        self.groups = Groups(database, changed=self._changed)
+        self.assignments = Assignments(database, changed=self._changed)
+
+    async def _changed(self, kind: str, id: str) -> None:
+        self.told.append((kind, id))
+
+    async def build(self) -> "House":
+        async with self.database.write(EVERY_TENANT) as session:
+            session.add(Tenant(id=self.tenant_id, name="house"))
+        return self
+
+    async def user(self, *role_ids: str, expires_at: datetime | None = None) -> Actor:
+        """Somebody new with these roles."""
+        id = new_id("u")
+        async with self.database.write(EVERY_TENANT) as session:
+            session.add(User(id=id, email=f"{id.lower()}@hub.example"))
+            await session.flush()
+            session.add_all(
+                Membership(
+                    id=new_id("ms"),
+                    tenant_id=self.tenant_id,
+                    user_id=id,
+                    role_id=role_id,
+                    expires_at=expires_at,
+                )
+                for role_id in role_ids
+            )
+        return await self.now(id)
+
+    async def now(self, user_id: str) -> Actor:
+        """Who they are at this moment; with no permission if they are no member."""
+        key = Member(user_id, self.tenant_id)
+        found = (await look_up(self.database, [key])).get(key)
+        return found.actor if found else Actor(user_id, self.tenant_id, "", (), frozenset())
+
+    async def roles_of(self, actor: Actor) -> tuple[str, ...]:
+        return (await self.now(actor.user_id)).roles
+
+    async def trail(self) -> list[tuple[str, str | None]]:
+        """The actions that were recorded, and on what."""
+        async with self.database.read(self.tenant_id) as session:
+            rows = await session.exec(select(AuditEntry).order_by(AuditEntry.seq))  # type: ignore[arg-type]
+            return [(row.action, row.resource_id) for row in rows.all()]

@@ -1,0 +1,92 @@
+"""Permissions as they are declared, and wildcards only where a declaration says so."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.rbac.permissions import PERMISSIONS, declaration, holds, wildcards
+from tests.rbac.households import unhurried
+
+TOOLS = ("tool:list", "tool:call:<server>/<tool*>", "disk:read:<volume*>/<folder*>")
+"""Declarations with parts."""
+
+names = st.text("abcXYZ019._-", min_size=1, max_size=8)
+
+
+def test_what_is_declared_without_parts_is_itself() -> None:
+    for name in PERMISSIONS:
+        if "<" not in name:
+            assert declaration(name) == name
+            assert wildcards(name) == ()
+    assert declaration("conversation:fly") is None
+
+
+@unhurried
+@given(names, names)
+def test_a_part_stands_for_a_name(server: str, tool: str) -> None:
+    given_one = f"tool:call:{server}/{tool}"
+    assert declaration(given_one, TOOLS) == TOOLS[1]
+    assert holds({given_one}, given_one, TOOLS)
+    assert not holds({given_one}, f"tool:call:{server}/{tool}x", TOOLS)
+
+
+@unhurried
+@given(names, names, names)
+def test_a_wildcard_covers_every_name_where_its_part_may_have_one(
+    server: str, tool: str, other: str
+) -> None:
+    assert declaration(f"tool:call:{server}/*", TOOLS) == TOOLS[1]
+    assert holds({f"tool:call:{server}/*"}, f"tool:call:{server}/{tool}", TOOLS)
+    if other != server:
+        assert not holds({f"tool:call:{server}/*"}, f"tool:call:{other}/{tool}", TOOLS)
+    assert holds({"disk:read:*/*"}, f"disk:read:{server}/{tool}", TOOLS)
+    assert holds({f"disk:read:*/{tool}"}, f"disk:read:{server}/{tool}", TOOLS)
+
+
+@pytest.mark.parametrize(
+    "given_one",
+    [
+        "tool:call:*/read",
+        "tool:call:*/*",
+        "tool:call:*",
+        "tool:*",
+        "*",
+        "tool:list:*",
+        "tool:call:fi*/read",
+        "tool:call:files/re*",
+        "disk:read:*",
+        "conversation:*",
+        "",
+        "tool:call:<server>/<tool*>",
+    ],
+)
+def test_a_wildcard_elsewhere_is_no_permission_and_gives_nothing(given_one: str) -> None:
+    assert declaration(given_one, TOOLS) is None
+    assert not holds({given_one}, "tool:call:files/read", TOOLS)
+    assert not holds({given_one}, "disk:read:a/b", TOOLS)
+    assert not holds({given_one}, "tool:list", TOOLS)
+
+
+def test_who_holds_some_may_not_give_all() -> None:
+    assert not holds({"tool:call:files/read"}, "tool:call:files/*", TOOLS)
+    assert holds({"tool:call:files/*"}, "tool:call:files/*", TOOLS)
+
+
+@unhurried
+@given(st.frozensets(st.sampled_from(sorted(PERMISSIONS))), st.sampled_from(sorted(PERMISSIONS)))
+def test_without_wildcards_to_hold_is_to_have(held: frozenset[str], asked: str) -> None:
+    assert holds(held, asked) == (asked in held)
+
+
+def test_the_parts_of_a_declaration_are_told() -> None:
+    assert wildcards(TOOLS[1]) == ("tool",)
+    assert wildcards(TOOLS[2]) == ("volume", "folder")
+
+
+def test_every_declaration_is_one_that_can_be() -> None:
+    for name in PERMISSIONS:
+        bare = re.sub(r"<[a-z_]+\*?>", "x", name)
+        assert re.fullmatch(r"[a-z]+(:[a-z][a-z._/-]*)+", bare), name
+        assert len(name) <= 120
