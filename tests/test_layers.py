@@ -59,6 +59,7 @@ PURE: Final = (
     "hub.rbac.decision",
     "hub.rbac.permissions",
     "hub.rbac.roles",
+    "hub.rbac.sharing",
     "hub.events.fold",
     "hub.events.position",
     "hub.events.recovery",

@@ -13,6 +13,7 @@ from hub.operations import (
     presence,
     run,
     session,
+    sharing,
 )
 from hub.operations.operation import AnyOperation, Operation
 
@@ -22,6 +23,7 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     channel,
     presence,
     conversation,
+    sharing,
     message,
     run,
     model,

@@ -62,6 +62,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "conversation:create",
                     "conversation:write",
                     "conversation:delete",
+                    "conversation:share",
                     "message:send",
                     "run:cancel",
                 }
@@ -86,6 +87,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "conversation:read:any",
                     "conversation:write:any",
                     "conversation:delete:any",
+                    "conversation:share:any",
                     "message:read:any",
                     "channel:subscribe:any",
                     "session:read:any",
