@@ -14,7 +14,7 @@ from hub.operations.call import Call
 from hub.operations.grants import KIND, USER
 from hub.operations.operation import Done, Http, Params, operation
 from hub.operations.shapes import Conversation, Id, Listing, PageById, Text
-from hub.operations.sharing import in_force, of_conversation
+from hub.operations.sharing import in_force
 from hub.rbac.sharing import Granted, strongest
 from hub.storage import tables
 from hub.telemetry.logs import log_failure
@@ -191,7 +191,6 @@ async def delete(call: Call, params: Named) -> Done:
             await session.exec(
                 delete_rows(table).where(col(table.conversation_id) == conversation_id)
             )
-        await session.exec(delete_rows(tables.Grant).where(of_conversation(conversation_id)))
         await session.delete(row)
     try:
         await call.services.resources.gone(conversation_id, tenant_id)

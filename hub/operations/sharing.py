@@ -121,7 +121,7 @@ async def share(call: Call, params: NewShare) -> Share:
                     "conflict", f"It is shared with {MAX_SHARES} already, the most there are."
                 )
             row = Grant(
-                id=new_id("gr"),
+                id=new_id("sh"),
                 tenant_id=actor.tenant_id,
                 subject_kind=USER,
                 subject_id=colleague.id,
@@ -194,7 +194,7 @@ async def listing(call: Call, params: SharesOf) -> Listing[Share]:
     statement = (
         select(Grant, User.name)
         .join(User, col(User.id) == col(Grant.subject_id))
-        .where(of_conversation(params.conversation_id), in_force())
+        .where(_of(params.conversation_id), in_force())
         .order_by(col(Grant.id))
         .limit(params.limit + 1)
     )
@@ -207,7 +207,7 @@ async def listing(call: Call, params: SharesOf) -> Listing[Share]:
     )
 
 
-def of_conversation(conversation_id: str) -> ColumnElement[bool]:
+def _of(conversation_id: str) -> ColumnElement[bool]:
     """The condition of a grant that it is on this conversation."""
     return and_(col(Grant.resource_kind) == KIND, col(Grant.resource_id) == conversation_id)
 
@@ -261,7 +261,7 @@ async def _colleague(session: AsyncSession, params: NewShare) -> User | None:
 
 async def _in_force(session: AsyncSession, conversation_id: str) -> list[Grant]:
     """The grants on a conversation; those that have ended are deleted."""
-    rows = (await session.exec(select(Grant).where(of_conversation(conversation_id)))).all()
+    rows = (await session.exec(select(Grant).where(_of(conversation_id)))).all()
     moment = now()
     left = []
     for row in rows:

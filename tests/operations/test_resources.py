@@ -161,7 +161,7 @@ async def _grant(
     async with hub.hub.services.database.write(EVERY_TENANT) as session:
         session.add(
             Grant(
-                id=f"gr_{conversation[2:]}",
+                id=f"sh_{conversation[2:]}",
                 tenant_id=of.tenant_id,
                 subject_kind="user",
                 subject_id=to.user_id,

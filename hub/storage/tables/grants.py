@@ -15,7 +15,7 @@ class Grant(TenantOwned, Dated, table=True):
 
     __tablename__ = "grants"
     __table_args__ = (
-        UniqueConstraint("resource_kind", "resource_id", "subject_kind", "subject_id"),
+        UniqueConstraint("resource_id", "subject_kind", "subject_id"),
         Index("ix_grants_subject", "tenant_id", "subject_kind", "subject_id"),
     )
 
@@ -23,7 +23,8 @@ class Grant(TenantOwned, Dated, table=True):
     subject_kind: str = Field(max_length=16)  # user, group
     subject_id: str = Field(max_length=64)
     resource_kind: str = Field(max_length=32)  # conversation
-    resource_id: str = Field(max_length=64)
+    # The one kind that there is so far; its grants go with it.
+    resource_id: str = Field(foreign_key="conversations.id", ondelete="CASCADE", max_length=32)
     access: str = Field(max_length=16)  # of hub.rbac.sharing
     granted_by: str | None = Field(
         default=None, foreign_key="users.id", ondelete="SET NULL", max_length=32

@@ -23,14 +23,15 @@ def upgrade() -> None:
         sa.Column("subject_kind", sa.String(length=16), nullable=False),
         sa.Column("subject_id", sa.String(length=64), nullable=False),
         sa.Column("resource_kind", sa.String(length=32), nullable=False),
-        sa.Column("resource_id", sa.String(length=64), nullable=False),
+        sa.Column("resource_id", sa.String(length=32), nullable=False),
         sa.Column("access", sa.String(length=16), nullable=False),
         sa.Column("granted_by", sa.String(length=32), nullable=True),
         sa.Column("expires_at", INSTANT, nullable=True),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
+        sa.ForeignKeyConstraint(["resource_id"], ["conversations.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["granted_by"], ["users.id"], ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("resource_kind", "resource_id", "subject_kind", "subject_id"),
+        sa.UniqueConstraint("resource_id", "subject_kind", "subject_id"),
     )
     op.create_index("ix_grants_tenant_id", "grants", ["tenant_id"], unique=False)
     op.create_index(
