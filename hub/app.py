@@ -126,6 +126,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await authority.start()
     resources = Resources(database, backplane, partial(authority.found, "conversation"))
     await resources.start()
+    stack.callback(resources.close)
     authority.on_change(resources.changed)  # before those who ask it again at a change
     watches = Watches(authority)
     await watches.start()

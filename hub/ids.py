@@ -3,6 +3,7 @@
 ``c_01JD…`` is a conversation, ``m_…`` a message, ``r_…`` a run, ``u_…`` a user, ``t_…`` a tenant,
 ``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request,
 ``p_…`` a persistent session, ``g_…`` a group, ``ro_…`` a role.
+``p_…`` a persistent session, ``sh_…`` a share.
 """
 
 import re

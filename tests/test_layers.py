@@ -62,6 +62,7 @@ PURE: Final = (
     "hub.rbac.permissions",
     "hub.rbac.ranks",
     "hub.rbac.roles",
+    "hub.rbac.sharing",
     "hub.events.fold",
     "hub.events.position",
     "hub.events.recovery",

@@ -111,7 +111,8 @@ class Orchestrator:
         """Keep a message and the run that is to answer it; both are durable on return.
 
         The same ``client_message_id`` again gives the same answer. Raises Fault not_found,
-        conversation_busy, conflict (the same ``client_message_id`` with other content).
+        conversation_busy, conflict (the same ``client_message_id`` with other content, or of
+        somebody else).
         """
         message = Message(
             id=new_id("m"),
@@ -188,7 +189,10 @@ class Orchestrator:
         assert name is not None
         async with self._database.read(message.tenant_id) as session:
             known = await rows.known(session, message.conversation_id, name)
-        if known is not None and known.content != message.content:
+        if known is not None and (known.author_id, known.content) != (
+            message.author_id,
+            message.content,
+        ):
             raise Fault(
                 "conflict", "This client_message_id was used for another message; use a new one."
             )

@@ -116,11 +116,11 @@ class Presence:
 
     # --- seats ---
 
-    def leave(self, room: Room, seat: Seat) -> None:
-        """A seat is free."""
+    def leave(self, room: Room, seat: Seat, *, barred: bool) -> None:
+        """A seat is free; ``barred``: whoever had it may not be here any more."""
         now = _now()
         del room.seats[seat]
-        room.roster.stand(seat.user_id, now)
+        room.roster.stand(seat.user_id, now, barred=barred)
         if seat.typing_until > now and not self._types(room, seat.user_id, now):
             room.typed.pop(seat.user_id, None)
             self._spawn(self._say(room, room.roster.of("silent", seat.user_id)))

@@ -159,12 +159,14 @@ class Roster:
             back = self._gone.pop(user_id, None)
             self._own[user_id] = back or Member(self._node, user_id, since, name)
 
-    def stand(self, user_id: str, now: float) -> None:
-        """A connection of this user is gone; with the last one, the user is, after ``LINGER_S``."""
+    def stand(self, user_id: str, now: float, *, barred: bool = False) -> None:
+        """A connection of this user is gone; with the last one, the user is, after ``LINGER_S``, or
+        at once if they may be here no more (``barred``).
+        """
         self._seats[user_id] -= 1
         if not self._seats[user_id]:
             del self._seats[user_id]
-            self._leaving[user_id] = now + LINGER_S
+            self._leaving[user_id] = now if barred else now + LINGER_S
 
     def empty(self) -> None:
         """All are to leave now."""

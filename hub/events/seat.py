@@ -44,8 +44,8 @@ class Host(Protocol):
     async def type(self, room: "Room", seat: "Seat", typing: bool) -> None:
         """Pass on that somebody types, or does no more."""
 
-    def leave(self, room: "Room", seat: "Seat") -> None:
-        """The seat is free."""
+    def leave(self, room: "Room", seat: "Seat", *, barred: bool) -> None:
+        """The seat is free; ``barred``: whoever had it may not be here any more."""
 
 
 class Seat:
@@ -89,11 +89,11 @@ class Seat:
         """
         await self._host.type(self._room, self, typing)
 
-    def leave(self) -> None:
-        """Give the seat up. Idempotent."""
+    def leave(self, *, barred: bool = False) -> None:
+        """Give the seat up; ``barred``: because its user may not be here any more. Idempotent."""
         if not self.left:
             self.left = True
-            self._host.leave(self._room, self)
+            self._host.leave(self._room, self, barred=barred)
 
     def deliver(self, aside: Aside) -> None:
         self._onlooker.deliver(aside)

@@ -1,6 +1,9 @@
 """Conversations."""
 
+from typing import Any
+
 from pydantic import Field
+from sqlalchemy import and_
 from sqlalchemy import delete as delete_rows
 from sqlmodel import col, select
 
@@ -8,8 +11,11 @@ from hub.agents.run_state import ACTIVE
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.operations.call import Call
+from hub.operations.grants import KIND, USER
 from hub.operations.operation import Done, Http, Params, operation
 from hub.operations.shapes import Conversation, Id, Listing, PageById, Text
+from hub.operations.sharing import in_force
+from hub.rbac.sharing import Granted, strongest
 from hub.storage import tables
 from hub.telemetry.logs import log_failure
 
@@ -30,6 +36,12 @@ class Create(Params):
 
 class Named(Params):
     conversation_id: Id
+
+
+class Which(PageById):
+    shared: bool = Field(
+        False, description="Those that others share with you, instead of your own."
+    )
 
 
 class Update(Create, Named):
@@ -53,7 +65,7 @@ async def create(call: Call, params: Create) -> Conversation:
     )
     async with call.services.database.write(call.actor.tenant_id) as session:
         session.add(row)
-    return Conversation.of(row)
+    return Conversation.of(row, call.actor.user_id)
 
 
 @operation(
@@ -63,19 +75,43 @@ async def create(call: Call, params: Create) -> Conversation:
     http=Http("GET", "/v1/conversations"),
     faults=("permission_denied",),
 )
-async def listing(call: Call, params: PageById) -> Listing[Conversation]:
-    """List your own conversations, the newest first."""
-    statement = (
-        select(tables.Conversation)
-        .where(col(tables.Conversation.owner_id) == call.actor.user_id)
-        .order_by(col(tables.Conversation.id).desc())
-        .limit(params.limit + 1)
-    )
+async def listing(call: Call, params: Which) -> Listing[Conversation]:
+    """List your own conversations, the newest first; or those that are shared with you."""
+    user_id = call.actor.user_id
+    statement: Any = _shared_with(user_id) if params.shared else _owned_by(user_id)
+    statement = statement.order_by(col(tables.Conversation.id).desc()).limit(params.limit + 1)
     if params.cursor is not None:
         statement = statement.where(col(tables.Conversation.id) < params.cursor)
     async with call.services.database.read(call.actor.tenant_id) as session:
         rows = (await session.exec(statement)).all()
-    return Listing.page([Conversation.of(row) for row in rows], params.limit, lambda item: item.id)
+    items = [
+        Conversation.of(row[0], user_id, Granted(*row[1:]))
+        if params.shared
+        else Conversation.of(row, user_id)
+        for row in rows
+    ]
+    return Listing.page(items, params.limit, lambda item: item.id)
+
+
+def _owned_by(user_id: str) -> Any:
+    return select(tables.Conversation).where(col(tables.Conversation.owner_id) == user_id)
+
+
+def _shared_with(user_id: str) -> Any:
+    """Each with the access to it, and when that ends."""
+    of = and_(
+        col(tables.Grant.resource_kind) == KIND,
+        col(tables.Grant.resource_id) == col(tables.Conversation.id),
+    )
+    return (
+        select(tables.Conversation, tables.Grant.access, tables.Grant.expires_at)
+        .join(tables.Grant, of)
+        .where(
+            col(tables.Grant.subject_kind) == USER,
+            col(tables.Grant.subject_id) == user_id,
+            in_force(),
+        )
+    )
 
 
 @operation(
@@ -88,11 +124,18 @@ async def listing(call: Call, params: PageById) -> Listing[Conversation]:
 )
 async def get(call: Call, params: Named) -> Conversation:
     """Read a conversation."""
+    granted = await _granted(call, params.conversation_id)
     async with call.services.database.read(call.actor.tenant_id) as session:
         row = await session.get(tables.Conversation, params.conversation_id)
     if row is None:
         raise Fault("not_found")
-    return Conversation.of(row)
+    return Conversation.of(row, call.actor.user_id, granted)
+
+
+async def _granted(call: Call, conversation_id: str) -> Granted | None:
+    """What the caller, who may see it, was granted on it. Raises Fault not_found."""
+    place = await call.services.resources.find(KIND, conversation_id, call.actor)
+    return strongest(place.granted)
 
 
 @operation(
@@ -106,6 +149,7 @@ async def get(call: Call, params: Named) -> Conversation:
 )
 async def update(call: Call, params: Update) -> Conversation:
     """Change a conversation's title, model or instructions."""
+    granted = await _granted(call, params.conversation_id)
     async with call.services.database.write(call.actor.tenant_id) as session:
         row = await session.get(tables.Conversation, params.conversation_id)
         if row is None:
@@ -116,7 +160,7 @@ async def update(call: Call, params: Update) -> Conversation:
         if changes:
             row.updated_at = tables.now()
             session.add(row)
-    return Conversation.of(row)
+    return Conversation.of(row, call.actor.user_id, granted)
 
 
 @operation(

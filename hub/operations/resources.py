@@ -1,15 +1,17 @@
-"""Whose is it? The tenant and owner of what an id or a channel names, for the dispatcher.
+"""Whose is it, and with whom is it shared? The tenant, the owner and the grants of what an id or a
+channel names, for the dispatcher.
 
 What was found is remembered for a while. What is deleted, or shared with others than before, is
 forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``,
-and for what is followed on it finds it by itself (``keep_looking``).
+and for what is followed on it finds it by itself (``keep_looking``). A grant that expires ends at
+its instant, by this node's clock, without anybody's word.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
@@ -17,13 +19,17 @@ from sqlalchemy import or_
 from sqlmodel import col, select
 
 from hub.backplane.interface import Backplane
+from hub.events.agenda import Agenda
 from hub.faults import Fault
 from hub.ids import is_id
+from hub.operations import grants
+from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
+from hub.rbac.sharing import Granted
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation, Group, Role, Run, Tenant
+from hub.storage.tables import Group, Role, Run, Tenant, now
 from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
@@ -35,8 +41,7 @@ BATCH: Final = 500
 
 
 class _Found(NamedTuple):
-    tenant_id: str
-    owner_id: str
+    whose: Whose
     until: float  # of time.monotonic()
 
 
@@ -46,26 +51,37 @@ class Resources:
     def __init__(
         self, database: Database, backplane: Backplane, moved: Callable[[str], None]
     ) -> None:
-        """``moved(id)`` is called for a conversation that was found to be another's than before,
-        though nothing was heard of it.
+        """``moved(id)`` is called for a conversation that was found to be another's than before, or
+        shared with others, though nothing was heard of it; and at the end of a grant on it.
         """
         self._database = database
         self._backplane = backplane
         self._moved = moved
         self._listeners: list[Callable[[str], None]] = []
+        self._in_use: list[Callable[[], Iterable[str]]] = []
         self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
+        self._asking: dict[tuple[str, str], asyncio.Task[Whose | None]] = {}
+        self._expiring = Agenda(self._expired)  # conversations with grants that end
         self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
-        self._looking: dict[tuple[str, str], asyncio.Task[str | None]] = {}
         self._changes = 0
+        self._meanwhile: set[str] = set()  # what has changed since it was last looked again
         self._metrics: Resource | None = None
 
     async def start(self) -> None:
         """Listen to what other nodes delete. Raises Fault("backend_unavailable")."""
         await self._backplane.listen(TOPIC, self._heard)
 
+    def close(self) -> None:
+        """Wait for the end of no grant any more. Idempotent."""
+        self._expiring.close()
+
     def on_gone(self, listener: Callable[[str], None]) -> None:
         """Call ``listener(channel)`` for each channel that is no more; it must not block."""
         self._listeners.append(listener)
+
+    def look_after(self, in_use: Callable[[], Iterable[str]]) -> None:
+        """Let ``keep_looking`` look after these conversations, too."""
+        self._in_use.append(in_use)
 
     async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
         """The resource, as this actor may come to it.
@@ -79,10 +95,13 @@ class Resources:
         if kind in ("role", "group"):
             return await self._find_of_tenant(kind, identifier, actor.tenant_id)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
-        owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
-        if not owner_id:
+        whose = conversation_id and await self._whose(conversation_id, actor.tenant_id)
+        if not whose:
             raise Fault("not_found")
-        return Resource(kind, identifier, actor.tenant_id, owner_id)
+        granted: tuple[Granted, ...] = ()
+        if whose.granted and whose.owner_id != actor.user_id:
+            granted = grants.of(whose.granted, actor)
+        return _resource(kind, identifier, actor.tenant_id, whose.owner_id, granted)
 
     async def gone(self, conversation_id: str, tenant_id: str) -> None:
         """Say that a conversation was deleted, and its channel with it, after that was committed.
@@ -95,26 +114,37 @@ class Resources:
 
     def forget(self, conversation_id: str, tenant_id: str) -> None:
         """Forget a conversation and its channel on this node, whose readers end."""
-        self._changes += 1
-        self._known.pop(conversation_id, None)
+        self._drop(conversation_id)
         for listener in self._listeners:
             listener(f"conversation:{conversation_id}")
 
     def changed(self, kind: str, id: str) -> None:
-        """Forget whose a conversation was, when the authority says that it has changed."""
+        """Forget whose a conversation was, and with whom it was shared, when the authority says
+        that this has changed.
+        """
         if kind == "conversation":
-            self._changes += 1
-            self._known.pop(id, None)
+            self._drop(id)
+
+    def _drop(self, id: str) -> None:
+        self._changes += 1
+        self._meanwhile.add(id)
+        self._known.pop(id, None)
+        self._expiring.drop(id)
 
     def _heard(self, message: bytes) -> None:
         conversation_id, tenant_id = orjson.loads(message)
         self.forget(conversation_id, tenant_id)
 
     async def keep_looking(self, followed: Callable[[], list[str]]) -> None:
-        """Look whose the conversations of the followed channels are, again and again; for ever."""
+        """Look whose the conversations of the followed channels are, and with whom they are shared,
+        again and again; for ever.
+        """
         while True:
             await asyncio.sleep(LOOK_S)
-            ids = [name.partition(":")[2] for name in followed() if name.startswith("conversation")]
+            self._meanwhile.clear()
+            names = [name for name in followed() if name.startswith("conversation")]
+            found = {name.partition(":")[2] for name in names}
+            ids = list(found.union(*(in_use() for in_use in self._in_use)))
             for at in range(0, len(ids), BATCH):
                 try:
                     await self._look_again(ids[at : at + BATCH])
@@ -126,27 +156,54 @@ class Resources:
                     break
 
     async def _look_again(self, ids: list[str]) -> None:
-        changes, began = self._changes, time.monotonic()
-        of = col(Conversation.id).in_(ids)
+        self._meanwhile.clear()
+        began = time.monotonic()
         async with self._database.read(EVERY_TENANT) as session:
-            rows = await session.exec(
-                select(Conversation.id, Conversation.tenant_id, Conversation.owner_id).where(of)
-            )
-            owners = {id: (tenant_id, owner_id) for id, tenant_id, owner_id in rows.all()}
+            found = await grants.look_up(session, ids)
         for id in ids:
-            if changes == self._changes and (known := self._known.get(id)) is not None:
-                tenant_id, owner_id = owners.get(id, (known.tenant_id, None))
-                self._learn(id, tenant_id, owner_id, began)
+            if id in self._meanwhile:
+                continue
+            known, whose = self._known.get(id), found.get(id)
+            if known is not None:
+                self._learn(id, known.whose.tenant_id, whose, began)
+            elif whose is not None:
+                # It was forgotten among many others: nobody here knows whether it is as it was.
+                self._moved(id)
 
-    def _learn(self, id: str, tenant_id: str, owner_id: str | None, at: float) -> None:
+    def _learn(self, id: str, tenant_id: str, whose: Whose | None, at: float) -> None:
         """Remember whose a conversation is, and tell who listens if this node had missed a word."""
         known = self._known.get(id)
-        if owner_id is None:
-            if known is not None and known.tenant_id == tenant_id:
+        if whose is None:
+            if known is not None and known.whose.tenant_id == tenant_id:
                 self.forget(id, tenant_id)
             return
-        _remember(self._known, id, _Found(tenant_id, owner_id, at + REMEMBERED_S))
-        if known is not None and known[:2] != (tenant_id, owner_id):
+        forgotten = _remember(self._known, id, _Found(whose, at + REMEMBERED_S))
+        if forgotten is not None:
+            self._expiring.drop(forgotten)
+        self._expire_later(id, whose)
+        if known is not None and known.whose != whose:
+            self._moved(id)
+
+    # --- grants end ---
+
+    def _expire_later(self, id: str, whose: Whose) -> None:
+        ends = whose.next_end()
+        if ends is None:
+            self._expiring.drop(id)
+        else:
+            left_s = max(0.0, (ends - now()).total_seconds())
+            self._expiring.set(id, asyncio.get_running_loop().time() + left_s)
+
+    def _expired(self, id: str) -> None:
+        """A grant on a conversation has come to its end, unless the clock was set back."""
+        known = self._known.get(id)
+        if known is None:
+            return
+        whose = known.whose.at(now())
+        if whose != known.whose:
+            self._known[id] = _Found(whose, known.until)
+        self._expire_later(id, whose)
+        if whose != known.whose:
             self._moved(id)
 
     async def _find_metrics(self) -> Resource:
@@ -197,46 +254,53 @@ class Resources:
             _remember(self._conversations, run_id, found)
         return found
 
-    async def _owner(self, conversation_id: str, tenant_id: str) -> str | None:
+    async def _whose(self, conversation_id: str, tenant_id: str) -> Whose | None:
         known = self._known.get(conversation_id)
         if known is not None and known.until > time.monotonic():
             self._known.move_to_end(conversation_id)
-            return known.owner_id if known.tenant_id == tenant_id else None
-        # Asked for once, though a thousand clients that come back together want to know.
-        asked = (conversation_id, tenant_id)
-        looking = self._looking.get(asked)
-        if looking is None:
-            looking = asyncio.create_task(self._look(conversation_id, tenant_id))
-            self._looking[asked] = looking
-            looking.add_done_callback(partial(self._looked, asked))
-        return await asyncio.shield(looking)
+            return known.whose if known.whose.tenant_id == tenant_id else None
+        # Asked once, for all who want to know at the same time: a conversation that has changed is
+        # one for all who follow it.
+        key = (conversation_id, tenant_id)
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.create_task(self._ask(*key))
+            asking.add_done_callback(_seen)
+        return await asyncio.shield(asking)
 
-    def _looked(self, asked: tuple[str, str], looking: "asyncio.Task[str | None]") -> None:
-        del self._looking[asked]
-        if not looking.cancelled():
-            looking.exception()  # it is seen, even if all who asked have gone
-
-    async def _look(self, conversation_id: str, tenant_id: str) -> str | None:
-        statement = select(Conversation.owner_id).where(col(Conversation.id) == conversation_id)
-        while True:
-            changes, began = self._changes, time.monotonic()
-            async with self._database.read(tenant_id) as session:
-                owner_id = (await session.exec(statement)).first()
-            if changes == self._changes:  # nothing was heard while it was asked
-                break
-        self._learn(conversation_id, tenant_id, owner_id, began)
-        return owner_id
+    async def _ask(self, conversation_id: str, tenant_id: str) -> Whose | None:
+        try:
+            while True:
+                changes, began = self._changes, time.monotonic()
+                async with self._database.read(tenant_id) as session:
+                    found = (await grants.look_up(session, [conversation_id])).get(conversation_id)
+                if changes == self._changes:  # nothing was heard while it was asked
+                    break
+        finally:
+            del self._asking[(conversation_id, tenant_id)]  # who asks from now on asks again
+        self._learn(conversation_id, tenant_id, found, began)
+        return found
 
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> K | None:
+    """Remember it; what was forgotten for it."""
     known[key] = value
     known.move_to_end(key)
-    if len(known) > REMEMBERED:
-        known.popitem(last=False)
+    return known.popitem(last=False)[0] if len(known) > REMEMBERED else None
+
+
+def _seen(task: "asyncio.Task[Whose | None]") -> None:
+    """Whoever asked may have been cancelled: then nobody looks at what went wrong."""
+    if not task.cancelled():
+        task.exception()
+
+
+# Made for every message, and most of the time the one that was made for the message before.
+_resource: Final = lru_cache(maxsize=REMEMBERED)(Resource)
 
 
 def _own_channel(name: str, actor: Actor) -> Resource:

@@ -39,6 +39,7 @@ class RunPermits:
         self._resources = resources
         self._doubts: dict[str, dict[Callable[[], None], None]] = {}  # by conversation
         authority.on_change(self._changed)
+        resources.look_after(lambda: tuple(self._doubts))
 
     async def may_go_on(self, asker: Asker) -> bool:
         """Whether ``decide`` allows it now. Raises Fault("backend_unavailable")."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hub.ids import ID_PATTERN
 from hub.operations.operation import Params, Result
+from hub.rbac.sharing import Access, Granted
 from hub.storage import tables
 
 Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=32)]
@@ -82,12 +83,33 @@ class Conversation(Result):
         None, description="The model of its runs, unless a message names one."
     )
     instructions: str | None = Field(None, description="The system message of its runs.")
+    access: Literal["owner"] | Access | None = Field(
+        None,
+        description="What you are to it: its `owner`, or what it is shared with you as; left out "
+        "for who sees it by a permission for others' conversations.",
+    )
+    access_expires_at: datetime | None = Field(
+        None, description="When it is shared with you no longer."
+    )
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: tables.Conversation) -> "Conversation":
-        return cls.model_validate(row, from_attributes=True)
+    def of(
+        cls, row: tables.Conversation, user_id: str, granted: Granted | None = None
+    ) -> "Conversation":
+        """As this user sees it, to whom that was granted."""
+        return cls(
+            id=row.id,
+            owner_id=row.owner_id,
+            title=row.title,
+            model=row.model,
+            instructions=row.instructions,
+            access="owner" if row.owner_id == user_id else granted and granted.access,
+            access_expires_at=granted and granted.until,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
 
 
 class Message(Result):

@@ -16,6 +16,7 @@ from hub.operations import (
     role,
     run,
     session,
+    sharing,
 )
 from hub.operations.operation import AnyOperation, Operation
 
@@ -25,6 +26,7 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     channel,
     presence,
     conversation,
+    sharing,
     message,
     run,
     model,

@@ -1,22 +1,26 @@
 """The decision: may this actor do this to that? Pure, and the only place where it is made."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from hub.rbac.actor import Actor
 from hub.rbac.permissions import ANY
+from hub.rbac.sharing import CARRIES, Granted
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
     """What is acted on. ``kind`` is its noun (``conversation``). ``owner_id`` is None for what
-    belongs to the tenant at large.
+    belongs to the tenant at large. ``granted`` is what was granted on it to the actor who is about
+    to act, and is in force at this moment; empty for its owner, who needs none.
     """
 
     kind: str
     id: str
     tenant_id: str
     owner_id: str | None
+    granted: tuple[Granted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Verdict:
 
 _HELD: Final = Verdict(True, "the actor holds the permission")
 _OWN: Final = Verdict(True, "the actor holds the permission and owns the resource")
-_SHARED: Final = Verdict(True, "the actor holds the permission and the tenant owns the resource")
+_TENANTS: Final = Verdict(True, "the actor holds the permission and the tenant owns the resource")
 _ANY: Final = Verdict(True, "the actor holds the permission for what others own")
 _FOREIGN: Final = Verdict(False, "the resource belongs to another tenant", "not_found")
 _LACKS: Final = Verdict(False, "the actor lacks the permission", "permission_denied")
@@ -47,7 +51,8 @@ def decide(actor: Actor, permission: str, resource: Resource | None) -> Verdict:
 
     ``resource`` is None for what acts on nothing that exists yet (create, list one's own).
     Another tenant's thing, or another user's that the actor may not read, answers as one that does
-    not exist.
+    not exist. What was granted on a thing carries a permission to it for who holds that permission
+    for what is their own.
     """
     held = permission in actor.permissions
     if resource is None:
@@ -57,7 +62,39 @@ def decide(actor: Actor, permission: str, resource: Resource | None) -> Verdict:
     if permission + ANY in actor.permissions:
         return _ANY
     if resource.owner_id is None:
-        return _SHARED if held else _LACKS
+        return _TENANTS if held else _LACKS
     if resource.owner_id == actor.user_id:
         return _OWN if held else _LACKS
-    return _VISIBLE if f"{resource.kind}:read{ANY}" in actor.permissions else _HIDDEN
+    return _of_anothers(actor, permission, held, resource)
+
+
+def _of_anothers(actor: Actor, permission: str, held: bool, resource: Resource) -> Verdict:
+    """Of what somebody else in the tenant owns, by what was granted on it."""
+    if held:
+        for granted in resource.granted:
+            if permission in CARRIES[granted.access]:
+                return _shared(granted)
+    read = f"{resource.kind}:read"
+    if read + ANY in actor.permissions:
+        return _VISIBLE
+    if read in actor.permissions:
+        for granted in resource.granted:
+            if read in CARRIES[granted.access]:
+                return _insufficient(granted, held)
+    return _HIDDEN
+
+
+@lru_cache(maxsize=1_024)
+def _shared(granted: Granted) -> Verdict:
+    return Verdict(True, f"the actor holds the permission; {_in_words(granted)}")
+
+
+@lru_cache(maxsize=1_024)
+def _insufficient(granted: Granted, held: bool) -> Verdict:
+    lacks = "which does not carry the permission" if held else "but the actor lacks the permission"
+    return Verdict(False, f"{_in_words(granted)}, {lacks}", "permission_denied")
+
+
+def _in_words(granted: Granted) -> str:
+    until = "" if granted.until is None else f" until {granted.until.isoformat()}"
+    return f"shared as {granted.access}{until}"

@@ -63,6 +63,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "conversation:create",
                     "conversation:write",
                     "conversation:delete",
+                    "conversation:share",
                     "message:send",
                     "run:cancel",
                 }
@@ -87,6 +88,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "conversation:read:any",
                     "conversation:write:any",
                     "conversation:delete:any",
+                    "conversation:share:any",
                     "message:read:any",
                     "channel:subscribe:any",
                     "session:read:any",

@@ -81,9 +81,9 @@ class Subscriptions:
         for channel in self._joins:
             self._fanout.turned(channel, self._reader)
 
-    def drop(self, channel: str) -> bool:
+    def drop(self, channel: str, *, barred: bool = False) -> bool:
         """End a subscription without a word; whether there was one."""
-        join = self._remove(channel)
+        join = self._remove(channel, barred=barred)
         if join is None:
             return False
         join.abandon()
@@ -92,7 +92,8 @@ class Subscriptions:
 
     def end(self, channel: str, reason: str) -> bool:
         """End a subscription that is not allowed any more, and say why; whether there was one."""
-        dropped = self.drop(channel)
+        # What cannot be known for a while may come back in the next moment.
+        dropped = self.drop(channel, barred=reason != "backend_unavailable")
         if dropped:
             self._forget(channel)
             self._told(channel, reason)
@@ -103,8 +104,8 @@ class Subscriptions:
         if self._remove(channel) is not None:
             self._told(channel, reason)
 
-    def _remove(self, channel: str) -> Join | None:
+    def _remove(self, channel: str, *, barred: bool = False) -> Join | None:
         seat = self._seats.pop(channel, None)
         if seat is not None:
-            seat.leave()
+            seat.leave(barred=barred)
         return self._joins.pop(channel, None)

@@ -64,6 +64,17 @@ def test_a_second_connection_of_a_user_changes_nothing() -> None:
     assert here.next_leave() == 1 + LINGER_S
 
 
+def test_who_may_be_here_no_more_leaves_at_once() -> None:
+    here = Roster("n_1")
+    for _ in range(2):
+        here.sit("u_eve", "Eve", 9)
+    renewed(here)
+    here.stand("u_eve", 1, barred=True)
+    assert here.next_leave() == inf
+    here.stand("u_eve", 1, barred=True)
+    assert here.next_leave() == 1
+
+
 def test_who_comes_back_in_time_never_left() -> None:
     here = Roster("n_1")
     here.sit("u_eve", "Eve", 9)

@@ -1,20 +1,26 @@
-"""Whose a thing is: found within the tenant, remembered for a while, forgotten when deleted."""
+"""Whose a thing is, and with whom it is shared: found within the tenant, remembered for a while,
+forgotten when deleted.
+"""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, event, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
-from hub.operations import resources
+from hub.operations import grants, resources
+from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
+from hub.rbac.sharing import Granted
 from hub.storage.scope import EVERY_TENANT, Scope
-from hub.storage.tables import Conversation, Membership
-from tests.interaction.drivers import open_socket
-from tests.parts.hub import ServedHub, ServeHub
+from hub.storage.tables import Conversation, Grant, Membership
+from tests.interaction.drivers import Socket, open_socket
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 
 
 async def _actor_and_conversation(hub: ServedHub) -> tuple[Actor, str]:
@@ -135,3 +141,196 @@ async def test_who_follows_what_another_node_gave_away_is_let_go_though_nothing_
                     await session.exec(update(Conversation).where(of).values(owner_id=user_id))
             ended = await socket.notice("subscription.ended")
             assert ended == {"channel": channel, "reason": "not_found"}
+
+
+# --- what is shared ---
+
+
+async def _colleague(hub: ServedHub, of: Actor) -> tuple[Actor, str]:
+    """A member of the same tenant, and their access token."""
+    services = hub.hub.services
+    await services.accounts.create_user("bob@hub.example", PASSWORD, of.tenant_id, "member")
+    token = (await services.accounts.login("bob@hub.example", PASSWORD)).access_token
+    return await services.authority.actor(services.tokens.read(token)), token
+
+
+async def _grant(
+    hub: ServedHub, of: Actor, conversation: str, to: Actor, until: datetime | None = None
+) -> None:
+    """As another node would: this one is not told."""
+    async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        session.add(
+            Grant(
+                id=f"sh_{conversation[2:]}",
+                tenant_id=of.tenant_id,
+                subject_kind="user",
+                subject_id=to.user_id,
+                resource_kind="conversation",
+                resource_id=conversation,
+                access="reader",
+                granted_by=of.user_id,
+                expires_at=until,
+            )
+        )
+
+
+async def _take_all(hub: ServedHub) -> None:
+    async with hub.hub.services.database.write(EVERY_TENANT) as session:
+        await session.exec(delete(Grant))
+
+
+@contextmanager
+def _statements(hub: ServedHub) -> Iterator[list[str]]:
+    """What is asked of the database meanwhile."""
+    asked: list[str] = []
+    engine = hub.hub.services.database._reader.sync_engine
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        asked.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_what_is_granted_comes_with_the_resource_for_the_one_who_has_it(
+    served_hub: ServedHub,
+) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, _ = await _colleague(served_hub, ada)
+    end = datetime.now(UTC) + timedelta(hours=1)
+    await _grant(served_hub, ada, conversation, bob, end)
+    found = served_hub.hub.services.resources
+    await served_hub.hub.services.authority.changed("conversation", conversation)
+    for kind, name in (
+        ("conversation", conversation),
+        ("channel", f"conversation:{conversation}"),
+    ):
+        assert (await found.find(kind, name, bob)).granted == (Granted("reader", end),)
+        assert (await found.find(kind, name, ada)).granted == ()
+    elsewhere = Actor(bob.user_id, "t_other", bob.session_id, bob.roles, bob.permissions)
+    with pytest.raises(Fault, match="not_found"):
+        await found.find("conversation", conversation, elsewhere)
+
+
+@pytest.mark.parametrize("asker", ["owner", "reader"])
+async def test_whose_it_is_and_with_whom_it_is_shared_is_one_question_for_all_at_once(
+    served_hub: ServedHub, asker: str
+) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, _ = await _colleague(served_hub, ada)
+    await _grant(served_hub, ada, conversation, bob)
+    services = served_hub.hub.services
+    await services.authority.changed("conversation", conversation)
+    who = ada if asker == "owner" else bob
+    with _statements(served_hub) as asked:
+        for _ in range(2):
+            await asyncio.gather(
+                *(services.resources.find("conversation", conversation, who) for _ in range(50))
+            )
+    assert len([each for each in asked if "FROM conversations" in each]) == 1
+
+
+async def test_a_change_while_it_is_asked_is_asked_again(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, _ = await _colleague(served_hub, ada)
+    await _grant(served_hub, ada, conversation, bob)
+    services = served_hub.hub.services
+    await services.authority.changed("conversation", conversation)
+    asked, changed = asyncio.Event(), asyncio.Event()
+    look_up = grants.look_up
+
+    async def held_up(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
+        found = await look_up(session, ids)
+        asked.set()
+        await changed.wait()
+        return found
+
+    monkeypatch.setattr(grants, "look_up", held_up)
+    early = asyncio.create_task(services.resources.find("conversation", conversation, bob))
+    await asked.wait()
+    await _take_all(served_hub)
+    await services.authority.changed("conversation", conversation)
+    late = asyncio.create_task(services.resources.find("conversation", conversation, bob))
+    changed.set()
+    assert [each.granted for each in await asyncio.gather(early, late)] == [(), ()]
+
+
+async def test_a_grant_ends_at_its_instant_for_who_follows_though_nobody_says_a_word(
+    served_hub: ServedHub,
+) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, token = await _colleague(served_hub, ada)
+    async with open_socket(served_hub.ws_url, token) as socket:
+        channel = await _follow_shared(served_hub, ada, bob, socket, conversation)
+        end = datetime.now(UTC) + timedelta(seconds=0.5)
+        async with served_hub.hub.services.database.write(EVERY_TENANT) as session:
+            await session.exec(update(Grant).values(expires_at=end))
+        await served_hub.hub.services.authority.changed("conversation", conversation)
+        assert await socket.notice("subscription.ended") == {
+            "channel": channel,
+            "reason": "not_found",
+        }
+        late = datetime.now(UTC) - end
+    assert timedelta(0) <= late < timedelta(seconds=1)
+
+
+async def _follow_shared(hub: ServedHub, ada: Actor, bob: Actor, socket: Socket, name: str) -> str:
+    channel = f"conversation:{name}"
+    await _grant(hub, ada, name, bob)
+    await hub.hub.services.authority.changed("conversation", name)
+    await socket.ask("channel.subscribe", {"channel": channel})
+    return channel
+
+
+async def test_one_look_finds_all_that_was_taken_back_unheard(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "LOOK_S", 1_000)
+    async with serve_hub() as hub:
+        ada, first = await _actor_and_conversation(hub)
+        bob, token = await _colleague(hub, ada)
+        async with hub.hub.services.database.write(EVERY_TENANT) as session:
+            second = Conversation(id=f"c_{first[2:][::-1]}", tenant_id=ada.tenant_id, owner_id="")
+            second.owner_id = ada.user_id
+            session.add(second)
+        names = [first, second.id]
+        async with open_socket(hub.ws_url, token) as socket:
+            channels = {await _follow_shared(hub, ada, bob, socket, name) for name in names}
+            await _take_all(hub)
+            await hub.hub.services.resources._look_again(names)
+            ended = [await socket.notice("subscription.ended") for _ in names]
+        assert {each["channel"] for each in ended} == channels
+
+
+async def test_what_was_forgotten_among_many_and_is_followed_is_looked_at_anew(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "LOOK_S", 0.1)
+    monkeypatch.setattr(resources, "REMEMBERED", 1)
+    async with serve_hub() as hub:
+        ada, conversation = await _actor_and_conversation(hub)
+        bob, token = await _colleague(hub, ada)
+        async with open_socket(hub.ws_url, token) as socket:
+            await _follow_shared(hub, ada, bob, socket, conversation)
+            other = (await socket.ask("conversation.create"))["id"]
+            await socket.ask("conversation.get", {"conversation_id": other})
+            await _take_all(hub)
+            await socket.ask("conversation.get", {"conversation_id": other})
+            assert (await socket.notice("subscription.ended"))["reason"] == "not_found"
+
+
+async def test_a_grant_that_is_not_asked_for_any_more_keeps_no_timer(served_hub: ServedHub) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, _ = await _colleague(served_hub, ada)
+    await _grant(served_hub, ada, conversation, bob, datetime.now(UTC) + timedelta(days=1))
+    services = served_hub.hub.services
+    await services.authority.changed("conversation", conversation)
+    await services.resources.find("conversation", conversation, bob)
+    assert len(services.resources._expiring._when) == 1
+    await services.authority.changed("conversation", conversation)
+    assert not services.resources._expiring._when

@@ -97,12 +97,15 @@ def token(described: Described) -> str:
 
 DOCUMENT: Final[dict[str, Any]] = json.loads(json.dumps(openapi(OPERATIONS)))
 
+SHARES_PATH: Final = "/v1/conversations/{conversation_id}/shares"
+
 # A stream has no end.
 described_api = schemathesis.openapi.from_dict(DOCUMENT).exclude(path=EVENTS_PATH)
 
 
 SAYS_MORE: Final = {
     "/v1/auth/register": "what an address and a password may be",
+    SHARES_PATH: "a user or an address, and an end that is to come",
     "/v1/roles": "which permissions there are",
     "/v1/roles/{role_id}": "which permissions there are",
     "/v1/roles/{role_id}/assign": "a user or a group, and an end that is to come",

@@ -25,7 +25,7 @@ from hub_client.faults import (
 from hub_client.frames import Notice
 from hub_client.hub import Hub, connect
 from hub_client.presence import Presence, PresenceChange
-from hub_client.records import Answer, Message, Model, Present, Run, Usage
+from hub_client.records import Answer, Message, Model, Present, Run, Share, Usage
 from hub_client.runs import RunStream
 from hub_client.subscription import Subscription
 
@@ -50,6 +50,7 @@ __all__ = [
     "Registration",
     "Run",
     "RunStream",
+    "Share",
     "SubscriberTooSlow",
     "Subscription",
     "SubscriptionEnded",

@@ -8,7 +8,7 @@ from hub_client.connection import Connection
 from hub_client.events import Since
 from hub_client.pages import pages
 from hub_client.presence import Presence
-from hub_client.records import Answer, Message, Present, Run
+from hub_client.records import Access, Answer, Message, Present, Run, Share
 from hub_client.runs import BUFFER, OnBusy, RunStream, Sending
 from hub_client.subscription import Subscription
 
@@ -43,6 +43,13 @@ class Conversation:
     @property
     def owner_id(self) -> str | None:
         return self.info.get("owner_id")
+
+    @property
+    def access(self) -> str | None:
+        """What you are to it: its ``owner``, or the ``reader``, ``writer`` or ``approver`` that it
+        is shared with you as; None for who sees it by a permission for others' conversations.
+        """
+        return self.info.get("access")
 
     @property
     def created_at(self) -> datetime | None:
@@ -172,6 +179,44 @@ class Conversation:
         """Delete it and all that is in it."""
         await self._connection.call("conversation.delete", {"conversation_id": self.id})
 
+    async def share(
+        self,
+        access: Access,
+        *,
+        user_id: str | None = None,
+        email: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> Share:
+        """Share it with a colleague, named by ``user_id`` or ``email``, or change how it is shared.
+
+        ``expires_at`` (aware) is when that ends by itself. Raises NotFound where there is no such
+        colleague, PermissionDenied for more than you may do here yourself.
+        """
+        if expires_at is not None and expires_at.tzinfo is None:
+            raise ValueError("expires_at needs a time zone")
+        given = {
+            "access": access,
+            "user_id": user_id,
+            "email": email,
+            "expires_at": expires_at and expires_at.isoformat(),
+        }
+        params = {key: value for key, value in given.items() if value is not None}
+        answer = await self._connection.call(
+            "conversation.share", {"conversation_id": self.id, **params}
+        )
+        return Share.parse(answer)
+
+    async def unshare(self, user_id: str) -> None:
+        """Share it with them no longer. Raises NotFound if it is not."""
+        params = {"conversation_id": self.id, "user_id": user_id}
+        await self._connection.call("conversation.unshare", params)
+
+    async def shares(self) -> AsyncIterator[Share]:
+        """With whom it is shared, page by page as they are asked for."""
+        params = {"conversation_id": self.id}
+        async for item in pages(self._connection, "conversation.shares", params):
+            yield Share.parse(item)
+
 
 class Conversations:
     """``hub.conversations``."""
@@ -199,9 +244,12 @@ class Conversations:
         """The conversation without asking the hub for it."""
         return Conversation(self._connection, conversation_id, {})
 
-    async def list(self) -> AsyncIterator[Conversation]:
-        """Your conversations, page by page as they are asked for."""
-        async for item in pages(self._connection, "conversation.list", {}):
+    async def list(self, *, shared: bool = False) -> AsyncIterator[Conversation]:
+        """Your conversations, or those that are ``shared`` with you, page by page as they are asked
+        for.
+        """
+        params = {"shared": True} if shared else {}
+        async for item in pages(self._connection, "conversation.list", params):
             yield self._made(item)
 
     def _made(self, info: Mapping[str, Any]) -> Conversation:

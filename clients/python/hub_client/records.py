@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from hub_client.faults import Fault, fault_of
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Access = Literal["reader", "writer", "approver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,31 @@ class Present:
             name=name if isinstance(name, str) else None,
             since=_instant(item.get("since")),
             typing=item.get("typing") is True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """That a conversation is shared with a colleague. ``expires_at``: when that ends by itself."""
+
+    user_id: str
+    access: Access
+    name: str | None = None
+    granted_by: str | None = None
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any]) -> Self:
+        return cls(
+            user_id=item["user_id"],
+            access=item["access"],
+            name=item.get("name"),
+            granted_by=item.get("granted_by"),
+            expires_at=_instant(item.get("expires_at")),
+            created_at=_instant(item.get("created_at")),
+            updated_at=_instant(item.get("updated_at")),
         )
 
 

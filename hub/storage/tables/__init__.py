@@ -15,6 +15,7 @@ from hub.storage.tables.access import (
 from hub.storage.tables.audit import AuditEntry, AuditHead
 from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
 from hub.storage.tables.conversations import Conversation, Message, Run, Usage
+from hub.storage.tables.grants import Grant
 from hub.storage.tables.identity import (
     ClientSession,
     Invitation,
@@ -31,6 +32,7 @@ __all__ = [
     "ClientSession",
     "Conversation",
     "Dated",
+    "Grant",
     "Group",
     "GroupMember",
     "GroupRole",

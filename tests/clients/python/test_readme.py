@@ -36,6 +36,8 @@ async def test_the_other_examples_run(served_hub: ServedHub) -> None:
     await hub_client.register(served_hub.url, email=EMAIL, password=PASSWORD)
     async with connect(served_hub.url, email=EMAIL, password=PASSWORD) as hub:
         conversation = await hub.conversations.create(model="echo")
+        accounts, tenant = served_hub.hub.services.accounts, hub.session["tenant"]
+        await accounts.create_user("colleague@example.org", PASSWORD, tenant, "member")
         for block in BLOCKS[2:]:
             endless = "subscribe(since" in block
             body = block + "        break\n" if endless else block

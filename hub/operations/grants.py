@@ -1,0 +1,88 @@
+"""Whose conversations are and with whom they are shared, as the database says it."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
+
+from sqlalchemy import and_, bindparam
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.rbac.actor import Actor
+from hub.rbac.sharing import Access, Granted
+from hub.storage.scope import prebuilt
+from hub.storage.tables import Conversation, Grant, now
+
+KIND: Final = "conversation"
+"""What is shared: the ``resource_kind`` of its grants."""
+USER: Final = "user"
+"""The ``subject_kind`` of a grant to one user."""
+
+_NOBODY: Final[Mapping[str, Granted]] = MappingProxyType({})
+
+_FOUND: Final[Any] = prebuilt(
+    select(  # type: ignore[call-overload]
+        Conversation.id,
+        Conversation.tenant_id,
+        Conversation.owner_id,
+        Grant.subject_id,
+        Grant.access,
+        Grant.expires_at,
+    )
+    .join(
+        Grant,
+        and_(
+            col(Grant.resource_kind) == KIND,
+            col(Grant.resource_id) == col(Conversation.id),
+            col(Grant.subject_kind) == USER,
+        ),
+        isouter=True,
+    )
+    .where(col(Conversation.id).in_(bindparam("ids", expanding=True)))
+)
+
+
+class Whose(NamedTuple):
+    """The tenant and the owner of a conversation, and what is granted on it, by subject."""
+
+    tenant_id: str
+    owner_id: str
+    granted: Mapping[str, Granted] = _NOBODY
+
+    def next_end(self) -> datetime | None:
+        """When the next of the grants ends; None if none does."""
+        ends = [granted.until for granted in self.granted.values() if granted.until is not None]
+        return min(ends, default=None)
+
+    def at(self, moment: datetime) -> "Whose":
+        """Without the grants that have ended by then."""
+        left = {
+            subject_id: granted
+            for subject_id, granted in self.granted.items()
+            if granted.until is None or granted.until > moment
+        }
+        return self._replace(granted=left or _NOBODY)
+
+
+async def look_up(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
+    """Each of these conversations that is in the session's scope, in one query."""
+    rows = (await session.exec(_FOUND, params={"ids": list(ids)})).all()
+    found: dict[str, Whose] = {}
+    granted: dict[str, dict[str, Granted]] = {}
+    for id, tenant_id, owner_id, subject_id, access, expires_at in rows:
+        found[id] = Whose(tenant_id, owner_id)
+        if subject_id is not None:
+            granted.setdefault(id, {})[subject_id] = Granted(cast("Access", access), expires_at)
+    moment = now()
+    for id, given in granted.items():
+        found[id] = found[id]._replace(granted=given).at(moment)
+    return found
+
+
+def of(granted: Mapping[str, Granted], actor: Actor) -> tuple[Granted, ...]:
+    """What of it is this actor's at this moment."""
+    mine = granted.get(actor.user_id)
+    if mine is None or (mine.until is not None and mine.until <= now()):
+        return ()
+    return (mine,)

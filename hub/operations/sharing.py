@@ -1,0 +1,280 @@
+"""Sharing conversations: with whom, as what, until when."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import AwareDatetime, EmailStr, Field, model_validator
+from sqlalchemy import ColumnElement, and_, or_
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.audit.trail import record
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.operations.call import Call
+from hub.operations.grants import KIND, USER
+from hub.operations.operation import Done, Http, Params, Result, operation
+from hub.operations.shapes import Id, Listing, PageById
+from hub.rbac.decision import Resource, decide
+from hub.rbac.sharing import CARRIES, Access
+from hub.storage.tables import Conversation, Grant, Membership, User, now
+from hub.telemetry.logs import log_failure
+
+MAX_SHARES: Final = 100
+"""With how many a conversation can be shared at a time."""
+LONGEST: Final = timedelta(days=3650)
+
+_GUARDS = ("conversation", "conversation_id")
+_FAULTS = ("not_found", "permission_denied")
+_PATH = "/v1/conversations/{conversation_id}/shares"
+
+
+class NewShare(Params):
+    conversation_id: Id
+    user_id: Id | None = Field(None, description="The colleague; or else their `email`.")
+    email: EmailStr | None = Field(None, max_length=320)
+    access: Access = Field(
+        description="`reader`: reads and follows it. `writer`: also sends messages and cancels "
+        "runs. `approver`: a reader who will approve its tool calls."
+    )
+    expires_at: AwareDatetime | None = Field(
+        None, description="When it ends by itself, at most ten years from now; none: it does not."
+    )
+
+    @model_validator(mode="after")
+    def _name_one(self) -> "NewShare":
+        if (self.user_id is None) == (self.email is None):
+            raise ValueError("name the colleague by user_id or by email, one of the two")
+        return self
+
+
+class OneShare(Params):
+    conversation_id: Id
+    user_id: Id
+
+
+class SharesOf(PageById):
+    conversation_id: Id
+
+
+class Share(Result):
+    """That a conversation is shared with somebody."""
+
+    id: Id
+    conversation_id: Id
+    user_id: Id = Field(description="With whom.")
+    name: str | None = Field(None, description="Their name.")
+    access: Access
+    granted_by: Id | None = Field(None, description="Who shared it, or changed that last.")
+    expires_at: datetime | None = Field(None, description="When it ends by itself.")
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Grant, name: str | None) -> "Share":
+        return cls(
+            id=row.id,
+            conversation_id=row.resource_id,
+            user_id=row.subject_id,
+            name=name,
+            access=row.access,
+            granted_by=row.granted_by,
+            expires_at=row.expires_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+@operation(
+    "conversation.share",
+    permission="conversation:share",
+    kind="write",
+    http=Http("POST", _PATH),
+    guards=_GUARDS,
+    ordered_by="conversation_id",
+    faults=(*_FAULTS, "conflict"),
+)
+async def share(call: Call, params: NewShare) -> Share:
+    """Share a conversation with a colleague, or change how it is shared with them.
+
+    What the access carries they can do if they hold the permission for it themselves: a viewer who
+    is made a `writer` sends nothing. Nobody grants more than they may do there themselves. Who is
+    no active member of the tenant answers as who does not exist, and so do you yourself and the
+    owner. A conversation is shared with 100 at most; one more is a `conflict`.
+    """
+    actor = call.actor
+    if params.expires_at is not None:
+        _check_end(params.expires_at)
+    async with call.services.database.write(actor.tenant_id) as session:
+        place = await _held(session, call, params.conversation_id)
+        if not all(decide(actor, each, place).allowed for each in CARRIES[params.access]):
+            raise Fault("permission_denied", "Nobody grants more than they may do there.")
+        colleague = await _colleague(session, params)
+        if colleague is None or colleague.id in (actor.user_id, place.owner_id):
+            raise Fault("not_found", "There is no such colleague to share it with.")
+        grants = await _in_force(session, params.conversation_id)
+        row = next((each for each in grants if each.subject_id == colleague.id), None)
+        before = None if row is None else row.access
+        if row is None:
+            if len(grants) >= MAX_SHARES:
+                raise Fault(
+                    "conflict", f"It is shared with {MAX_SHARES} already, the most there are."
+                )
+            row = Grant(
+                id=new_id("sh"),
+                tenant_id=actor.tenant_id,
+                subject_kind=USER,
+                subject_id=colleague.id,
+                resource_kind=KIND,
+                resource_id=params.conversation_id,
+                access=params.access,
+            )
+        row.access, row.expires_at = params.access, params.expires_at
+        row.granted_by, row.updated_at = actor.user_id, now()
+        session.add(row)
+        await record(
+            session,
+            actor.tenant_id,
+            "conversation.share",
+            resource=(KIND, params.conversation_id),
+            details={
+                "user_id": colleague.id,
+                "access": row.access,
+                "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+                "before": before,
+            },
+        )
+    await _tell(call, params.conversation_id)
+    return Share.of(row, colleague.name)
+
+
+@operation(
+    "conversation.unshare",
+    permission="conversation:share",
+    kind="write",
+    http=Http("DELETE", _PATH + "/{user_id}"),
+    guards=_GUARDS,
+    ordered_by="conversation_id",
+    faults=_FAULTS,
+)
+async def unshare(call: Call, params: OneShare) -> Done:
+    """Share a conversation with somebody no longer.
+
+    What they followed of it and the runs that they asked for there end within a second. With whom
+    it is not shared answers `not_found`.
+    """
+    async with call.services.database.write(call.actor.tenant_id) as session:
+        await _held(session, call, params.conversation_id)
+        grants = await _in_force(session, params.conversation_id)
+        row = next((each for each in grants if each.subject_id == params.user_id), None)
+        if row is None:
+            raise Fault("not_found", "It is not shared with them.")
+        await session.delete(row)
+        await record(
+            session,
+            call.actor.tenant_id,
+            "conversation.unshare",
+            resource=(KIND, params.conversation_id),
+            details={"user_id": params.user_id, "access": row.access},
+        )
+    await _tell(call, params.conversation_id)
+    return Done()
+
+
+@operation(
+    "conversation.shares",
+    permission="conversation:share",
+    kind="read",
+    http=Http("GET", _PATH),
+    guards=_GUARDS,
+    faults=_FAULTS,
+)
+async def listing(call: Call, params: SharesOf) -> Listing[Share]:
+    """List with whom a conversation is shared now, the oldest first."""
+    statement = (
+        select(Grant, User.name)
+        .join(User, col(User.id) == col(Grant.subject_id))
+        .where(_of(params.conversation_id), in_force())
+        .order_by(col(Grant.id))
+        .limit(params.limit + 1)
+    )
+    if params.cursor is not None:
+        statement = statement.where(col(Grant.id) > params.cursor)
+    async with call.services.database.read(call.actor.tenant_id) as session:
+        rows = (await session.exec(statement)).all()
+    return Listing.page(
+        [Share.of(row, name) for row, name in rows], params.limit, lambda item: item.id
+    )
+
+
+def _of(conversation_id: str) -> ColumnElement[bool]:
+    """The condition of a grant that it is on this conversation."""
+    return and_(col(Grant.resource_kind) == KIND, col(Grant.resource_id) == conversation_id)
+
+
+def in_force() -> ColumnElement[bool]:
+    """The condition of a grant that it has not ended."""
+    return or_(col(Grant.expires_at).is_(None), col(Grant.expires_at) > now())
+
+
+def _check_end(at: datetime) -> None:
+    """Raises Fault invalid_params."""
+    moment = now()
+    if not moment < at <= moment + LONGEST:
+        raise Fault("invalid_params", "expires_at: in the future, at most ten years from now.")
+
+
+async def _held(session: AsyncSession, call: Call, conversation_id: str) -> Resource:
+    """The conversation, locked: its shares change one after the other, and may still be changed by
+    the caller. Raises Fault not_found, permission_denied.
+    """
+    row = (
+        await session.exec(
+            select(Conversation)
+            .where(col(Conversation.id) == conversation_id)
+            .with_for_update(key_share=True)
+        )
+    ).first()
+    if row is None:
+        raise Fault("not_found")
+    place = Resource(KIND, row.id, row.tenant_id, row.owner_id)
+    verdict = decide(call.actor, "conversation:share", place)
+    if not verdict.allowed:
+        raise Fault(verdict.fault)
+    return place
+
+
+async def _colleague(session: AsyncSession, params: NewShare) -> User | None:
+    """Who is meant, if they are an active member of the session's tenant."""
+    if params.user_id is not None:
+        meant = col(User.id) == params.user_id
+    else:
+        meant = col(User.email) == str(params.email).lower()
+    statement = (
+        select(User)
+        .join(Membership, col(Membership.user_id) == col(User.id))
+        .where(meant, col(User.disabled_at).is_(None))
+        .limit(1)
+    )
+    return (await session.exec(statement)).first()
+
+
+async def _in_force(session: AsyncSession, conversation_id: str) -> list[Grant]:
+    """The grants on a conversation; those that have ended are deleted."""
+    rows = (await session.exec(select(Grant).where(_of(conversation_id)))).all()
+    moment = now()
+    left = []
+    for row in rows:
+        if row.expires_at is None or row.expires_at > moment:
+            left.append(row)
+        else:
+            await session.delete(row)
+    await session.flush()  # before one of the same subject is added
+    return left
+
+
+async def _tell(call: Call, conversation_id: str) -> None:
+    try:
+        await call.services.authority.changed(KIND, conversation_id)
+    except Fault as fault:
+        log_failure(fault)  # it is done all the same; other nodes find out

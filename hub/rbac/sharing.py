@@ -1,0 +1,48 @@
+"""What may be granted on one conversation, as data: who is given what of somebody else's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, get_args
+
+Access = Literal["reader", "writer", "approver"]
+ACCESSES: Final[tuple[Access, ...]] = get_args(Access)
+
+_READER: Final = frozenset({"conversation:read", "message:read", "run:read", "channel:subscribe"})
+
+CARRIES: Final[Mapping[Access, frozenset[str]]] = {
+    "reader": _READER,
+    # Whoever may send may interrupt the run that is active, whoever asked for it: so they may
+    # cancel every run there.
+    "writer": _READER | {"message:send", "run:cancel"},
+    # Will carry the permission to approve the tool calls of its runs, once there are any.
+    "approver": _READER,
+}
+"""The permissions that each access carries to the conversation and what is in it: its messages,
+runs, channel and presence. It gives none to who does not hold them: a viewer who is granted
+``writer`` sends nothing.
+"""
+
+_STRONGEST_FIRST: Final[tuple[Access, ...]] = ("writer", "approver", "reader")
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What somebody was granted on a resource, and until when (aware, UTC); None: for good."""
+
+    access: Access
+    until: datetime | None = None
+
+
+def strongest(granted: Iterable[Granted]) -> Granted | None:
+    """Of several on one resource the one that is shown: the strongest, of those the longest."""
+    return min(granted, key=_order, default=None)
+
+
+def _order(granted: Granted) -> tuple[int, bool, float]:
+    until = granted.until
+    return (
+        _STRONGEST_FIRST.index(granted.access),
+        until is not None,
+        0.0 if until is None else -until.timestamp(),
+    )

@@ -1,0 +1,238 @@
+"""What is shared and taken back on one node ends on another, in the middle of an answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import delete, update
+from sqlmodel import col
+
+from hub.agents import permission
+from hub.ids import new_id
+from hub.operations import resources
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Grant
+from hub.transports import sse
+from tests.agents.client import Client, Refused, opened
+from tests.agents.test_runs import slowly
+from tests.faults.test_revocation import stream, stream_ends
+from tests.interaction.drivers import eventually
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+
+TRIALS: Final = 3
+"""Of each kind. With 50, p99 is as honest as the number."""
+WITHIN_S: Final = 1.0
+
+
+@dataclass
+class Person:
+    user_id: str
+    token: str
+
+
+@dataclass
+class House:
+    """Two nodes on one database and one Redis: ada shares on ``here``, bob follows on ``there``."""
+
+    here: ServedHub
+    there: ServedHub
+    ada: Person
+    bob: Person
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_url"])
+def shared(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of two nodes on one database, and on one Redis."""
+    return {
+        "HUB_DATABASE_URL": request.getfixturevalue(request.param),
+        "HUB_REDIS_URL": request.getfixturevalue("redis_server").url,
+        "HUB_RUN_CONCURRENCY": "64",
+    }
+
+
+@pytest.fixture
+async def house(shared: dict[str, str], serve_hub: ServeHub) -> AsyncIterator[House]:
+    async with serve_hub(worker=False, **shared) as here, serve_hub(**shared) as there:
+        ada = await _person(here, None)
+        tenant_id = here.hub.services.tokens.read(ada.token).tenant_id
+        yield House(here, there, ada, await _person(here, tenant_id))
+
+
+async def _person(hub: ServedHub, tenant_id: str | None) -> Person:
+    services, email = hub.hub.services, f"{new_id('u')}@hub.example".lower()
+    if tenant_id is None:
+        await services.accounts.register(email, PASSWORD)
+    else:
+        await services.accounts.create_user(email, PASSWORD, tenant_id, "member")
+    token = (await services.accounts.login(email, PASSWORD)).access_token
+    return Person(services.tokens.read(token).user_id, token)
+
+
+Taking = Callable[[House, Client, str], Awaitable[float]]
+"""Takes back what bob was given; when that was, of ``time.time()``."""
+
+
+def _share(house: House, conversation: str, access: str, **more: Any) -> dict[str, Any]:
+    named = {"conversation_id": conversation, "user_id": house.bob.user_id}
+    return {**named, "access": access, **more}
+
+
+async def unshared(house: House, ada: Client, conversation: str) -> float:
+    began = time.time()
+    user_id = house.bob.user_id
+    await ada.call("conversation.unshare", conversation_id=conversation, user_id=user_id)
+    return began
+
+
+async def expired(house: House, ada: Client, conversation: str) -> float:
+    """Nobody says a word at its end."""
+    end = datetime.now(UTC) + timedelta(seconds=0.8)
+    writer = _share(house, conversation, "writer", expires_at=end.isoformat())
+    await ada.call("conversation.share", **writer)
+    return end.timestamp()
+
+
+async def made_a_reader(house: House, ada: Client, conversation: str) -> float:
+    began = time.time()
+    await ada.call("conversation.share", **_share(house, conversation, "reader"))
+    return began
+
+
+@dataclass
+class Trial:
+    """Seconds from the taking back to each end; None where nothing ended."""
+
+    client_s: float | None
+    stream_s: float | None
+    run_s: float | None
+    left_s: float | None
+
+
+async def trial(house: House, take: Taking) -> Trial:
+    """Take the share back on one node while an answer to bob is streaming on another."""
+    async with (
+        opened(house.here.url, house.ada.token) as ada,
+        opened(house.there.url, house.bob.token) as bob,
+    ):
+        conversation = await ada.conversation(follow=False)
+        channel = f"conversation:{conversation}"
+        await ada.call("channel.subscribe", channel=channel, presence=True)
+        await ada.call("conversation.share", **_share(house, conversation, "writer"))
+        await bob.call("channel.subscribe", channel=channel, presence=True)
+        async with stream(house.there, house.bob.token, conversation) as response:
+            ending = asyncio.create_task(stream_ends(response))
+            sent = await bob.send(conversation, slowly(1_000, 5))
+            await bob.says(conversation, "w3 ")
+            began = await take(house, ada, conversation)
+            within = max(0.0, began - time.time()) + WITHIN_S
+            if take is made_a_reader:
+                run_s = await _after(began, ada.ended(conversation, within=within))
+                await bob.ended(conversation)
+                assert not ending.done()
+                assert not _ends(bob)
+                ending.cancel()
+                await asyncio.wait({ending})
+                return Trial(None, None, run_s, None)
+            each = await asyncio.gather(
+                _after(began, bob.until(lambda: _ends(bob), within)),
+                _after(began, asyncio.wait_for(ending, within)),
+                _after(began, ada.ended(conversation, within=within)),
+                _after(began, ada.until(lambda: "presence.left" in _named(ada), within)),
+            )
+            assert _ends(bob) == [{"channel": channel, "reason": "not_found"}]
+            assert ending.result()[1] == "not_found"
+            assert ada.ends(conversation)[0]["code"] == "permission_denied"
+            heard = len(bob.heard)
+            with pytest.raises(Refused) as refusal:
+                await bob.call("run.get", run_id=sent["run_id"])
+            assert refusal.value.reason == "not_found"
+            await ada.send(conversation, "And now among ourselves.")
+            await ada.ended(conversation, 2)
+            assert len(bob.heard) == heard
+        return Trial(*each)
+
+
+async def _after(began: float, end: Awaitable[object]) -> float:
+    await end
+    return time.time() - began
+
+
+def _ends(client: Client) -> list[dict[str, Any]]:
+    return [params for method, params in client.notices if method == "subscription.ended"]
+
+
+def _named(client: Client) -> list[str]:
+    return [str(heard["event"].get("name")) for heard in client.heard]
+
+
+@pytest.mark.parametrize("take", [unshared, expired, made_a_reader])
+async def test_what_is_taken_back_on_another_node_ends_within_a_second(
+    house: House, take: Taking
+) -> None:
+    trials = [await trial(house, take) for _ in range(TRIALS)]
+    for what in ("client_s", "stream_s", "run_s", "left_s"):
+        times = sorted(t for each in trials if (t := getattr(each, what)) is not None)
+        if not times:
+            continue
+        p50, p99 = (times[int(len(times) * share)] * 1e3 for share in (0.5, 0.99))
+        print(f"\n{take.__name__:14} {what:9} p50 {p50:6.1f} ms, p99 {p99:6.1f} ms", end="")
+        assert times[0] >= 0.0  # not before it was taken back
+        assert times[-1] < WITHIN_S
+
+
+async def test_who_follows_what_is_deleted_on_another_node_is_let_go(house: House) -> None:
+    async with (
+        opened(house.here.url, house.ada.token) as ada,
+        opened(house.there.url, house.bob.token) as bob,
+    ):
+        conversation = await ada.conversation()
+        await ada.call("conversation.share", **_share(house, conversation, "reader"))
+        await bob.subscribe(conversation)
+        async with stream(house.there, house.bob.token, conversation) as response:
+            ending = asyncio.create_task(stream_ends(response))
+            await ada.call("conversation.delete", conversation_id=conversation)
+            await bob.until(lambda: _ends(bob), WITHIN_S)
+            _, why = await asyncio.wait_for(ending, WITHIN_S)
+        assert (_ends(bob)[0]["reason"], why) == ("not_found", "not_found")
+
+
+@pytest.mark.parametrize("how", ["deleted", "shortened"])
+async def test_what_a_node_is_not_told_of_a_share_it_finds(
+    house: House, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    for module in (permission, sse):
+        monkeypatch.setattr(module, "RECHECK_S", 0.2)
+    for name in ("REMEMBERED_S", "LOOK_S"):
+        monkeypatch.setattr(resources, name, 0.2)
+    async with (
+        opened(house.here.url, house.ada.token) as ada,
+        opened(house.there.url, house.bob.token) as bob,
+    ):
+        conversation = await ada.conversation()
+        await ada.call("conversation.share", **_share(house, conversation, "writer"))
+        await bob.subscribe(conversation)
+        async with stream(house.there, house.bob.token, conversation) as response:
+            ending = asyncio.create_task(stream_ends(response))
+            sent = await bob.send(conversation, slowly(1_000, 5))
+            await bob.says(conversation, "w3 ")
+            of = col(Grant.resource_id) == conversation
+            moment = datetime.now(UTC)
+            async with house.here.hub.services.database.write(EVERY_TENANT) as session:
+                if how == "deleted":  # and not a word of it
+                    await session.exec(delete(Grant).where(of))
+                else:
+                    await session.exec(update(Grant).where(of).values(expires_at=moment))
+            # The first look may be 4 s away still, as nodes pause between two.
+            await bob.until(lambda: _ends(bob), 6.0)
+            _, why = await asyncio.wait_for(ending, 6.0)
+            assert (_ends(bob)[0]["reason"], why) == ("not_found", "not_found")
+
+        async def ended() -> bool:
+            run = await ada.call("run.get", run_id=sent["run_id"])
+            return bool(run["status"] == "failed" and run["error"]["code"] == "permission_denied")
+
+        await eventually(ended)
