@@ -2,7 +2,7 @@
 
 ``c_01JD…`` is a conversation, ``m_…`` a message, ``r_…`` a run, ``u_…`` a user, ``t_…`` a tenant,
 ``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request,
-``p_…`` a persistent session.
+``p_…`` a persistent session, ``ak_…`` an API key.
 """
 
 import re

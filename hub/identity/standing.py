@@ -1,17 +1,22 @@
-"""What the database says, right now, about the holders of login sessions and about members."""
+"""What the database says, right now, about the holders of login sessions and API keys, and about
+members.
+"""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 from sqlalchemy import bindparam, or_, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.identity.api_key_text import KeyHolder, KeyUser
+from hub.identity.key_standing import ByKey, Grant, grants, refusals
 from hub.rbac.actor import Actor
 from hub.rbac.roles import RoleDefinition, compile_roles
+from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import (
@@ -35,14 +40,23 @@ class Member(NamedTuple):
     tenant_id: str
 
 
-Key = str | Member
-"""Who is looked up: the holder of a login session, by its id, or a member."""
+Key = str | Member | KeyHolder | KeyUser
+"""Who is looked up: the holder of a login session, by its id; a member; whoever shows an API key;
+or a member through a key of theirs.
+"""
 
 Why = Literal[
-    "session_revoked", "session_expired", "user_disabled", "tenant_suspended", "membership_ended"
+    "session_revoked",
+    "session_expired",
+    "user_disabled",
+    "tenant_suspended",
+    "membership_ended",
+    "key_revoked",
+    "key_expired",
 ]
 """Why there is no standing. Of several causes the first is told: who holds a session that was
-revoked may have stolen it, and learns nothing more of the account.
+revoked may have stolen it, and learns nothing more of the account. Of an API key its own end comes
+first.
 """
 WHYS: Final[tuple[Why, ...]] = get_args(Why)
 
@@ -50,12 +64,14 @@ WHYS: Final[tuple[Why, ...]] = get_args(Why)
 @dataclass(frozen=True, slots=True)
 class Standing:
     """An actor as of now. ``role_ids``: every role that its permissions come from, inherited ones
-    included. ``remaining_s``: seconds until the login session expires.
+    included. ``remaining_s``: seconds until the login session or the API key expires; ``until``:
+    the instant at which the API key does.
     """
 
     actor: Actor
     role_ids: frozenset[str]
     remaining_s: float
+    until: datetime | None = None
 
 
 class _Row(NamedTuple):
@@ -94,20 +110,22 @@ _HOLDERS: Final[Any] = prebuilt(
 
 async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standing]:
     """The standing of each login session that is alive, whose user is enabled, whose tenant is not
-    suspended, and whose user is a member there; and of each member of whom the same is true. Others
-    are left out (see ``why``).
+    suspended, and whose user is a member there; of each API key, and of each member, of whom the
+    same is true. Others are left out (see ``why``).
 
     Raises Fault("backend_unavailable").
     """
     moment = now()
     sessions = [key for key in keys if isinstance(key, str)]
-    members = [key for key in keys if not isinstance(key, str)]
+    by_key, members = _by_key(keys), {key for key in keys if isinstance(key, Member)}
     rows: list[_Row] = []
     async with database.read(EVERY_TENANT) as session:
+        granted = await grants(session, by_key, moment) if by_key else {}
+        members |= {Member(grant.user_id, grant.tenant_id) for grant in granted.values()}
         if sessions:
             rows += await _holders(session, sessions, moment)
         if members:
-            rows += await _members(session, members)
+            rows += await _members(session, list(members))
         definitions = await _definitions(session, {row.tenant_id for row in rows})
     held: dict[Key, list[_Row]] = {}
     for row in rows:
@@ -118,15 +136,47 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
         names, permissions, ancestry = given.by(tuple(sorted(r.role_id for r in (row, *more))))
         actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions)
         found[key] = Standing(actor, ancestry, row.remaining_s)
-    return found
+    for key, grant in granted.items():
+        if (owner := found.get(Member(grant.user_id, grant.tenant_id))) is not None:
+            found[key] = _limited(owner, grant, key.key_id, moment)
+    return {key: found[key] for key in keys if key in found}
 
 
-async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why]:
-    """Why each of these login sessions has no standing; those that never were are left out.
+def _by_key(keys: Collection[Key]) -> list[ByKey]:
+    return [key for key in keys if isinstance(key, KeyHolder | KeyUser)]
+
+
+def _limited(owner: Standing, grant: Grant, key_id: str, moment: datetime) -> Standing:
+    """What its owner's standing is worth through a key."""
+    remaining_s = UNLIMITED_S
+    if grant.until is not None:
+        remaining_s = (grant.until - moment).total_seconds()
+    permissions = _one(narrowed(owner.actor.permissions, grant.scopes))
+    actor = replace(owner.actor, session_id=key_id, permissions=permissions)
+    return Standing(actor, owner.role_ids, remaining_s, grant.until)
+
+
+async def why(database: Database, keys: Collection[Key]) -> dict[Key, Why]:
+    """Why each of these has no standing: of login sessions and API keys, where it is known.
 
     Raises Fault("backend_unavailable").
     """
     moment = now()
+    session_ids = [key for key in keys if isinstance(key, str)]
+    by_key = _by_key(keys)
+    causes: dict[Key, Why] = {}
+    async with database.read(EVERY_TENANT) as session:
+        if session_ids:
+            causes.update(await _why_sessions(session, session_ids, moment))
+        if by_key:
+            found = await refusals(session, by_key, moment)
+            causes.update({key: cast("Why", cause) for key, cause in found.items()})
+    return causes
+
+
+async def _why_sessions(
+    session: AsyncSession, session_ids: Collection[str], moment: datetime
+) -> dict[str, Why]:
     statement: Any = (
         select(  # type: ignore[call-overload]
             LoginSession.id,
@@ -139,12 +189,10 @@ async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why
         .join(Tenant, col(Tenant.id) == LoginSession.tenant_id)
         .where(col(LoginSession.id).in_(session_ids))
     )
-    async with database.read(EVERY_TENANT) as session:
-        rows = (await session.exec(statement)).all()
     causes: dict[str, Why] = {}
-    for id, revoked_at, expires_at, disabled_at, suspended_at in rows:
+    for id, revoked_at, expires_at, disabled_at, suspended_at in await session.exec(statement):
         true = (revoked_at, expires_at <= moment, disabled_at, suspended_at, True)
-        causes[id] = next(why for why, applies in zip(WHYS, true, strict=True) if applies)
+        causes[id] = next(why for why, applies in zip(WHYS, true, strict=False) if applies)
     return causes
 
 

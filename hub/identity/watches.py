@@ -3,7 +3,8 @@
 A connection, an event stream and a run live longer than the question whether they may. Each watches
 the standing that it rests on. A change that is heard of is looked up at once, for those that it
 touches; and should its word be lost, every standing that is watched is looked up again within 5 s:
-some at a time, so that ten thousand cost a few queries a second and no timer each.
+some at a time, so that ten thousand cost a few queries a second and no timer each. One that ends by
+itself before it is looked up again is looked up at its end.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from hub.faults import Fault
+from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.authority import Authority, NoStanding
 from hub.identity.standing import Key, Member
 from hub.rbac.actor import Actor
@@ -23,6 +25,8 @@ SWEEP_S: Final = 4.0
 TICK_S: Final = 0.25
 FRESH_S: Final = 0.5
 """A standing that begins to be watched and was looked up longer ago is looked up at once."""
+LATE_S: Final = 0.005
+"""How long after its end a standing is looked up: what is early finds it still there."""
 AWAY_S: Final = 1.0
 """Pause before it is tried again while the database is away."""
 BATCH: Final = 500
@@ -59,7 +63,9 @@ class Watches:
         self._watched: dict[Key, _Watched] = {}  # the one looked at longest ago comes first
         self._of_user: dict[str, set[Key]] = {}
         self._of_tenant: dict[str, set[Key]] = {}
+        self._of_key: dict[str, set[Key]] = {}  # those who come by an API key
         self._doubtful: dict[Key, None] = {}
+        self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         authority.on_change(self._changed)
@@ -70,6 +76,7 @@ class Watches:
 
     async def close(self) -> None:
         """Look no more."""
+        self._closed = True
         tasks = [task for task in (self._looking, self._sweeping) if task is not None]
         for task in tasks:
             task.cancel()
@@ -86,8 +93,8 @@ class Watches:
         watched = self._watched.get(key)
         if watched is None:
             watched = self._watched[key] = _Watched(*_place(key, actor), actor, time.monotonic())
-            self._of_user.setdefault(watched.user_id, set()).add(key)
-            self._of_tenant.setdefault(watched.tenant_id, set()).add(key)
+            for index, id in self._indexed(key, watched):
+                index.setdefault(id, set()).add(key)
         watched.watchers[watcher] = None
         if actor is not None and watched.actor != actor:
             watched.actor = None  # one of the two is of the past: all are told the present
@@ -98,8 +105,22 @@ class Watches:
         known = self._authority.known(key)
         if known is None:
             return actor is not None  # something was heard since; or it is about to be asked
-        now, age_s = known
-        return age_s > FRESH_S or (actor is not None and now is not actor)
+        standing, age_s = known
+        self._wake(key, standing.remaining_s - age_s)
+        return age_s > FRESH_S or (actor is not None and standing.actor is not actor)
+
+    def _indexed(self, key: Key, watched: _Watched) -> Iterator[tuple[dict[str, set[Key]], str]]:
+        """Where it is found by what may change."""
+        yield self._of_user, watched.user_id
+        yield self._of_tenant, watched.tenant_id
+        if isinstance(key, KeyHolder | KeyUser):
+            yield self._of_key, key.key_id
+
+    def _wake(self, key: Key, remaining_s: float) -> None:
+        """Look at its end, if that comes before it is looked up again anyway."""
+        if remaining_s <= self._sweep_s + AWAY_S:
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, remaining_s) + LATE_S, self._doubt, (key,))
 
     def remove(self, key: Key, watcher: Watcher) -> None:
         """Tell ``watcher`` no more. Idempotent."""
@@ -108,10 +129,7 @@ class Watches:
             return
         if not watched.watchers:
             del self._watched[key]
-            for index, id in (
-                (self._of_user, watched.user_id),
-                (self._of_tenant, watched.tenant_id),
-            ):
+            for index, id in self._indexed(key, watched):
                 index[id].discard(key)
                 if not index[id]:
                     del index[id]
@@ -125,6 +143,7 @@ class Watches:
         match kind:
             case "session":
                 yield id
+                yield from self._of_key.get(id, ())
             case "user":
                 yield from self._of_user.get(id, ())
             case "tenant":
@@ -138,7 +157,7 @@ class Watches:
         for key in keys:
             if key in self._watched:
                 self._doubtful[key] = None
-        if self._doubtful and self._looking is None:
+        if self._doubtful and self._looking is None and not self._closed:
             self._looking = asyncio.create_task(self._clear())
 
     async def _clear(self) -> None:
@@ -201,6 +220,7 @@ class Watches:
                 self._tell(key, standing)
                 continue
             watched.role_ids = standing.role_ids
+            self._wake(key, standing.remaining_s)
             if watched.actor != standing.actor:
                 watched.actor = standing.actor
                 self._tell(key, standing.actor)
@@ -215,6 +235,6 @@ class Watches:
 def _place(key: Key, actor: Actor | None) -> Member:
     if actor is not None:
         return Member(actor.user_id, actor.tenant_id)
-    if isinstance(key, str):
-        raise ValueError("whose login session it is has to be said")
-    return key
+    if isinstance(key, str | KeyHolder):
+        raise ValueError("whose login session or key it is has to be said")
+    return Member(key.user_id, key.tenant_id)

@@ -18,8 +18,12 @@ from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
+from hub.identity.api_keys import ApiKeys
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.credentials import Credentials
+from hub.identity.key_use import KeyUse
+from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
@@ -43,6 +47,10 @@ class Services:
     presence: Presence
     accounts: Accounts
     tokens: Tokens
+    credentials: Credentials
+    api_keys: ApiKeys
+    key_use: KeyUse
+    service_accounts: ServiceAccounts
     authority: Authority
     watches: Watches
     client_sessions: ClientSessions

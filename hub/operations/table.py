@@ -6,12 +6,14 @@ from typing import Final
 
 from hub.operations import (
     account,
+    apikey,
     channel,
     conversation,
     message,
     model,
     presence,
     run,
+    service,
     session,
 )
 from hub.operations.operation import AnyOperation, Operation
@@ -25,6 +27,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     message,
     run,
     model,
+    apikey,
+    service,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -28,6 +28,7 @@ IDEMPOTENT_S: Final = 86_400.0
 
 UNDER_WAY_S: Final = 90.0
 _UNDER_WAY: Final = b"under way"
+_SHOWN: Final = b"shown"
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
@@ -97,7 +98,7 @@ class Rest:
 
         return endpoint
 
-    def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
+    async def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
         """The call that a request makes. Raises Fault unauthenticated, token_expired.
 
         ``public``: credentials do not matter and are not looked at, since a client that signs in
@@ -107,7 +108,7 @@ class Rest:
         return Call(
             services=self._services,
             actor=ANONYMOUS,
-            claims=None if token is None else self._services.tokens.read(token),
+            claims=None if token is None else await self._services.credentials.read(token),
             connection=None,
             transport="rest",
             trace_id=trace_id,
@@ -121,7 +122,7 @@ class Rest:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         with traced(trace_id, method=operation.name):
             try:
-                call = self.call(request, trace_id, public=operation.permission == PUBLIC)
+                call = await self.call(request, trace_id, public=operation.permission == PUBLIC)
                 params = await _params(request, operation)
                 body = await self._once(operation, params, call)
             except Fault as fault:
@@ -150,6 +151,8 @@ class Rest:
                 raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
             if known[:32] != asked:
                 raise Fault("conflict", "This Idempotency-Key was used for another request.")
+            if known[32:] == _SHOWN:
+                raise Fault("conflict", "It was done, and its answer holds what is shown once.")
             # Answered again only to who may still do it.
             await admit(operation, call)
             await authorise(operation, validate(operation, params), call)
@@ -160,7 +163,8 @@ class Rest:
             await cache.cache_delete(name)
             raise
         try:
-            await cache.cache_set(name, asked + body, IDEMPOTENT_S)
+            kept = _SHOWN if operation.shown_once else body
+            await cache.cache_set(name, asked + kept, IDEMPOTENT_S)
         except Fault as fault:
             # It is done, and that is the answer; the same key will be told that it is under way.
             log.warning("could not keep the answer to an Idempotency-Key", why=fault.reason)
