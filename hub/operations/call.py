@@ -144,6 +144,10 @@ class Call:
     address: str | None = None
     device: str | None = None
     idempotency_key: str | None = None
+    refresh_cookie: str | None = None
+    """The refresh token that came as a cookie, over HTTP."""
+    set_refresh_cookie: str | None = None
+    """The one to be set; empty to take it away."""
     after: list[AfterReply] = field(default_factory=list)
 
     def after_reply(self, step: AfterReply) -> None:

@@ -18,6 +18,7 @@ from hub.operations.dispatcher import Dispatcher, admit, authorise, validate
 from hub.operations.operation import PUBLIC, AnyOperation
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
+from hub.settings import LOOPBACK
 from hub.telemetry.logs import log, log_failure
 from hub.telemetry.traces import trace_id_of, traced
 from hub.transports.request_ids import REQUEST
@@ -25,6 +26,10 @@ from hub.transports.websocket import bearer
 
 IDEMPOTENT_S: Final = 86_400.0
 """How long the answer to an ``Idempotency-Key`` is kept."""
+
+COOKIE: Final = "hub_refresh"
+COOKIE_PATH: Final = "/v1/auth"
+"""The refresh token of a browser goes nowhere else."""
 
 UNDER_WAY_S: Final = 90.0
 _UNDER_WAY: Final = b"under way"
@@ -115,6 +120,7 @@ class Rest:
             address=request.client.host if request.client else None,
             device=request.headers.get("user-agent", "")[:400] or None,
             idempotency_key=request.headers.get("idempotency-key"),
+            refresh_cookie=request.cookies.get(COOKIE),
         )
 
     async def _answer(self, request: Request, operation: AnyOperation) -> Response:
@@ -129,7 +135,24 @@ class Rest:
                 log_failure(fault)
                 return fault_response(fault, trace_id)
         headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
-        return json_response(body, operation.http.status, headers)
+        response = json_response(body, operation.http.status, headers)
+        if call.set_refresh_cookie is not None:
+            self._set_cookie(request, response, call.set_refresh_cookie)
+        return response
+
+    def _set_cookie(self, request: Request, response: Response, token: str) -> None:
+        settings = self._services.settings
+        by_tls = request.headers.get("origin", "").startswith("https:")
+        response.set_cookie(
+            COOKIE,
+            token,
+            max_age=settings.refresh_token_days * 86_400 if token else 0,
+            path=COOKIE_PATH,
+            # Without TLS a hub is reached on its own machine alone.
+            secure=by_tls or settings.host not in LOOPBACK,
+            httponly=True,
+            samesite="strict",
+        )
 
     async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
         """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""

@@ -11,7 +11,7 @@ from hub.identity.sessions import GRACE, digest
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import RefreshToken, now
 from tests.interaction.drivers import open_socket
-from tests.parts.hub import ServeHub
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 
 SOON_S = 1.0
 
@@ -52,3 +52,41 @@ async def test_a_refresh_token_that_comes_back_closes_the_sockets_of_its_family_
             assert (code, json.loads(reason)["reason"]) == (4503, "session_revoked")
             assert (await refresh(first["refresh_token"])).status_code == 401
             await stays.ask("conversation.list")
+
+
+async def test_a_browser_keeps_its_refresh_token_where_no_script_reads_it(
+    served_hub: ServedHub,
+) -> None:
+    email = "ada@hub.example"
+    await served_hub.sign_up(email)
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as browser:
+        account = {"email": email, "password": PASSWORD, "cookie": True}
+        signed_in = await browser.post("/v1/auth/login", json=account)
+        assert "refresh_token" not in signed_in.json()
+        (cookie,) = signed_in.headers.get_list("set-cookie")
+        said = {part.strip().lower() for part in cookie.split(";")[1:]}
+        assert {"httponly", "samesite=strict", "path=/v1/auth", "max-age=604800"} <= said
+        first = browser.cookies["hub_refresh"]
+        assert first not in signed_in.text
+        refreshed = await browser.post("/v1/auth/refresh")
+        assert refreshed.status_code == 200
+        assert "refresh_token" not in refreshed.json()
+        assert browser.cookies["hub_refresh"] != first
+        bearer = {"Authorization": f"Bearer {refreshed.json()['access_token']}"}
+        assert (await browser.post("/v1/auth/logout", headers=bearer)).status_code == 200
+        assert "hub_refresh" not in browser.cookies
+        without = await browser.post("/v1/auth/refresh")
+        assert without.json()["error"]["data"]["reason"] == "invalid_params"
+
+
+async def test_the_cookie_goes_over_tls_alone_where_others_reach_the_hub(
+    serve_hub: ServeHub,
+) -> None:
+    async with serve_hub(worker=False) as hub:
+        await hub.sign_up("ada@hub.example")
+        settings = hub.hub.services.settings.model_copy(update={"host": "0.0.0.0"})
+        object.__setattr__(hub.hub.services, "settings", settings)
+        async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as browser:
+            account = {"email": "ada@hub.example", "password": PASSWORD, "cookie": True}
+            answer = await browser.post("/v1/auth/login", json=account)
+            assert "; Secure" in answer.headers["set-cookie"]
