@@ -134,9 +134,7 @@ async def _service(rooms: _Rooms, given: argparse.Namespace) -> tuple[str, str]:
     tenant_id = await _tenant(rooms, given.tenant or "default")
     account = await rooms.services.named(tenant_id, given.service)
     if account is not None and given.role not in (None, *account.roles):
-        raise Fault(
-            "conflict", f"{given.service} is there already, as {', '.join(account.roles)}."
-        )
+        raise Fault("conflict", f"{given.service} is there already, as {', '.join(account.roles)}.")
     if account is None:
         account = await rooms.services.create(None, tenant_id, given.service, given.role)
     return account.user.id, tenant_id

@@ -81,7 +81,7 @@ class ApiKeys:
             id=key_id,
             tenant_id=tenant_id,
             user_id=user_id,
-            created_by=by and by.user_id,
+            created_by=by.user_id if by else None,
             name=wanted.name,
             scopes=_written(scopes),
             secret_hash=holder.digest,
@@ -147,7 +147,7 @@ class ApiKeys:
                 details["scopes"] = sorted(scopes)
             if changes.expires_at is not None or changes.forever:
                 row.expires_at = changes.expires_at
-                details["expires_at"] = row.expires_at and row.expires_at.isoformat()
+                details["expires_at"] = row.expires_at.isoformat() if row.expires_at else None
             row.updated_at = now()
             session.add(row)
             await record(

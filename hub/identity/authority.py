@@ -25,8 +25,9 @@ from hub.storage.database import Database
 TOPIC: Final = "authority"
 RECHECK_S: Final = 5.0
 KINDS: Final = ("session", "user", "tenant", "role", "conversation")
-"""What may change. ``session``: a login session or an API key; ``user``: it itself, or its memberships; ``conversation``: who it is shared
-with, which touches no actor, but what actors may do there.
+"""What may change. ``session``: a login session or an API key; ``user``: it itself, or its
+memberships; ``conversation``: who it is shared with, which touches no actor, but what actors may do
+there.
 """
 
 # Actors that are in use and fall due within this time are looked up together with one that is due.

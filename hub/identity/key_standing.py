@@ -1,4 +1,4 @@
-"""What the database says, right now, about API keys: whose they are, and until when they are good."""
+"""What the database says, right now, about API keys: whose they are, and for how long."""
 
 import hmac
 from collections.abc import Collection
@@ -12,7 +12,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.storage.scope import prebuilt
 from hub.storage.tables import ApiKey, Tenant, User
-
 
 ByKey = KeyHolder | KeyUser
 """Somebody who comes by an API key."""

@@ -139,7 +139,7 @@ class KeyRing:
         if self._fixed is not None:
             return among[self._fixed.kid]
         moment = datetime.now(UTC)
-        for held in reversed(among.values()):
+        for held in reversed(list(among.values())):
             if held.since is not None and held.since <= moment and self._can_sign(held.key):
                 return held
         raise BadSettings(
@@ -219,7 +219,10 @@ def directory_of(settings: Settings) -> Path:
 
 
 def make(directory: Path, algorithm: str, since: datetime) -> Path:
-    """A new key, which signs from then on: its file, for the operator's eyes only. Raises OSError."""
+    """A new key, which signs from then on: its file, for the operator's eyes only.
+
+    Raises OSError.
+    """
     text = generate(algorithm)
     kid = load("a new key", text, algorithm).kid
     path = directory / f"{since:{_INSTANTS[1]}}-{kid[:8]}.{algorithm}.key"

@@ -19,7 +19,7 @@ from hub.storage.tables import Membership, Role, User, now
 ROLE: Final = "service"
 """The role of an account that is given none."""
 NOWHERE: Final = "service.invalid"
-"""The domain of their addresses: no mail can be sent there (RFC 2606), and nobody signs in by one."""
+"""The domain of their addresses: no mail can be sent there (RFC 2606), nobody signs in by one."""
 
 
 class Account(NamedTuple):
@@ -104,7 +104,7 @@ class ServiceAccounts:
         async def act(session: AsyncSession, user: User) -> None:
             user.name = name
 
-        await self._change(by, tenant_id, service_id, "service.update", {"name": name}, act)
+        await self._change(by, tenant_id, service_id, "service.update", act, renamed=name)
         return await self.get(tenant_id, service_id)
 
     async def disable(self, by: Actor, tenant_id: str, service_id: str) -> None:
@@ -116,7 +116,7 @@ class ServiceAccounts:
         async def act(session: AsyncSession, user: User) -> None:
             user.disabled_at = user.disabled_at or now()
 
-        await self._change(by, tenant_id, service_id, "service.disable", {}, act)
+        await self._change(by, tenant_id, service_id, "service.disable", act)
 
     async def enable(self, by: Actor, tenant_id: str, service_id: str) -> None:
         """Let it in again. Idempotent. Raises Fault: "not_found", "permission_denied"."""
@@ -124,7 +124,7 @@ class ServiceAccounts:
         async def act(session: AsyncSession, user: User) -> None:
             user.disabled_at = None
 
-        await self._change(by, tenant_id, service_id, "service.enable", {}, act)
+        await self._change(by, tenant_id, service_id, "service.enable", act)
 
     async def delete(self, by: Actor, tenant_id: str, service_id: str) -> None:
         """Take it out of the tenant for good, and end its keys. What it has written stays.
@@ -137,7 +137,7 @@ class ServiceAccounts:
             await revoke_all(session, user.id)
             await session.exec(delete(Membership).where(col(Membership.user_id) == user.id))
 
-        await self._change(by, tenant_id, service_id, "service.delete", {}, act)
+        await self._change(by, tenant_id, service_id, "service.delete", act)
 
     async def _change(
         self,
@@ -145,20 +145,20 @@ class ServiceAccounts:
         tenant_id: str,
         service_id: str,
         action: str,
-        details: dict[str, str],
         act: Callable[[AsyncSession, User], Awaitable[None]],
+        **details: str,
     ) -> None:
         async with self._database.write(EVERY_TENANT) as session:
             user = await _found(session, tenant_id, service_id, lock=True)
             theirs = await _rank(session, service_id, tenant_id)
             if theirs > await _rank(session, by.user_id, tenant_id):
                 raise _above()
-            details = {"name": user.name or "", **details}
+            known = {"name": user.name or "", **details}
             await act(session, user)
             user.updated_at = now()
             session.add(user)
             await record(
-                session, tenant_id, action, resource=("service", service_id), details=details
+                session, tenant_id, action, resource=("service", service_id), details=known
             )
         await self._announce(service_id)
 

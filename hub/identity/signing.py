@@ -40,9 +40,7 @@ LEAST_RSA_BITS: Final = 2048
 """RFC 7518 section 3.3."""
 
 _RSA_BITS: Final = 3072
-_MAKE_SECRET: Final = (
-    "make one with `python -c 'import secrets; print(secrets.token_urlsafe(64))'`"
-)
+_HOW: Final = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(64))'`"
 _MAKE_PAIR: Final = "make one with `openssl genpkey -algorithm ed25519`"
 # Words of the placeholders that tutorials and templates carry. A random key holds one of them with
 # a probability that can be forgotten.
@@ -158,11 +156,11 @@ def _text(raw: bytes) -> str:
 def _refuse_weak(name: str, key: str, algorithm: str) -> None:
     least = SHARED[algorithm]
     if len(key.encode()) < least:
-        raise BadSettings(f"{name}: {algorithm} needs at least {least} bytes; {_MAKE_SECRET}")
+        raise BadSettings(f"{name}: {algorithm} needs at least {least} bytes; {_HOW}")
     plain = "".join(character for character in key.lower() if character.isalnum())
     if key in _PUBLISHED or any(word in plain for word in _PLACEHOLDERS):
-        raise BadSettings(f"{name}: a placeholder is not a secret; {_MAKE_SECRET}")
+        raise BadSettings(f"{name}: a placeholder is not a secret; {_HOW}")
     if len(set(key)) < 8 or key in (key + key)[1:-1]:
-        raise BadSettings(f"{name}: a repetition is not a secret; {_MAKE_SECRET}")
+        raise BadSettings(f"{name}: a repetition is not a secret; {_HOW}")
     if "-----BEGIN" in key:
         raise BadSettings(f"{name}: a key in PEM is no shared secret; see JWT_PRIVATE_KEY_FILE")

@@ -75,7 +75,7 @@ class Redeem(Params):
 
 class Refresh(Params):
     refresh_token: SecretStr | None = Field(
-        None, max_length=500, description="Default: that of the cookie, and the next one as well."
+        None, max_length=8_192, description="Default: that of the cookie, and the next one as well."
     )
 
 
@@ -84,7 +84,8 @@ class Session(Result):
 
     access_token: str
     refresh_token: str | None = Field(
-        None, description="Single use: each refresh gives the next one. Absent where it is a cookie."
+        None,
+        description="Single use: each refresh gives the next one. Absent where it is a cookie.",
     )
     token_type: str = "bearer"  # noqa: S105  # a type, not a token
     expires_in: int = Field(description="Seconds the access token is good for.")

@@ -25,8 +25,8 @@ class Create(Params):
     name: Name
     scopes: Scopes | None = Field(
         None,
-        description="Permissions that the key is limited to. Default: all that whose key it is, and "
-        "you, hold now, but for those of the families apikey and service.",
+        description="Permissions that the key is limited to. Default: all that you and its user "
+        "hold now, but for those of the families apikey and service.",
     )
     expires_at: AwareDatetime | None = Field(None, description="Default: it does not expire.")
     service_id: Id | None = Field(

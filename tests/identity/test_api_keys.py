@@ -342,9 +342,7 @@ async def test_a_service_account_comes_in_by_keys_alone(place: Place) -> None:
     login = place.accounts.login(account.user.email, PASSWORD)
     assert await reason(login) == "unauthenticated"
     assert await reason(place.accounts.access_token_for(account.user.email)) == "not_found"
-    row, text = await place.keys.create(
-        admin, account.user.id, place.tenant_id, Wanted("its key")
-    )
+    row, text = await place.keys.create(admin, account.user.id, place.tenant_id, Wanted("its key"))
     actor = await place.shows(text)
     assert (actor.user_id, actor.roles) == (account.user.id, ("service",))
     assert actor.permissions == default_scopes(actor.permissions)

@@ -1,4 +1,4 @@
-"""Keys are rotated under running nodes: none is signed by before it is known, none lost too early."""
+"""Keys are rotated under running nodes: none signs before it is known, or is lost too early."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

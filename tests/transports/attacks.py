@@ -175,8 +175,8 @@ ATTACKS: Final[dict[str, Callable[[Target], str]]] = {
     "a session that was ended": lambda target: target.ended,
     "an API key that never was": lambda target: make(new_id("ak"))[0],
     "an API key with another secret": lambda target: make(f"ak_{target.api_key[4:30]}")[0],
-    "an API key with a wrong checksum": lambda target: target.api_key[:-1] + (
-        "0" if target.api_key[-1] != "0" else "1"
+    "an API key with a wrong checksum": lambda target: (
+        target.api_key[:-1] + ("0" if target.api_key[-1] != "0" else "1")
     ),
     "an API key as the claims": lambda target: signed(target, {}, target.api_key.encode()),
     "a token signed by an API key": lambda target: jwt.encode(

@@ -16,7 +16,7 @@ from tests.parts.hub import ServedHub, serving
 from tests.parts.scripted import ScriptedModel
 from tests.transports.attacks import ATTACKS, Target, signed
 
-ALGORITHMS = ("HS256", "EdDSA", "RS256")
+ALGORITHMS = ("HS256", "RS256")
 _NUMBERS = count(1)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,12 +87,7 @@ async def test_an_attack_is_answered_like_any_other_on_every_way_in(
     token = attack(target)
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
-        for path in (
-            "/v1/sessions/current",
-            "/v1/conversations",
-            "/v1/channels/conversation:c_1/events",
-            "/metrics",
-        ):
+        for path in ("/v1/sessions/current", "/v1/channels/conversation:c_1/events"):
             response = await client.get(path, headers=headers)
             assert response.status_code == 401
             assert response.headers["www-authenticate"] == 'Bearer realm="hub"'
