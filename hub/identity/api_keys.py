@@ -15,7 +15,7 @@ from hub.identity.api_key_text import make
 from hub.identity.authority import Authority
 from hub.ids import new_id
 from hub.rbac.actor import Actor
-from hub.rbac.scopes import default_scopes, faulty, narrowed
+from hub.rbac.scopes import completed, default_scopes, narrowed
 from hub.storage.database import Database
 from hub.storage.tables import ApiKey, User, now
 
@@ -69,9 +69,9 @@ class ApiKeys:
     ) -> tuple[ApiKey, str]:
         """A new key for the user, and its text, which nothing can tell again.
 
-        Raises Fault: "invalid_params" for scopes that cannot be and an end in the past;
-        "permission_denied" for scopes that ``by`` does not hold; "conflict" at the limit;
-        "not_found" for a user who may not come in.
+        Raises Fault: "invalid_params" for scopes that are no permissions and an end in the past;
+        "permission_denied" for scopes that ``by`` or the user does not hold; "conflict" at the
+        limit; "not_found" for a user who may not come in.
         """
         scopes = await self._scopes(by, user_id, tenant_id, wanted.scopes)
         _check_end(wanted.expires_at)
@@ -227,13 +227,14 @@ class ApiKeys:
         if wanted is None:
             scopes = default_scopes(owner_may)
             return scopes if by is None else scopes & by.permissions
-        scopes = frozenset(wanted)
-        if (fault := faulty(scopes)) is not None:
-            raise Fault("invalid_params", f"scopes: {fault}")
+        try:
+            scopes = completed(wanted)
+        except ValueError as error:
+            raise Fault("invalid_params", f"scopes: {error}") from None
         if by is not None:
             _check_held(by, scopes)
         if beyond := sorted(scopes - owner_may):
-            raise Fault("invalid_params", f"scopes: whose key it is may not {beyond[0]}.")
+            raise Fault("permission_denied", f"scopes: whose key it is may not {beyond[0]}.")
         return scopes
 
     async def _permissions(self, user_id: str, tenant_id: str) -> frozenset[str]:

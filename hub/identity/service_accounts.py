@@ -47,7 +47,7 @@ class ServiceAccounts:
     async def create(
         self, by: Actor | None, tenant_id: str, name: str, role: str | None = None
     ) -> Account:
-        """A new account. Raises Fault: "invalid_params" for a role that is not there;
+        """A new account. Raises Fault: "not_found" for a role that is not there;
         "permission_denied" for one above that of ``by``.
         """
         role, user_id = role or ROLE, new_id("u")
@@ -55,7 +55,7 @@ class ServiceAccounts:
         async with self._database.write(EVERY_TENANT) as session:
             found = await session.get(Role, role)
             if found is None or found.tenant_id not in (None, tenant_id):
-                raise Fault("invalid_params", f"role: there is no role {role!r} here.")
+                raise Fault("not_found", f"There is no role {role!r} here.")
             if by is not None and found.rank > await _rank(session, by.user_id, tenant_id):
                 raise _above()
             session.add(user)

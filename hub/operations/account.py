@@ -189,7 +189,7 @@ async def refresh(call: Call, params: Refresh) -> Session:
     if given is not None:
         return _session(await call.services.accounts.refresh(given.get_secret_value()))
     if cookie is None:
-        raise Fault("invalid_params", "refresh_token: give it, or send the cookie that holds it.")
+        raise Fault("unauthenticated", "Send a refresh token, or the cookie that holds it.")
     return _session(await call.services.accounts.refresh(cookie), call, cookie=True)
 
 

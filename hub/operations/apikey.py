@@ -1,24 +1,29 @@
 """API keys, for bots, services and scripts."""
 
-from datetime import datetime
-from typing import Annotated, Literal, Self
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from hub.faults import Fault
 from hub.identity.api_keys import MOST_OVERLAP_S, OVERLAP_S, Changes, Wanted
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById, Text
-from hub.rbac.permissions import ANY
+from hub.rbac.permissions import ANY, PERMISSIONS
 from hub.storage import tables
+
+MOST_DAYS: Final = 3_650
 
 _GUARDS = ("apikey", "api_key_id")
 _FAULTS = ("not_found", "permission_denied")
 _PATH = "/v1/apikeys/{api_key_id}"
 
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Scopes = Annotated[list[Annotated[str, Field(max_length=120)]], Field(max_length=200)]
+Scope = Annotated[str, Field(max_length=120, json_schema_extra={"enum": sorted(PERMISSIONS)})]
+Scopes = Annotated[list[Scope], Field(max_length=200)]
+Life = Annotated[int, Field(ge=1, le=MOST_DAYS * 86_400)]
+"""Seconds from now, whatever the clock of who asks says."""
 
 
 class Create(Params):
@@ -28,7 +33,9 @@ class Create(Params):
         description="Permissions that the key is limited to. Default: all that you and its user "
         "hold now, but for those of the families apikey and service.",
     )
-    expires_at: AwareDatetime | None = Field(None, description="Default: it does not expire.")
+    expires_in: Life | None = Field(
+        None, description="Seconds until it expires. Default: it does not."
+    )
     service_id: Id | None = Field(
         None, description="The service account whose key it is. Default: your own."
     )
@@ -49,7 +56,9 @@ class Update(Named):
 
     name: Name | None = None
     scopes: Scopes | None = None
-    expires_at: AwareDatetime | None = Field(None, description="null: it does not expire.")
+    expires_in: Life | None = Field(
+        None, description="Seconds from now until it expires. null: it does not."
+    )
 
 
 class Rotate(Named):
@@ -92,6 +101,10 @@ class NewApiKey(ApiKey):
     key: str = Field(description="Send it as `Authorization: Bearer …`. It is not shown again.")
 
 
+def _end(expires_in: int | None) -> datetime | None:
+    return None if expires_in is None else tables.now() + timedelta(seconds=expires_in)
+
+
 @operation(
     "apikey.create",
     permission="apikey:create",
@@ -108,7 +121,7 @@ async def create(call: Call, params: Create) -> NewApiKey:
     moment; and it is given no more than you may do yourself.
     """
     actor = call.actor
-    wanted = Wanted(params.name, params.scopes, params.expires_at)
+    wanted = Wanted(params.name, params.scopes, _end(params.expires_in))
     row, text = await call.services.api_keys.create(
         actor, params.service_id or actor.user_id, actor.tenant_id, wanted
     )
@@ -162,8 +175,8 @@ async def update(call: Call, params: Update) -> ApiKey:
     changes = Changes(
         params.name,
         params.scopes,
-        params.expires_at,
-        forever="expires_at" in given and params.expires_at is None,
+        _end(params.expires_in),
+        forever="expires_in" in given and params.expires_in is None,
     )
     row = await call.services.api_keys.update(
         call.actor, call.actor.tenant_id, params.api_key_id, changes

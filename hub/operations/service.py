@@ -61,7 +61,7 @@ class Service(Result):
     permission="service:create",
     kind="write",
     http=Http("POST", "/v1/services", 201),
-    faults=("permission_denied",),
+    faults=_FAULTS,
 )
 async def create(call: Call, params: Create) -> Service:
     """Make a service account: an actor like any other, for a program."""

@@ -19,12 +19,13 @@ def default_scopes(permissions: Collection[str]) -> frozenset[str]:
     return frozenset(name for name in permissions if not name.startswith(NOT_UNLESS_NAMED))
 
 
-def faulty(scopes: Collection[str]) -> str | None:
-    """What is wrong with these scopes in themselves, and what to do; None if nothing is."""
-    unknown = sorted(set(scopes) - set(PERMISSIONS))
+def completed(scopes: Collection[str]) -> frozenset[str]:
+    """The scopes that are meant: what reaches what others own reaches one's own as well.
+
+    Raises ValueError, which says what to do, for one that is no permission.
+    """
+    meant = frozenset(scopes) | {name.removesuffix(ANY) for name in scopes}
+    unknown = sorted(meant - set(PERMISSIONS))
     if unknown:
-        return f"There is no permission {unknown[0]!r}; see `hub reference`."
-    for name in sorted(scopes):
-        if name.endswith(ANY) and name.removesuffix(ANY) not in scopes:
-            return f"{name} reaches nothing without {name.removesuffix(ANY)}; name both."
-    return None
+        raise ValueError(f"there is no permission {unknown[0]!r}; see `hub reference`")
+    return meant

@@ -1,10 +1,11 @@
 """Scopes: a key may do no more than its user, and no more than it is limited to."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.rbac.permissions import PERMISSIONS
-from hub.rbac.scopes import NOT_UNLESS_NAMED, default_scopes, faulty, narrowed
+from hub.rbac.scopes import NOT_UNLESS_NAMED, completed, default_scopes, narrowed
 
 some = st.frozensets(st.sampled_from(sorted(PERMISSIONS)))
 
@@ -30,7 +31,9 @@ def test_a_key_makes_keys_and_accounts_only_if_that_is_named(permissions: frozen
 
 
 def test_scopes_that_mean_nothing_are_told() -> None:
-    assert faulty({"conversation:read", "conversation:read:any"}) is None
-    assert faulty(()) is None
-    assert "conversation:red" in (faulty({"conversation:red"}) or "")
-    assert "name both" in (faulty({"conversation:read:any"}) or "")
+    assert completed(()) == frozenset()
+    assert completed({"run:read"}) == {"run:read"}
+    assert completed({"run:read:any"}) == {"run:read", "run:read:any"}
+    for unknown in ("conversation:red", "conversation:create:any", "", ":any"):
+        with pytest.raises(ValueError, match="no permission"):
+            completed({unknown})

@@ -292,10 +292,10 @@ async def test_a_key_is_made_over_rest_and_shown_once(served_hub: ServedHub) -> 
         assert listed == await caller.ask("apikey.get", {"api_key_id": made["id"]})
         assert "key" not in listed
         assert listed["scopes"] == made["scopes"]
-        end = "2099-01-01T00:00:00Z"
-        changed = {"api_key_id": made["id"], "name": "tocker", "expires_at": end}
-        assert (await caller.ask("apikey.update", changed))["expires_at"] == end
-        forever = {"api_key_id": made["id"], "expires_at": None}
+        changed = {"api_key_id": made["id"], "name": "tocker", "expires_in": 600}
+        end = datetime.fromisoformat((await caller.ask("apikey.update", changed))["expires_at"])
+        assert 590 < (end - now()).total_seconds() < 600
+        forever = {"api_key_id": made["id"], "expires_in": None}
         updated = await caller.ask("apikey.update", forever)
         assert "expires_at" not in updated
         assert updated["name"] == "tocker"

@@ -75,8 +75,7 @@ async def test_a_browser_keeps_its_refresh_token_where_no_script_reads_it(
         bearer = {"Authorization": f"Bearer {refreshed.json()['access_token']}"}
         assert (await browser.post("/v1/auth/logout", headers=bearer)).status_code == 200
         assert "hub_refresh" not in browser.cookies
-        without = await browser.post("/v1/auth/refresh")
-        assert without.json()["error"]["data"]["reason"] == "invalid_params"
+        assert (await browser.post("/v1/auth/refresh")).status_code == 401
 
 
 async def test_the_cookie_goes_over_tls_alone_where_others_reach_the_hub(
