@@ -44,7 +44,10 @@ _HOW: Final = "make one with `python -c 'import secrets; print(secrets.token_url
 _MAKE_PAIR: Final = "make one with `openssl genpkey -algorithm ed25519`"
 # Words of the placeholders that tutorials and templates carry. A random key holds one of them with
 # a probability that can be forgotten.
-_PLACEHOLDERS: Final = ("secret", "changeme", "password", "example", "default", "insecure")
+_PLACEHOLDERS: Final = (
+    "secret", "changeme", "changethis", "replaceme", "placeholder", "password", "yourkey",
+    "example", "default", "insecure",
+)  # fmt: skip
 # Printed in the documentation of FastAPI and of jwt.io, and signed with by many who copied them.
 _PUBLISHED: Final = (
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
