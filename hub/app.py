@@ -24,13 +24,17 @@ from hub.events.fanout import Fanout
 from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.identity.accounts import Accounts
+from hub.identity.api_keys import ApiKeys
 from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.credentials import Credentials
 from hub.identity.groups import Groups
+from hub.identity.key_use import KeyUse
+from hub.identity.keyring import open_ring
 from hub.identity.passwords import Passwords
 from hub.identity.roles import Roles
-from hub.identity.signing import signing_key
+from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Tokens
 from hub.identity.watches import Watches
 from hub.ids import new_id
@@ -56,6 +60,7 @@ from hub.transports.rest import Rest, http_exception, json_response, unexpected
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
+from hub.transports.well_known import well_known_routes
 
 EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104
 """The addresses of all interfaces; from here they are reached at loopback."""
@@ -107,7 +112,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
 
 
 async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
-    key = signing_key(settings)
+    keys = open_ring(settings)
     node = new_id("n")
     metrics = Metrics()
     loop = asyncio.get_running_loop()
@@ -121,7 +126,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await backplane.start()
     passwords = Passwords(settings.bcrypt_cost)
     stack.callback(passwords.close)
-    tokens = Tokens(key, settings.jwt_algorithm, settings.access_token_minutes)
+    tokens = Tokens(keys, settings.access_token_minutes)
     authority = Authority(database, backplane)
     await authority.start()
     resources = Resources(database, backplane, partial(authority.found, "conversation"))
@@ -131,6 +136,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     watches = Watches(authority)
     await watches.start()
     stack.push_async_callback(watches.close)
+    key_use = KeyUse(database)
+    stack.push_async_callback(key_use.close)
     client_sessions = ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
     await client_sessions.start()
     stack.push_async_callback(client_sessions.close)
@@ -159,6 +166,10 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         presence=presence,
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
         tokens=tokens,
+        credentials=Credentials(tokens, authority),
+        api_keys=ApiKeys(database, authority, authority.changed),
+        key_use=key_use,
+        service_accounts=ServiceAccounts(database, authority.changed),
         authority=authority,
         watches=watches,
         roles=Roles(database, changed=authority.changed),
@@ -191,6 +202,7 @@ def _hub(services: Services, worker: Worker | None) -> Hub:
         streams.route(),
         *rest.routes(),
         *health_routes(services, dispatcher, rest, draining),
+        *well_known_routes(services.tokens.keys),
         *_documents(),
         *web_routes(),
     ]

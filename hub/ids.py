@@ -4,6 +4,7 @@
 ``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request,
 ``p_…`` a persistent session, ``g_…`` a group, ``ro_…`` a role.
 ``p_…`` a persistent session, ``sh_…`` a share.
+``p_…`` a persistent session, ``ak_…`` an API key.
 """
 
 import re

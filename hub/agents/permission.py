@@ -23,7 +23,7 @@ AWAY_S: Final = 0.5
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asked for a run, and where. ``session_id`` is what they asked with: the login session,
-    whose end does not end the run.
+    whose end does not end the run, or the API key, whose end does.
     """
 
     user_id: str

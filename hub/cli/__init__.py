@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, doctor, processes, roles, serving
+from hub.cli import administration, apikeys, doctor, keys, processes, roles, serving
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -72,6 +72,8 @@ def _run(given: argparse.Namespace) -> int:
         return _serve(settings, given)
     if given.command == "worker":
         return serving.work(settings)
+    if given.command == "keys":
+        return keys.run(settings, given)
     if given.command == "doctor":
         return asyncio.run(doctor.examine(settings))
     steps = {
@@ -80,6 +82,7 @@ def _run(given: argparse.Namespace) -> int:
         "link": lambda: administration.link(settings, given.email),
         "user": lambda: administration.create_user(settings, given),
         "role": lambda: roles.run(settings, given),
+        "apikey": lambda: apikeys.run(settings, given),
     }
     return asyncio.run(steps[given.command]())
 
@@ -93,7 +96,7 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
     return serving.serve(settings, worker=worker, greet=given.greet)
 
 
-_WRITERS: Final = {"serve", "worker", "init", "user", "role", "token", "link"}
+_WRITERS: Final = {"serve", "worker", "init", "user", "role", "token", "link", "keys", "apikey"}
 
 _DOCUMENTS: Final = {
     "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
@@ -152,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         "--password-stdin", action="store_true", help="read the password from standard input"
     )
     roles.add_commands(commands)
+    apikeys.declare(commands)
+    keys.declare(commands)
     token = command("token", "print an access token for a user, who need not be asked")
     token.add_argument("--email", required=True)
     link = command("link", "print a one-time login code")

@@ -12,8 +12,8 @@ from typing import Final
 
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
+from hub.identity.keyring import open_ring
 from hub.identity.passwords import Passwords
-from hub.identity.signing import signing_key
 from hub.identity.tokens import Tokens
 from hub.operations.call import Services
 from hub.settings import Settings
@@ -36,9 +36,7 @@ async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[
     await database.start()
     try:
         await database.migrate()
-        tokens = Tokens(
-            signing_key(settings), settings.jwt_algorithm, settings.access_token_minutes
-        )
+        tokens = Tokens(open_ring(settings), settings.access_token_minutes)
         yield Accounts(database, passwords, tokens, settings)
     finally:
         passwords.close()

@@ -13,8 +13,7 @@ from hub.backplane.choice import open_backplane
 from hub.cli.greeting import elsewhere
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
-from hub.identity.signing import FILE as KEY_FILE
-from hub.identity.signing import signing_key
+from hub.identity.keyring import directory_of, open_ring
 from hub.inference.catalogue import Catalogue
 from hub.settings import LOOPBACK, BadSettings, Settings
 from hub.storage.database import Database
@@ -61,10 +60,13 @@ async def _data_dir(settings: Settings) -> str:
 
 
 async def _key(settings: Settings) -> str:
-    if settings.jwt_secret is None and not (settings.data_dir / KEY_FILE).exists():
+    given = settings.jwt_secret is not None or settings.jwt_private_key_file is not None
+    directory = directory_of(settings)
+    if not given and not (directory.is_dir() and any(directory.glob("*.key"))):
         return NOT_YET
-    signing_key(settings)
-    return "JWT_SECRET_KEY" if settings.jwt_secret else "generated, in the data directory"
+    ring = open_ring(settings, makes=False)
+    where = "of the settings" if ring.fixed else f"in {directory}"
+    return f"{ring.signing.algorithm}, {where}; {len(ring.verifying())} verify (`hub keys list`)"
 
 
 async def _database(settings: Settings) -> str:

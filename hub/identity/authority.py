@@ -17,16 +17,17 @@ import orjson
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.identity.standing import Key, Member, Standing, Why, look_up, why
-from hub.identity.tokens import Claims
-from hub.ids import new_id
+from hub.identity.tokens import REFUSED, Claims
+from hub.ids import is_id, new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 
 TOPIC: Final = "authority"
 RECHECK_S: Final = 5.0
 KINDS: Final = ("session", "user", "tenant", "role", "group", "conversation")
-"""What may change. ``user``: it itself, its memberships, the groups it is in; ``group``: what it
-has; ``conversation``: who it is shared with, which touches no actor, but what actors may do there.
+"""What may change. ``session``: a login session or an API key; ``user``: it itself, its
+memberships, the groups it is in; ``group``: what it has; ``conversation``: who it is shared with,
+which touches no actor, but what actors may do there.
 """
 
 # Actors that are in use and fall due within this time are looked up together with one that is due.
@@ -41,7 +42,7 @@ class NoStanding(Fault):
     """The fault "unauthenticated" of who has no standing any more; ``why`` is for themselves."""
 
     def __init__(self, why: Why) -> None:
-        super().__init__("unauthenticated", "The session is over. Sign in again.")
+        super().__init__("unauthenticated", REFUSED)
         self.why = why
 
 
@@ -85,15 +86,10 @@ class Authority:
     async def actor(self, claims: Claims) -> Actor:
         """The actor of these claims, with the permissions they have now.
 
-        Raises Fault: NoStanding when the session is over, the user disabled, the tenant suspended
-        or the membership gone; "backend_unavailable" when that cannot be known.
+        Raises Fault: NoStanding when the session or the API key is over, the user disabled, the
+        tenant suspended or the membership gone; "backend_unavailable" when that cannot be known.
         """
-        known = self._valid(claims.session_id)
-        if known is None:
-            actor = await self._renewed(claims.session_id)
-        else:
-            known.asked[0] = True
-            actor = known.standing.actor
+        actor = (await self.standing(claims.key)).actor
         if actor.user_id != claims.user_id or actor.tenant_id != claims.tenant_id:
             raise NoStanding("session_revoked")
         return actor
@@ -103,12 +99,15 @@ class Authority:
 
         Raises Fault as ``actor`` does; the actor has no ``session_id``.
         """
-        key = Member(user_id, tenant_id)
+        return (await self.standing(Member(user_id, tenant_id))).actor
+
+    async def standing(self, key: Key) -> Standing:
+        """The standing of whoever this is. Raises Fault as ``actor`` does."""
         known = self._valid(key)
         if known is None:
             return await self._renewed(key)
         known.asked[0] = True
-        return known.standing.actor
+        return known.standing
 
     async def renewed(self, keys: Collection[Key]) -> dict[Key, Standing | NoStanding]:
         """What the database says of each at this moment, whatever is known, in one query.
@@ -133,7 +132,7 @@ class Authority:
 
     def _is_void(self, known: _Known) -> bool:
         actor = known.standing.actor
-        rests_on = (actor.user_id, actor.tenant_id, *known.standing.role_ids)
+        rests_on = (actor.session_id, actor.user_id, actor.tenant_id, *known.standing.role_ids)
         return any(id in self._voids and self._voids[id][0] > known.changes for id in rests_on)
 
     async def changed(self, kind: str, id: str) -> None:
@@ -156,7 +155,7 @@ class Authority:
     def found(self, kind: str, id: str) -> None:
         """This node has heard of a change, or has found one by looking: act on it here."""
         self._changes += 1
-        if kind == "session":
+        if kind == "session" and not is_id(id, "ak"):
             self._known.pop(id, None)
         elif kind != "conversation":
             # Noted, not looked for among all who are known: a change costs nothing but this.
@@ -170,7 +169,7 @@ class Authority:
         for listener in self._listeners:
             listener(kind, id)
 
-    async def _renewed(self, key: Key) -> Actor:
+    async def _renewed(self, key: Key) -> Standing:
         future = self._wanted.get(key)
         if future is None:
             future = asyncio.get_running_loop().create_future()
@@ -181,7 +180,7 @@ class Authority:
         found = await asyncio.shield(future)
         if isinstance(found, NoStanding):
             raise NoStanding(found.why)
-        return found.actor
+        return found
 
     async def _look(self) -> None:
         """Look up all that are wanted, until none is."""
@@ -216,7 +215,7 @@ class Authority:
             if not alone:
                 keys += self._nearly_due(began, _BATCH - len(wanted), wanted)
             found = await look_up(self._database, keys)
-            gone = [key for key in wanted if isinstance(key, str) and key not in found]
+            gone = [key for key in wanted if key not in found]
             causes = await why(self._database, gone) if gone else {}
             if changes != self._changes:
                 continue
@@ -255,6 +254,6 @@ def _answer_all(
             future.exception()  # it is seen, even if the caller has gone
 
 
-def _cause(key: Key, causes: Mapping[str, Why]) -> Why:
+def _cause(key: Key, causes: Mapping[Key, Why]) -> Why:
     """A session that never was is as one that was revoked."""
-    return causes.get(key, "session_revoked") if isinstance(key, str) else "membership_ended"
+    return causes.get(key) or ("session_revoked" if isinstance(key, str) else "membership_ended")

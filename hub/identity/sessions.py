@@ -1,8 +1,9 @@
 """Login sessions: how they begin, go on by refresh tokens, and end.
 
 A refresh token is single-use. Redeeming it gives the next one, which is derived from it with the
-signing key; so whoever redeems the same token again within the grace (two tabs at once, an answer
-that was lost on the way) gets the very same next token, and a family never has two living ones.
+key that signs then; so whoever redeems the same token again within the grace (two tabs at once, an
+answer that was lost on the way) gets the very same next token, and a family never has two living
+ones.
 A token that comes back later, or whose child was used already, is in two hands: the session ends.
 """
 
@@ -36,6 +37,9 @@ from hub.storage.tables import (
 
 GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
+
+
+_PURPOSE: Final = "refresh token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +177,35 @@ class LoginSessions:
             return None
         if not await self.may_enter(session, login.user_id, login.tenant_id):
             return None
-        child = self._child(token)
         if row.used_at is None:
+            child = _child(self._tokens.derive(_PURPOSE, token))
             row.used_at = moment
             login.last_seen_at = moment
             login.expires_at = moment + self._life
             session.add(self._row(login, child, parent=row.token_hash, moment=moment))
             return self._pair(login, child)
-        next_one = await session.get(RefreshToken, digest(child))
-        if moment - row.used_at <= GRACE and next_one is not None and next_one.used_at is None:
-            return self._pair(login, child)
+        if moment - row.used_at <= GRACE and (living := await self._living(session, row)):
+            return self._pair(login, self._again(token, living))
         await self._revoke(session, login.id)
         return login.id
+
+    async def _living(self, session: AsyncSession, parent: RefreshToken) -> str | None:
+        """The hash of the child that was not used yet, if there is one."""
+        found = await session.exec(
+            select(RefreshToken.token_hash).where(
+                RefreshToken.session_id == parent.session_id,
+                RefreshToken.parent_hash == parent.token_hash,
+                col(RefreshToken.used_at).is_(None),
+            )
+        )
+        return found.first()
+
+    def _again(self, token: str, living: str) -> str:
+        """The child of this hash. It may have been derived before the keys were rotated."""
+        for derived in self._tokens.derived(_PURPOSE, token):
+            if digest(child := _child(derived)) == living:
+                return child
+        raise Fault("backend_unavailable", "The keys of this node are not the newest; try again.")
 
     async def _revoke(self, session: AsyncSession, session_id: str) -> None:
         await session.exec(
@@ -223,9 +244,9 @@ class LoginSessions:
             session_id=login.id,
         )
 
-    def _child(self, token: str) -> str:
-        derived = self._tokens.derive("refresh token", token)
-        return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
+
+def _child(derived: bytes) -> str:
+    return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
 
 
 def digest(secret: str) -> str:

@@ -1,20 +1,25 @@
-"""What the database says, right now, about the holders of login sessions and about members."""
+"""What the database says, right now, about the holders of login sessions and API keys, and about
+members.
+"""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 from sqlalchemy import bindparam, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.definitions import definitions_for
 from hub.identity.holdings import InGroup, in_groups, lives
+from hub.identity.key_standing import ByKey, Grant, grants, refusals
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions, ancestry
 from hub.rbac.roles import compile_roles
+from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now
@@ -30,14 +35,23 @@ class Member(NamedTuple):
     tenant_id: str
 
 
-Key = str | Member
-"""Who is looked up: the holder of a login session, by its id, or a member."""
+Key = str | Member | KeyHolder | KeyUser
+"""Who is looked up: the holder of a login session, by its id; a member; whoever shows an API key;
+or a member through a key of theirs.
+"""
 
 Why = Literal[
-    "session_revoked", "session_expired", "user_disabled", "tenant_suspended", "membership_ended"
+    "session_revoked",
+    "session_expired",
+    "user_disabled",
+    "tenant_suspended",
+    "membership_ended",
+    "key_revoked",
+    "key_expired",
 ]
 """Why there is no standing. Of several causes the first is told: who holds a session that was
-revoked may have stolen it, and learns nothing more of the account.
+revoked may have stolen it, and learns nothing more of the account. Of an API key its own end comes
+first.
 """
 WHYS: Final[tuple[Why, ...]] = get_args(Why)
 
@@ -46,12 +60,14 @@ WHYS: Final[tuple[Why, ...]] = get_args(Why)
 class Standing:
     """An actor as of now. ``role_ids``: every role that its permissions come from, inherited ones
     included, and every group that it is in. ``remaining_s``: seconds until it is another, because
-    the login session or a role that was given for a while expires.
+    the login session, the API key, or a role that was given for a while expires; ``until``: the
+    instant at which the API key does.
     """
 
     actor: Actor
     role_ids: frozenset[str]
     remaining_s: float
+    until: datetime | None = None
 
 
 class _Row(NamedTuple):
@@ -92,20 +108,22 @@ _HOLDERS: Final[Any] = prebuilt(
 
 async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standing]:
     """The standing of each login session that is alive, whose user is enabled, whose tenant is not
-    suspended, and whose user is a member there; and of each member of whom the same is true. Others
-    are left out (see ``why``).
+    suspended, and whose user is a member there; of each API key, and of each member, of whom the
+    same is true. Others are left out (see ``why``).
 
     Raises Fault("backend_unavailable").
     """
     moment = now()
     sessions = [key for key in keys if isinstance(key, str)]
-    members = [key for key in keys if not isinstance(key, str)]
+    shown, members = _shown(keys), {key for key in keys if isinstance(key, Member)}
     rows: list[_Row] = []
     async with database.read(EVERY_TENANT) as session:
+        granted = await grants(session, shown, moment) if shown else {}
+        members |= {Member(grant.user_id, grant.tenant_id) for grant in granted.values()}
         if sessions:
             rows += await _holders(session, sessions, moment)
         if members:
-            rows += await _members(session, members, moment)
+            rows += await _members(session, list(members), moment)
         if not rows:
             return {}
         grouped = _by_member(await in_groups(session, {row.user_id for row in rows}, moment))
@@ -128,7 +146,22 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
         names, permissions, rests_on = given.by(row.tenant_id, tuple(sorted(roles)), groups)
         actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions)
         found[key] = Standing(actor, rests_on, remaining_s)
-    return found
+    for holder, grant in granted.items():
+        if (owner := found.get(Member(grant.user_id, grant.tenant_id))) is not None:
+            found[holder] = _limited(owner, grant, holder.key_id, moment)
+    return {key: found[key] for key in keys if key in found}
+
+
+def _shown(keys: Collection[Key]) -> list[ByKey]:
+    return [key for key in keys if isinstance(key, KeyHolder | KeyUser)]
+
+
+def _limited(owner: Standing, grant: Grant, key_id: str, moment: datetime) -> Standing:
+    """What its owner's standing is worth through a key."""
+    remaining_s = min(owner.remaining_s, _left(grant.until, moment))
+    permissions = _one(narrowed(owner.actor.permissions, grant.scopes))
+    actor = replace(owner.actor, session_id=key_id, permissions=permissions)
+    return Standing(actor, owner.role_ids, remaining_s, grant.until)
 
 
 def _by_member(rows: list[InGroup]) -> dict[Member, list[InGroup]]:
@@ -142,12 +175,27 @@ def _left(expires_at: datetime | None, moment: datetime) -> float:
     return UNLIMITED_S if expires_at is None else (expires_at - moment).total_seconds()
 
 
-async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why]:
-    """Why each of these login sessions has no standing; those that never were are left out.
+async def why(database: Database, keys: Collection[Key]) -> dict[Key, Why]:
+    """Why each of these has no standing: of login sessions and API keys, where it is known.
 
     Raises Fault("backend_unavailable").
     """
     moment = now()
+    session_ids = [key for key in keys if isinstance(key, str)]
+    shown = _shown(keys)
+    causes: dict[Key, Why] = {}
+    async with database.read(EVERY_TENANT) as session:
+        if session_ids:
+            causes.update(await _why_sessions(session, session_ids, moment))
+        if shown:
+            found = await refusals(session, shown, moment)
+            causes.update({key: cast("Why", cause) for key, cause in found.items()})
+    return causes
+
+
+async def _why_sessions(
+    session: AsyncSession, session_ids: Collection[str], moment: datetime
+) -> dict[str, Why]:
     statement: Any = (
         select(  # type: ignore[call-overload]
             LoginSession.id,
@@ -160,12 +208,10 @@ async def why(database: Database, session_ids: Collection[str]) -> dict[str, Why
         .join(Tenant, col(Tenant.id) == LoginSession.tenant_id)
         .where(col(LoginSession.id).in_(session_ids))
     )
-    async with database.read(EVERY_TENANT) as session:
-        rows = (await session.exec(statement)).all()
     causes: dict[str, Why] = {}
-    for id, revoked_at, expires_at, disabled_at, suspended_at in rows:
+    for id, revoked_at, expires_at, disabled_at, suspended_at in await session.exec(statement):
         true = (revoked_at, expires_at <= moment, disabled_at, suspended_at, True)
-        causes[id] = next(why for why, applies in zip(WHYS, true, strict=True) if applies)
+        causes[id] = next(why for why, applies in zip(WHYS, true, strict=False) if applies)
     return causes
 
 

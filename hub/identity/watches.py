@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from hub.faults import Fault
+from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.authority import Authority, NoStanding
 from hub.identity.standing import Key, Member
 from hub.rbac.actor import Actor
@@ -62,6 +63,7 @@ class Watches:
         self._watched: dict[Key, _Watched] = {}  # the one looked at longest ago comes first
         self._of_user: dict[str, set[Key]] = {}
         self._of_tenant: dict[str, set[Key]] = {}
+        self._of_key: dict[str, set[Key]] = {}  # those who come by an API key
         self._doubtful: dict[Key, None] = {}
         self._closed = False
         self._looking: asyncio.Task[None] | None = None
@@ -91,8 +93,8 @@ class Watches:
         watched = self._watched.get(key)
         if watched is None:
             watched = self._watched[key] = _Watched(*_place(key, actor), actor, time.monotonic())
-            self._of_user.setdefault(watched.user_id, set()).add(key)
-            self._of_tenant.setdefault(watched.tenant_id, set()).add(key)
+            for index, id in self._indexed(key, watched):
+                index.setdefault(id, set()).add(key)
         watched.watchers[watcher] = None
         if actor is not None and watched.actor != actor:
             watched.actor = None  # one of the two is of the past: all are told the present
@@ -107,6 +109,13 @@ class Watches:
         self._wake(key, standing.remaining_s - age_s)
         return age_s > FRESH_S or (actor is not None and standing.actor is not actor)
 
+    def _indexed(self, key: Key, watched: _Watched) -> Iterator[tuple[dict[str, set[Key]], str]]:
+        """Where it is found by what may change."""
+        yield self._of_user, watched.user_id
+        yield self._of_tenant, watched.tenant_id
+        if isinstance(key, KeyHolder | KeyUser):
+            yield self._of_key, key.key_id
+
     def _wake(self, key: Key, remaining_s: float) -> None:
         """Look at its end, if that comes before it is looked up again anyway."""
         if remaining_s <= self._sweep_s + AWAY_S:
@@ -120,10 +129,7 @@ class Watches:
             return
         if not watched.watchers:
             del self._watched[key]
-            for index, id in (
-                (self._of_user, watched.user_id),
-                (self._of_tenant, watched.tenant_id),
-            ):
+            for index, id in self._indexed(key, watched):
                 index[id].discard(key)
                 if not index[id]:
                     del index[id]
@@ -137,6 +143,7 @@ class Watches:
         match kind:
             case "session":
                 yield id
+                yield from self._of_key.get(id, ())
             case "user":
                 yield from self._of_user.get(id, ())
             case "tenant":
@@ -228,6 +235,6 @@ class Watches:
 def _place(key: Key, actor: Actor | None) -> Member:
     if actor is not None:
         return Member(actor.user_id, actor.tenant_id)
-    if isinstance(key, str):
-        raise ValueError("whose login session it is has to be said")
-    return key
+    if isinstance(key, str | KeyHolder):
+        raise ValueError("whose login session or key it is has to be said")
+    return Member(key.user_id, key.tenant_id)

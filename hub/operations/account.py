@@ -1,7 +1,11 @@
 """Accounts: register, sign in, refresh, sign out."""
 
+from typing import Annotated
+
 from pydantic import EmailStr, Field, SecretStr
 
+from hub.faults import Fault
+from hub.identity.sessions import TokenPair
 from hub.operations.call import Call
 from hub.operations.operation import (
     PUBLIC,
@@ -46,27 +50,43 @@ class Registered(Result):
     tenant: TenantShape
 
 
+Cookie = Annotated[
+    bool,
+    Field(
+        description="Give the refresh token as a cookie alone, which no script can read. For "
+        "browsers."
+    ),
+]
+
+
 class Login(Params):
     email: str = Field(max_length=320)
     password: SecretStr = Field(max_length=1_024)
     tenant: Text | None = Field(
         None, max_length=200, description="Id or name, for a member of several."
     )
+    cookie: Cookie = False
 
 
 class Redeem(Params):
     code: SecretStr = Field(max_length=200, description="The code of a one-time login link.")
+    cookie: Cookie = False
 
 
 class Refresh(Params):
-    refresh_token: SecretStr = Field(max_length=500)
+    refresh_token: SecretStr | None = Field(
+        None, max_length=8_192, description="Default: that of the cookie, and the next one as well."
+    )
 
 
 class Session(Result):
     """Tokens of a login session. Send the access token as ``Authorization: Bearer …``."""
 
     access_token: str
-    refresh_token: str = Field(description="Single use: each refresh gives the next one.")
+    refresh_token: str | None = Field(
+        None,
+        description="Single use: each refresh gives the next one. Absent where it is a cookie.",
+    )
     token_type: str = "bearer"  # noqa: S105  # a type, not a token
     expires_in: int = Field(description="Seconds the access token is good for.")
     session_id: Id
@@ -96,8 +116,12 @@ async def register(call: Call, params: Register) -> Registered:
     )
 
 
-def _session(pair: object) -> Session:
-    return Session.model_validate(pair, from_attributes=True)
+def _session(pair: TokenPair, call: Call | None = None, *, cookie: bool = False) -> Session:
+    answer = Session.model_validate(pair, from_attributes=True)
+    if call is None or not cookie:
+        return answer
+    call.set_refresh_cookie = pair.refresh_token
+    return answer.model_copy(update={"refresh_token": None})
 
 
 @operation(
@@ -126,7 +150,7 @@ async def login(call: Call, params: Login) -> Session:
         call.services.metrics.logins.labels("refused").inc()
         raise
     call.services.metrics.logins.labels("accepted").inc()
-    return _session(pair)
+    return _session(pair, call, cookie=params.cookie)
 
 
 @operation(
@@ -140,11 +164,10 @@ async def login(call: Call, params: Login) -> Session:
 )
 async def redeem(call: Call, params: Redeem) -> Session:
     """Sign in with the code of a one-time login link."""
-    return _session(
-        await call.services.accounts.redeem(
-            params.code.get_secret_value(), device=call.device, address=call.address
-        )
+    pair = await call.services.accounts.redeem(
+        params.code.get_secret_value(), device=call.device, address=call.address
     )
+    return _session(pair, call, cookie=params.cookie)
 
 
 @operation(
@@ -162,7 +185,12 @@ async def refresh(call: Call, params: Refresh) -> Session:
     A refresh token works once. One that is used again long after ends the whole session, because
     it may have been stolen.
     """
-    return _session(await call.services.accounts.refresh(params.refresh_token.get_secret_value()))
+    given, cookie = params.refresh_token, call.refresh_cookie
+    if given is not None:
+        return _session(await call.services.accounts.refresh(given.get_secret_value()))
+    if cookie is None:
+        raise Fault("unauthenticated", "Send a refresh token, or the cookie that holds it.")
+    return _session(await call.services.accounts.refresh(cookie), call, cookie=True)
 
 
 @operation(
@@ -174,4 +202,6 @@ async def refresh(call: Call, params: Refresh) -> Session:
 async def logout(call: Call, params: Nothing) -> Done:
     """Sign out: end this login session, its tokens and its sockets."""
     await call.services.accounts.logout(call.actor.session_id)
+    if call.refresh_cookie is not None:
+        call.set_refresh_cookie = ""
     return Done()

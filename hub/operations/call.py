@@ -18,11 +18,15 @@ from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.events.seat import Seat
 from hub.identity.accounts import Accounts
+from hub.identity.api_keys import ApiKeys
 from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.credentials import Credentials
 from hub.identity.groups import Groups
+from hub.identity.key_use import KeyUse
 from hub.identity.roles import Roles
+from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
@@ -46,6 +50,10 @@ class Services:
     presence: Presence
     accounts: Accounts
     tokens: Tokens
+    credentials: Credentials
+    api_keys: ApiKeys
+    key_use: KeyUse
+    service_accounts: ServiceAccounts
     authority: Authority
     watches: Watches
     roles: Roles
@@ -142,6 +150,10 @@ class Call:
     address: str | None = None
     device: str | None = None
     idempotency_key: str | None = None
+    refresh_cookie: str | None = None
+    """The refresh token that came as a cookie, over HTTP."""
+    set_refresh_cookie: str | None = None
+    """The one to be set; empty to take it away."""
     after: list[AfterReply] = field(default_factory=list)
 
     def after_reply(self, step: AfterReply) -> None:

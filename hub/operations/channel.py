@@ -206,6 +206,7 @@ async def unsubscribe(call: Call, params: Unsubscribe) -> Done:
     "channel.acknowledge",
     permission=SIGNED_IN,
     kind="write",
+    by_key=True,
     faults=("conflict", "rate_limited"),
 )
 async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:

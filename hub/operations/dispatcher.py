@@ -126,6 +126,8 @@ async def authenticate(operation: AnyOperation, call: Call) -> None:
     call.actor = await call.services.authority.actor(call.claims)
     if call.actor is ANONYMOUS:
         raise Fault("unauthenticated")
+    if call.claims.holder is not None:
+        call.services.key_use.note(call.claims.session_id, call.actor.tenant_id)
 
 
 def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:
@@ -147,18 +149,19 @@ def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:
 
 async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
     """Ask ``rbac``. Raises Fault permission_denied, not_found."""
-    if operation.permission in (PUBLIC, SIGNED_IN):
+    if operation.permission == PUBLIC:
+        return
+    if operation.permission == SIGNED_IN:
+        if call.claims is not None and call.claims.holder is not None and not operation.by_key:
+            raise Fault("permission_denied", "No API key may do this; sign in as yourself.")
         return
     resource = None
-    if operation.guards is not None:
+    # Without the permission nothing is looked up, and nothing can be probed.
+    if operation.guards is not None and operation.permission in call.actor.permissions:
         kind, parameter = operation.guards
-        if operation.permission not in call.actor.permissions:
-            # Without the permission nothing is looked up, and nothing can be probed.
-            resource = None
-        else:
-            resource = await call.services.resources.find(
-                kind, getattr(params, parameter), call.actor
-            )
+        identifier = getattr(params, parameter)
+        if identifier is not None:  # it may be left out where one's own is meant
+            resource = await call.services.resources.find(kind, identifier, call.actor)
     verdict = decide(call.actor, operation.permission, resource)
     if not verdict.allowed:
         raise Fault(verdict.fault)

@@ -21,7 +21,9 @@ PUBLIC: Final = "public"
 """The permission of an operation that needs no credentials."""
 
 SIGNED_IN: Final = "signed-in"
-"""The permission of an operation on one's own session: any valid credentials will do."""
+"""The permission of an operation on one's own account or session: any valid credentials will do,
+but for API keys, unless it is declared ``by_key``: they may do what their scopes say.
+"""
 
 Kind = Literal["read", "write"]
 
@@ -69,8 +71,9 @@ class Operation(Generic[P, R]):
     ``guards`` names the parameter that holds the id of what is acted on, as ``(kind, parameter)``;
     the dispatcher finds its owner and tenant and asks ``rbac``. ``ordered_by`` names the parameter
     by which writes of one connection keep their order. ``cost`` is what it takes of the caller's
-    budgets of requests (``hub.limits.rates``). ``faults`` are the reasons it may answer
-    beyond those that any operation may.
+    budgets of requests (``hub.limits.rates``). ``by_key``: an API key will do where the permission
+    is ``SIGNED_IN``. ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are
+    the reasons it may answer beyond those that any operation may.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Operation(Generic[P, R]):
     guards: tuple[str, str] | None
     ordered_by: str | None
     cost: float
+    by_key: bool
+    shown_once: bool
     faults: tuple[str, ...]
     summary: str
     description: str
@@ -106,6 +111,8 @@ def operation(
     guards: tuple[str, str] | None = None,
     ordered_by: str | None = None,
     cost: float = 1.0,
+    by_key: bool = False,
+    shown_once: bool = False,
     faults: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
@@ -131,6 +138,8 @@ def operation(
             guards=guards,
             ordered_by=ordered_by,
             cost=cost,
+            by_key=by_key,
+            shown_once=shown_once,
             faults=faults,
             summary=summary.strip().rstrip("."),
             description=description.strip(),

@@ -29,7 +29,7 @@ from hub.rbac.decision import Resource
 from hub.rbac.sharing import Granted
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Group, Role, Run, Tenant, now
+from hub.storage.tables import ApiKey, Group, Membership, Role, Run, Tenant, User, now
 from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
@@ -94,6 +94,8 @@ class Resources:
             return await self._find_metrics()
         if kind in ("role", "group"):
             return await self._find_of_tenant(kind, identifier, actor.tenant_id)
+        if kind in ("apikey", "service"):
+            return await self._find_program(kind, identifier, actor.tenant_id)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
         whose = conversation_id and await self._whose(conversation_id, actor.tenant_id)
         if not whose:
@@ -229,6 +231,22 @@ class Resources:
             if (await session.exec(found)).first() is None:
                 raise Fault("not_found")
         return Resource(kind, identifier, tenant_id, None)
+
+    async def _find_program(self, kind: str, identifier: str, tenant_id: str) -> Resource:
+        """An API key is its user's; a service account is its own. They are asked for seldom."""
+        async with self._database.read(tenant_id) as session:
+            if kind == "apikey":
+                wanted = select(ApiKey.user_id).where(ApiKey.id == identifier)
+            else:
+                wanted = (
+                    select(User.id)
+                    .join(Membership, col(Membership.user_id) == User.id)
+                    .where(User.id == identifier, User.kind == "service")
+                )
+            owner_id = (await session.exec(wanted)).first()
+        if owner_id is None:
+            raise Fault("not_found")
+        return Resource(kind, identifier, tenant_id, owner_id)
 
     async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
         """The conversation that the thing is of: its owner is the thing's."""

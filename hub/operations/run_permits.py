@@ -5,9 +5,11 @@ from typing import Final
 
 from hub.agents.permission import Asker
 from hub.faults import Fault
+from hub.identity.api_key_text import KeyUser
 from hub.identity.authority import Authority
-from hub.identity.standing import Member
+from hub.identity.standing import Key, Member
 from hub.identity.watches import Watches
+from hub.ids import is_id
 from hub.operations.resources import Resources
 from hub.rbac.actor import Actor
 from hub.rbac.decision import decide
@@ -29,8 +31,8 @@ class _Doubter:
 class RunPermits:
     """The permits of ``hub.agents.permission``.
 
-    A run is its user's: the end of the login session that asked for it is no reason to end it, as
-    the end of another kind of credential may be.
+    A run is its user's: the end of the login session that asked for it is no reason to end it. The
+    end of an API key is, as is the loss of its scope: whoever had it may do no more by it.
     """
 
     def __init__(self, authority: Authority, watches: Watches, resources: Resources) -> None:
@@ -44,7 +46,7 @@ class RunPermits:
     async def may_go_on(self, asker: Asker) -> bool:
         """Whether ``decide`` allows it now. Raises Fault("backend_unavailable")."""
         try:
-            actor = await self._authority.member(asker.user_id, asker.tenant_id)
+            actor = (await self._authority.standing(_by_whom(asker))).actor
             place = await self._resources.find("conversation", asker.conversation_id, actor)
         except Fault as fault:
             if fault.reason in ("unauthenticated", "not_found"):
@@ -54,14 +56,14 @@ class RunPermits:
 
     def watch(self, asker: Asker, doubt: Callable[[], None]) -> Callable[[], None]:
         """Call ``doubt()`` at a change of the user, the tenant, a role or the conversation."""
-        member = Member(asker.user_id, asker.tenant_id)
+        whom = _by_whom(asker)
         doubter = _Doubter(doubt)
-        self._watches.add(member, doubter)
+        self._watches.add(whom, doubter)
         doubts = self._doubts.setdefault(asker.conversation_id, {})
         doubts[doubt] = None
 
         def end() -> None:
-            self._watches.remove(member, doubter)
+            self._watches.remove(whom, doubter)
             doubts.pop(doubt, None)
             if not doubts and self._doubts.get(asker.conversation_id) is doubts:
                 del self._doubts[asker.conversation_id]
@@ -72,3 +74,10 @@ class RunPermits:
         if kind == "conversation":
             for doubt in tuple(self._doubts.get(id, ())):
                 doubt()
+
+
+def _by_whom(asker: Asker) -> Key:
+    by = asker.session_id
+    if by is not None and is_id(by, "ak"):
+        return KeyUser(asker.user_id, asker.tenant_id, by)
+    return Member(asker.user_id, asker.tenant_id)

@@ -21,7 +21,8 @@ from hub.protocol.limits import SESSION_KEY_PATTERN
 
 
 class Refresh(Params):
-    token: SecretStr = Field(max_length=8_192, description="An access token.")
+    # What is too long for a token is refused as any other that is not valid.
+    token: SecretStr = Field(max_length=65_536, description="An access token, or an API key.")
 
 
 SessionKey = Annotated[str, Field(pattern=SESSION_KEY_PATTERN)]
@@ -40,16 +41,18 @@ class Forget(Params):
 class Authenticated(Result):
     """Accepted."""
 
-    expires_at: datetime
+    expires_at: datetime | None = Field(
+        None, description="The end of the access token, or of the API key if it has one."
+    )
 
 
 class Info(Result):
     user_id: Id
     tenant_id: Id
-    session_id: Id
+    session_id: Id = Field(description="Of the login session, or of the API key.")
     roles: list[str]
     permissions: list[str]
-    expires_at: datetime
+    expires_at: datetime | None = None
     node: str
 
 
@@ -88,11 +91,15 @@ async def refresh(call: Call, params: Refresh) -> Authenticated:
 async def _take_token(call: Call, token: str, session_key: str | None = None) -> Authenticated:
     assert call.connection is not None, "declared for the socket only"
     ready: Any = await call.connection.authenticate(token, session_key)
-    return Authenticated(expires_at=ready["expires_at"])
+    return Authenticated(expires_at=ready.get("expires_at"))
 
 
 @operation(
-    "session.info", permission=SIGNED_IN, kind="read", http=Http("GET", "/v1/sessions/current")
+    "session.info",
+    permission=SIGNED_IN,
+    kind="read",
+    http=Http("GET", "/v1/sessions/current"),
+    by_key=True,
 )
 async def info(call: Call, params: Nothing) -> Info:
     """Who you are: user, tenant, roles and permissions as they are now."""
@@ -104,7 +111,7 @@ async def info(call: Call, params: Nothing) -> Info:
         session_id=actor.session_id,
         roles=list(actor.roles),
         permissions=sorted(actor.permissions),
-        expires_at=datetime.fromtimestamp(call.claims.expires_at, UTC),
+        expires_at=call.claims.end,
         node=call.services.node,
     )
 
@@ -114,6 +121,7 @@ async def info(call: Call, params: Nothing) -> Info:
     permission=SIGNED_IN,
     kind="write",
     http=Http("POST", "/v1/sessions/forget"),
+    by_key=True,
 )
 async def forget(call: Call, params: Forget) -> Done:
     """End a persistent session of yours, and forget what it followed.

@@ -6,6 +6,7 @@ from typing import Final
 
 from hub.operations import (
     account,
+    apikey,
     assignment,
     channel,
     conversation,
@@ -15,6 +16,7 @@ from hub.operations import (
     presence,
     role,
     run,
+    service,
     session,
     sharing,
 )
@@ -33,6 +35,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     role,
     assignment,
     group,
+    apikey,
+    service,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -150,7 +150,9 @@ class Settings(IdentitySettings, LimitSettings):
                 ) from None
         return value
 
-    @field_validator("data_dir", "local_model", mode="after")
+    @field_validator(
+        "data_dir", "local_model", "jwt_private_key_file", "jwt_keys_dir", mode="after"
+    )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         # No shell has read .env, nor what a service manager passes on.

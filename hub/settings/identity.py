@@ -1,5 +1,6 @@
 """Settings of who may come in, and how."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
@@ -17,11 +18,27 @@ class IdentitySettings(BaseSettings):
     jwt_secret: SecretStr | None = Field(
         None,
         alias="JWT_SECRET_KEY",
-        description="Key that signs access tokens, at least 32 bytes. Default: one generated "
-        "into the data directory.",
+        description="Secret that signs access tokens, at least 32 bytes. Default: the hub makes a "
+        "key; `hub keys` lists and rotates those.",
     )
-    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
-        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the access tokens."
+    jwt_private_key_file: Path | None = Field(
+        None,
+        alias="JWT_PRIVATE_KEY_FILE",
+        description="PEM file (PKCS 8, no password) of the private key that signs access tokens: "
+        "Ed25519, or RSA of at least 2048 bits. Set `JWT_ALGORITHM` to what it is for.",
+    )
+    jwt_keys_dir: Path | None = Field(
+        None,
+        alias="JWT_KEYS_DIR",
+        description="Directory of the keys of access tokens, one file each, "
+        "`NAME.ALGORITHM.key`. A name that begins with an instant (`20261126T020547Z`) signs from "
+        "then on, any other verifies alone. Default: `keys` in the data directory.",
+    )
+    jwt_algorithm: Literal["HS256", "HS384", "HS512", "EdDSA", "RS256"] = Field(
+        "HS256",
+        alias="JWT_ALGORITHM",
+        description="Algorithm of the access tokens. With `EdDSA` and `RS256` others can verify "
+        "them by the public keys at `/.well-known/jwks.json`.",
     )
     access_token_minutes: int = Field(
         30,

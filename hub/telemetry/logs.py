@@ -23,6 +23,7 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_VALUE = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
+    r"|ahk_\w+"  # an API key
     r"|(?i:bearer)\s+\S+"
     r"|(?<=://)[^\s/:@]*:[^\s/]+(?=@)"  # user:password in a URL
     r"|(?<=\?code=|#code=)[\w-]+"

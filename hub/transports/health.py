@@ -68,7 +68,7 @@ def health_routes(
     async def metrics(request: Request) -> Response:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         try:
-            call = rest.call(request, trace_id)
+            call = await rest.call(request, trace_id)
             await authenticate(dispatcher.find("session.info"), call)
             resource = await services.resources.find("metrics", "hub", call.actor)
             verdict = decide(call.actor, "metrics:read", resource)

@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hub.faults import Fault
 from hub.identity.authority import NoStanding
+from hub.identity.standing import Key
 from hub.identity.tokens import Claims
 from hub.operations.call import Call, Services
 from hub.operations.dispatcher import Dispatcher, authorise, validate
@@ -69,7 +69,7 @@ class Login:
         self._host = host
         self._services = services
         self._dispatcher = dispatcher
-        self._watched: str | None = None
+        self._watched: Key | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._later(AUTHENTICATE_DEADLINE_S, lambda: host.on(Event.AUTH_DEADLINE))
 
@@ -78,7 +78,7 @@ class Login:
         says. Raises Fault.
         """
         host = self._host
-        claims = self._services.tokens.read(token)
+        claims = await self._services.credentials.read(token)
         actor = await self._services.authority.actor(claims)
         persistent = None
         if session_key is not None and not self._has(session_key):
@@ -98,11 +98,13 @@ class Login:
             raise Fault("unauthenticated")
         self.claims = claims
         self.stop()
-        self._watched = claims.session_id
-        self._services.watches.add(claims.session_id, self, actor)
-        left = claims.expires_at - time.time()
-        self._later(left - EXPIRING_NOTICE_S, self._expiring)
-        self._later(left, self._expired)
+        self._watched = claims.key
+        self._services.watches.add(claims.key, self, actor)
+        if claims.expires_at is not None:
+            left = claims.expires_at - time.time()
+            self._later(left - EXPIRING_NOTICE_S, self._expiring)
+            if claims.holder is None:  # the end of an API key is that of a standing
+                self._later(left, self._expired)
         host.persistent = persistent or host.persistent
         ready = self._ready(claims, actor)
         if first:
@@ -142,7 +144,7 @@ class Login:
             "user": actor.user_id,
             "tenant": actor.tenant_id,
             "roles": list(actor.roles),
-            "expires_at": datetime.fromtimestamp(claims.expires_at, UTC).isoformat(),
+            **({} if claims.end is None else {"expires_at": claims.end.isoformat()}),
             "heartbeat_s": HEARTBEAT_S,
             "limits": CLIENT_LIMITS,
             **(persistent.ready() if persistent is not None else {"resumed": False}),
@@ -175,9 +177,8 @@ class Login:
         self._timers.append(loop.call_later(max(0.0, delay_s), step))
 
     def _expiring(self) -> None:
-        if self.claims is not None:
-            expires_at = datetime.fromtimestamp(self.claims.expires_at, UTC).isoformat()
-            self._host.notice("session.expiring", {"expires_at": expires_at})
+        if self.claims is not None and self.claims.end is not None:
+            self._host.notice("session.expiring", {"expires_at": self.claims.end.isoformat()})
 
     def _expired(self) -> None:
         host = self._host

@@ -214,7 +214,12 @@ def openapi(operations: Mapping[str, AnyOperation]) -> dict[str, Any]:
         "components": {
             "schemas": {**definitions, "Error": ERROR_SCHEMA},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "An access token, or an API key (`ahk_…`).",
+                }
             },
         },
     }

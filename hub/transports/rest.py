@@ -18,6 +18,7 @@ from hub.operations.dispatcher import Dispatcher, admit, authorise, validate
 from hub.operations.operation import PUBLIC, AnyOperation
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
+from hub.settings import LOOPBACK
 from hub.telemetry.logs import log, log_failure
 from hub.telemetry.traces import trace_id_of, traced
 from hub.transports.request_ids import REQUEST
@@ -26,8 +27,13 @@ from hub.transports.websocket import bearer
 IDEMPOTENT_S: Final = 86_400.0
 """How long the answer to an ``Idempotency-Key`` is kept."""
 
+COOKIE: Final = "hub_refresh"
+COOKIE_PATH: Final = "/v1/auth"
+"""The refresh token of a browser goes nowhere else."""
+
 UNDER_WAY_S: Final = 90.0
 _UNDER_WAY: Final = b"under way"
+_SHOWN: Final = b"shown"
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
@@ -97,7 +103,7 @@ class Rest:
 
         return endpoint
 
-    def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
+    async def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
         """The call that a request makes. Raises Fault unauthenticated, token_expired.
 
         ``public``: credentials do not matter and are not looked at, since a client that signs in
@@ -107,13 +113,14 @@ class Rest:
         return Call(
             services=self._services,
             actor=ANONYMOUS,
-            claims=None if token is None else self._services.tokens.read(token),
+            claims=None if token is None else await self._services.credentials.read(token),
             connection=None,
             transport="rest",
             trace_id=trace_id,
             address=request.client.host if request.client else None,
             device=request.headers.get("user-agent", "")[:400] or None,
             idempotency_key=request.headers.get("idempotency-key"),
+            refresh_cookie=request.cookies.get(COOKIE),
         )
 
     async def _answer(self, request: Request, operation: AnyOperation) -> Response:
@@ -121,14 +128,31 @@ class Rest:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         with traced(trace_id, method=operation.name):
             try:
-                call = self.call(request, trace_id, public=operation.permission == PUBLIC)
+                call = await self.call(request, trace_id, public=operation.permission == PUBLIC)
                 params = await _params(request, operation)
                 body = await self._once(operation, params, call)
             except Fault as fault:
                 log_failure(fault)
                 return fault_response(fault, trace_id)
         headers = {"x-trace-id": trace_id, "cache-control": "no-store"}
-        return json_response(body, operation.http.status, headers)
+        response = json_response(body, operation.http.status, headers)
+        if call.set_refresh_cookie is not None:
+            self._set_cookie(request, response, call.set_refresh_cookie)
+        return response
+
+    def _set_cookie(self, request: Request, response: Response, token: str) -> None:
+        settings = self._services.settings
+        by_tls = request.headers.get("origin", "").startswith("https:")
+        response.set_cookie(
+            COOKIE,
+            token,
+            max_age=settings.refresh_token_days * 86_400 if token else 0,
+            path=COOKIE_PATH,
+            # Without TLS a hub is reached on its own machine alone.
+            secure=by_tls or settings.host not in LOOPBACK,
+            httponly=True,
+            samesite="strict",
+        )
 
     async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
         """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""
@@ -150,6 +174,8 @@ class Rest:
                 raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
             if known[:32] != asked:
                 raise Fault("conflict", "This Idempotency-Key was used for another request.")
+            if known[32:] == _SHOWN:
+                raise Fault("conflict", "It was done, and its answer holds what is shown once.")
             # Answered again only to who may still do it.
             await admit(operation, call)
             await authorise(operation, validate(operation, params), call)
@@ -160,7 +186,8 @@ class Rest:
             await cache.cache_delete(name)
             raise
         try:
-            await cache.cache_set(name, asked + body, IDEMPOTENT_S)
+            kept = _SHOWN if operation.shown_once else body
+            await cache.cache_set(name, asked + kept, IDEMPOTENT_S)
         except Fault as fault:
             # It is done, and that is the answer; the same key will be told that it is under way.
             log.warning("could not keep the answer to an Idempotency-Key", why=fault.reason)

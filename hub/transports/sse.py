@@ -22,7 +22,6 @@ from hub.events.position import Since, parse_since
 from hub.events.span import join
 from hub.faults import Fault
 from hub.identity.authority import NoStanding
-from hub.identity.tokens import LEEWAY_S
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
@@ -237,7 +236,7 @@ class EventStreams:
     async def _answer(self, request: Request) -> Response:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         try:
-            call = self._rest.call(request, trace_id)
+            call = await self._rest.call(request, trace_id)
             await admit(self._operation, call)
             if set(request.query_params) - {"since"}:
                 raise Fault("invalid_params", "The only parameter is `since`.")
@@ -258,7 +257,7 @@ class EventStreams:
 
         async def still_allowed() -> None:
             assert call.claims is not None
-            if call.claims.expires_at + LEEWAY_S <= time.time():  # as at the other doors
+            if call.claims.is_over(time.time()):  # as at the other doors
                 raise Fault("token_expired")
             try:
                 await authenticate(self._operation, call)
@@ -267,18 +266,19 @@ class EventStreams:
                 self._services.metrics.revocations.labels("stream", _why(fault)).inc()
                 raise
 
-        session_id = call.actor.session_id
+        assert call.claims is not None
+        whom = call.claims.key
 
         def release() -> None:
             self._readers.discard(reader)
-            self._services.watches.remove(session_id, reader)
+            self._services.watches.remove(whom, reader)
             self._left.set()
             join.abandon()
             self._services.fanout.leave(channel, reader)
 
         self._readers.add(reader)
         reader.doubt()  # it may have changed since it was asked, and nobody told this reader
-        self._services.watches.add(session_id, reader, call.actor)
+        self._services.watches.add(whom, reader, call.actor)
         if self._shut:
             reader.leave()
         content = self._stream(channel, reader, join, still_allowed)

@@ -85,7 +85,8 @@ async def test_init_makes_everything_once_and_says_the_password_once(
     assert first.status == 0
     kept = tmp_path / ".hub/administrator.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / ".hub/jwt.key").stat().st_mode) == 0o600
+    (key,) = (tmp_path / ".hub/keys").glob("*.key")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
     account = json.loads(kept.read_text())
     assert account["email"] in first.out
     assert account["password"] in first.out

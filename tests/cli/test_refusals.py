@@ -105,9 +105,12 @@ def test_what_is_kept_is_the_operators_alone_in_a_directory_that_is_open_to_othe
         reader.execute("SELECT count(*) FROM users")
         hub("link")
         kept = {
-            path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / ".hub").iterdir()
+            path: stat.S_IMODE(path.stat().st_mode)
+            for path in (tmp_path / ".hub").rglob("*")
+            if path.is_file()
         }
-    assert kept.keys() >= {"hub.db", "hub.db-wal", "hub.db-shm", "jwt.key"}
+    assert {path.name for path in kept} >= {"hub.db", "hub.db-wal", "hub.db-shm"}
+    assert [path for path in kept if path.match("keys/*.HS256.key")]
     assert set(kept.values()) == {0o600}
 
 

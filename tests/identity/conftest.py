@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 
 from hub.identity.accounts import Accounts
+from hub.identity.keyring import KeyRing
 from hub.identity.passwords import Passwords
+from hub.identity.signing import SigningKey, load
 from hub.identity.tokens import Tokens
 from hub.settings import Settings, read_settings
 from hub.storage.database import Database
 from tests.identity.houses import House
 
 KEY = b"0Zb5kqXwT9vRr3mYJx7LhNn2PpQf8DsG"
+
+
+def key_of(secret: bytes = KEY, algorithm: str = "HS256") -> SigningKey:
+    """A shared secret, as the settings would give it."""
+    return load("a test", secret.decode(), algorithm)
+
+
+def ring_of(key: SigningKey) -> KeyRing:
+    """A ring of this key alone."""
+    return KeyRing(key.algorithm, fixed=key)
 
 
 @pytest.fixture
@@ -31,7 +43,7 @@ def passwords(settings: Settings) -> Iterator[Passwords]:
 
 @pytest.fixture
 def tokens(settings: Settings) -> Tokens:
-    return Tokens(KEY, settings.jwt_algorithm, settings.access_token_minutes)
+    return Tokens(ring_of(key_of()), settings.access_token_minutes)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Refresh tokens: one use, one living child, and an end when a token is in two hands."""
 
 import asyncio
+import base64
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
+from hub.identity.keyring import KeyRing, make
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import GRACE, TokenPair, digest
 from hub.identity.tokens import Tokens
@@ -15,6 +18,7 @@ from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, RefreshToken, Tenant, User, now
+from tests.identity.conftest import key_of, ring_of
 
 EMAIL = "ada@hub.example"
 PASSWORD = "correct horse battery"
@@ -192,3 +196,43 @@ async def test_who_must_know_is_told_of_each_end(
     await use_long_ago(database, reused.refresh_token)
     assert await is_refused(accounts, reused.refresh_token)
     assert told == [("session", out.session_id), ("session", reused.session_id)]
+
+
+async def test_an_answer_that_was_lost_is_given_again_through_a_rotation_of_the_keys(
+    database: Database, passwords: Passwords, settings: Settings, tmp_path: Path
+) -> None:
+    make(tmp_path, "HS256", now() - timedelta(seconds=60))
+    ring = KeyRing("HS256", directory=tmp_path, life_s=60)
+    accounts = Accounts(database, passwords, Tokens(ring, 1), settings)
+    await accounts.register(EMAIL, PASSWORD)
+    pair = await accounts.login(EMAIL, PASSWORD)
+    lost = await accounts.refresh(pair.refresh_token)
+    make(tmp_path, "HS256", now())
+    renewed = Accounts(
+        database,
+        passwords,
+        Tokens(KeyRing("HS256", directory=tmp_path, life_s=60), 1),
+        settings,
+    )
+    assert (await renewed.refresh(pair.refresh_token)).refresh_token == lost.refresh_token
+
+
+async def test_a_node_that_lacks_the_key_of_the_next_token_ends_nothing(
+    database: Database, passwords: Passwords, settings: Settings, accounts: Accounts
+) -> None:
+    await accounts.register(EMAIL, PASSWORD)
+    pair = await accounts.login(EMAIL, PASSWORD)
+    lost = await accounts.refresh(pair.refresh_token)
+    other = Tokens(ring_of(key_of(b"another-key-of-more-than-32-bytes!")), 1)
+    elsewhere = Accounts(database, passwords, other, settings)
+    with pytest.raises(Fault) as caught:
+        await elsewhere.refresh(pair.refresh_token)
+    assert (caught.value.reason, caught.value.kind.retryable) == ("backend_unavailable", True)
+    assert not await is_revoked(database, pair.session_id)
+    assert (await accounts.refresh(pair.refresh_token)).refresh_token == lost.refresh_token
+
+
+async def test_a_refresh_token_holds_256_bits(pair: TokenPair, accounts: Accounts) -> None:
+    following = await accounts.refresh(pair.refresh_token)
+    for token in (pair.refresh_token, following.refresh_token):
+        assert len(base64.urlsafe_b64decode(token + "=")) == 32

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from hub.faults import Fault
 from hub.identity.tokens import AUDIENCE, ISSUER, Tokens
-from tests.identity.conftest import KEY
+from tests.identity.conftest import KEY, key_of, ring_of
 
-TOKENS = Tokens(KEY, "HS256", 30)
+TOKENS = Tokens(ring_of(key_of()), 30)
+HEADERS = {"kid": key_of().kid}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 def signed(payload: dict[str, Any], key: bytes = KEY, algorithm: str = "HS256") -> str:
     """As an attacker would: nothing is checked, unlike in PyJWT's encode."""
-    return jwt.api_jws.encode(json.dumps(payload).encode(), key, algorithm=algorithm)
+    body = json.dumps(payload).encode()
+    return jwt.api_jws.encode(body, key, algorithm=algorithm, headers=HEADERS)
 
 
 def reason(token: str) -> str:
@@ -49,6 +51,7 @@ def reason(token: str) -> str:
 def test_what_was_issued_is_read() -> None:
     read = TOKENS.read(TOKENS.issue("u_1", "t_1", "s_1"))
     assert (read.user_id, read.tenant_id, read.session_id) == ("u_1", "t_1", "s_1")
+    assert read.expires_at is not None
     assert read.expires_at - read.issued_at == TOKENS.life_s == 1800
 
 
@@ -120,13 +123,14 @@ def test_no_algorithm_is_refused(name: str) -> None:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
     _, body, signature = signed(claims()).split(".")
-    header = part({"alg": name, "typ": "JWT"})
+    header = part({"alg": name, "typ": "JWT", **HEADERS})
     assert reason(f"{header}.{body}.") == "unauthenticated"
     assert reason(f"{header}.{body}.{signature}") == "unauthenticated"
 
 
 def test_critical_extensions_are_refused() -> None:
-    token = jwt.encode(claims(), KEY, algorithm="HS256", headers={"crit": ["b64"], "b64": True})
+    critical = {"crit": ["b64"], "b64": True, **HEADERS}
+    token = jwt.encode(claims(), KEY, algorithm="HS256", headers=critical)
     assert reason(token) == "unauthenticated"
 
 
@@ -153,7 +157,7 @@ def test_a_token_without_end_is_refused_unread() -> None:
 
 def test_what_is_derived_depends_on_key_purpose_and_material() -> None:
     def derive(key: bytes, purpose: str, material: str) -> bytes:
-        return Tokens(key, "HS256", 1).derive(purpose, material)
+        return Tokens(ring_of(key_of(key)), 1).derive(purpose, material)
 
     made = {
         derive(KEY, "a", "b"),
@@ -163,3 +167,22 @@ def test_what_is_derived_depends_on_key_purpose_and_material() -> None:
     }
     assert len(made) == 4
     assert derive(KEY, "a", "b") in made
+
+
+def test_a_token_names_its_key_and_none_is_read_by_another() -> None:
+    token = TOKENS.issue("u_1", "t_1", "s_1")
+    assert jwt.get_unverified_header(token)["kid"] == key_of().kid
+    for kid in (None, "", "x" * 100_000, "../../etc/passwd", "' OR 1=1 --", 7, ["a"]):
+        body = json.dumps(claims()).encode()
+        header = {"alg": "HS256", "typ": "JWT", **({} if kid is None else {"kid": kid})}
+        parts = [json.dumps(header).encode(), body]
+        signing = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+        signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+        signed_by = signature.sign(signing, KEY)
+        whole = signing + b"." + base64.urlsafe_b64encode(signed_by).rstrip(b"=")
+        assert reason(whole.decode()) == "unauthenticated"
+
+
+def test_a_header_that_is_nested_deep_is_refused() -> None:
+    deep = base64.urlsafe_b64encode(b'{"kid":' + b"[" * 2_500).decode()
+    assert reason(f"{deep}.e30.x") == "unauthenticated"

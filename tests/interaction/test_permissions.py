@@ -39,6 +39,16 @@ ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "group.members": {},
     "group.add": {"user_id": new_id("u")},
     "group.remove": {"user_id": new_id("u")},
+    "apikey.create": {"name": "a key"},
+    "apikey.get": {},
+    "apikey.update": {"name": "mine now"},
+    "apikey.rotate": {},
+    "apikey.revoke": {},
+    "service.get": {},
+    "service.update": {"name": "mine now"},
+    "service.disable": {},
+    "service.enable": {},
+    "service.delete": {},
 }
 """What a guarded operation needs besides the id of what it acts on."""
 
@@ -87,6 +97,8 @@ async def _things(person: Person) -> dict[str, list[str]]:
         "conversation": [conversation],
         "run": [sent["run_id"]],
         "channel": [f"conversation:{conversation}", f"user:{user}"],
+        "apikey": [(await person.ask("apikey.create", {"name": "a key"}))["id"]],
+        "service": [(await person.ask("service.create", {"name": "a service"}))["id"]],
     }
 
 
@@ -103,6 +115,8 @@ def _missing() -> dict[str, list[str]]:
             "audit",
             "conversation:nonsense",
         ],
+        "apikey": [new_id("ak"), new_id("c")],
+        "service": [new_id("u"), new_id("c")],
     }
 
 
@@ -111,6 +125,7 @@ async def _refusals(
 ) -> dict[str, set[bytes]]:
     seen: dict[str, set[bytes]] = {}
     may = (await asker.ask("session.info"))["permissions"]
+    held = set((await asker.ask("session.info"))["permissions"])
     for operation in GUARDED:
         if not world.transport.offers(operation):
             continue
@@ -121,6 +136,9 @@ async def _refusals(
             with pytest.raises(Refused) as refusal:
                 await asker.ask(operation.name, params_of(operation, identifier))
             assert refusal.value.reason == reason, (operation.name, identifier)
+            # Who may do it to nothing at all learns nothing either.
+            answer = "not_found" if operation.permission in held else "permission_denied"
+            assert refusal.value.reason == answer, (operation.name, identifier)
             seen.setdefault(operation.name, set()).add(refusal.value.bytes)
     return seen
 

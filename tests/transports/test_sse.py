@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from hub.identity.tokens import LEEWAY_S
+from hub.identity.keyring import LEEWAY_S
 from hub.ids import new_id
 from hub.transports import sse
 from tests.interaction.drivers import RestCaller, eventually, refused

@@ -48,7 +48,7 @@ class Auth(Protocol):
 
 
 class TokenAuth:
-    """An access token that somebody else looks after."""
+    """An access token that somebody else looks after, or an API key."""
 
     def __init__(self, token: str | TokenSource) -> None:
         self._token = token

@@ -40,7 +40,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
 environment:
   HUB_URL     the hub's address (default: http://127.0.0.1:8000)
-  HUB_TOKEN   an access token, when no other credential is given
+  HUB_TOKEN   an access token or an API key, when no other credential is given
   NO_COLOR    no colours
 
 examples:
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     password.add_argument("--password-file", type=Path, metavar="FILE", help="its first line")
     password.add_argument("--password-stdin", action="store_true", help="first line of the input")
     who.add_argument("--tenant", help="the tenant, for members of several")
-    who.add_argument("--token", help="an access token")
+    who.add_argument("--token", help="an access token, or an API key")
     who.add_argument("--code", help="the code of a one-time login link")
     what = parser.add_argument_group("what to talk about")
     what.add_argument("--conversation", metavar="ID", help="go on with this conversation")

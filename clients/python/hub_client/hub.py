@@ -16,6 +16,7 @@ from hub_client.retry import Backoff
 from hub_client.runs import BUFFER, Runs
 from hub_client.subscription import Subscription
 
+API_KEY: Final = "ahk_"
 _SESSION_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -139,6 +140,7 @@ def connect(
     url: str = "http://127.0.0.1:8000",
     *,
     token: str | TokenSource | None = None,
+    api_key: str | None = None,
     email: str | None = None,
     password: str | None = None,
     tenant: str | None = None,
@@ -147,22 +149,27 @@ def connect(
     backoff: Backoff | None = None,
     session_key: str | None = None,
 ) -> Connecting:
-    """Connect to the hub at ``url`` with one of three credentials.
+    """Connect to the hub at ``url`` with one of four credentials.
 
     ``token``: an access token, or an async function that answers one whenever one is needed.
-    ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and
-    keeps the login fresh. ``code``: of a one-time login link. ``timeout``: seconds that a request
-    may take, reconnecting included. ``session_key``: your name (1 to 128 visible ASCII characters)
-    for a persistent session, which remembers for 24 h what is subscribed and how far it was dealt
-    with; the newest connection has it, and ends the one before (ConnectionClosed 4505).
+    ``api_key``: a key of a bot, a service or a script (``ahk_…``), which needs no renewal.
+    ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and keeps the login
+    fresh. ``code``: of a one-time login link.
+
+    ``timeout``: seconds that a request may take, reconnecting included. ``session_key``: your name
+    (1 to 128 visible ASCII characters) for a persistent session, which remembers for 24 h what is
+    subscribed and how far it was dealt with; the newest connection has it, and ends the one before
+    (ConnectionClosed 4505).
 
     Entering raises ConnectFailed, the Fault of the sign-in, or ConnectionClosed; it does not
     retry. Once connected, broken connections are replaced and subscriptions resumed without a
     word, for as long as it takes. Raises ValueError for a bad address or not one credential.
     """
     address = parse_address(url)
-    if sum(given is not None for given in (token, email, code)) != 1:
-        raise ValueError("connect takes one of token, email (with password) and code")
+    if sum(given is not None for given in (token, api_key, email, code)) != 1:
+        raise ValueError("connect takes one of token, api_key, email (with password) and code")
+    if api_key is not None and not api_key.startswith(API_KEY):
+        raise ValueError(f"an api_key begins with {API_KEY}")
     if email is not None and password is None:
         raise ValueError("connect needs the password that belongs to the email")
     if session_key is not None and not _SESSION_KEY.fullmatch(session_key):
@@ -177,8 +184,8 @@ def connect(
             callbacks.dispatch(type, value if isinstance(value, Event) else Notice(type, value))
 
         source: Auth
-        if token is not None:
-            source = TokenAuth(token)
+        if token is not None or api_key is not None:
+            source = TokenAuth(token or api_key or "")
         elif code is not None:
             source = LoginAuth(address, "link", {"code": code})
         else:

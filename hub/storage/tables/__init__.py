@@ -24,9 +24,11 @@ from hub.storage.tables.identity import (
     RefreshToken,
     User,
 )
+from hub.storage.tables.keys import ApiKey
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
+    "ApiKey",
     "AuditEntry",
     "AuditHead",
     "ClientSession",

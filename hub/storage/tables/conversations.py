@@ -64,7 +64,7 @@ class Run(TenantOwned, Dated, table=True):
     id: str = Field(primary_key=True, max_length=32)
     conversation_id: str = Field(foreign_key="conversations.id", max_length=32)
     user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
-    # The login session that asked for it.
+    # The login session, or the API key, that asked for it.
     session_id: str | None = Field(default=None, max_length=32)
     message_id: str = Field(max_length=32)
     turn: int

@@ -9,11 +9,18 @@ from hub.storage.tables.columns import Dated, TenantOwned, instant, now
 
 
 class User(Dated, table=True):
-    """A person or a service. Not tenant-owned: one may be a member of several tenants."""
+    """A person or a service. Not tenant-owned: one may be a member of several tenants.
+
+    A service (``kind``) has no password and an address that no mail reaches; it comes in by API
+    keys alone, and is a member of one tenant.
+    """
 
     __tablename__ = "users"
 
     id: str = Field(primary_key=True, max_length=32)
+    kind: str = Field(  # person, service
+        default="person", max_length=16, sa_column_kwargs={"server_default": "person"}
+    )
     email: str = Field(unique=True, max_length=320)  # lower case
     name: str | None = Field(default=None, max_length=200)
     password_hash: str | None = Field(default=None, max_length=200)

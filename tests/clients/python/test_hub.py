@@ -139,6 +139,30 @@ async def test_an_access_token_alone_connects_and_logout_ends_it(served_hub: Ser
     assert caught.value.code == 4500
 
 
+async def test_a_bot_holds_a_session_by_an_api_key_until_it_is_revoked(
+    served_hub: ServedHub,
+) -> None:
+    async with await sign_in(served_hub.url) as owner:
+        key = await owner.call("apikey.create", name="a bot")
+        async with connect(served_hub.url, api_key=key["key"], session_key="bot") as bot:
+            assert "expires_at" not in bot.session
+            conversation = await bot.conversations.create(model="echo")
+            assert (await conversation.ask("Hello.", timeout=15)).text == "Hello."
+            told: asyncio.Queue[str] = asyncio.Queue()
+            bot.on("session.revoked", lambda notice: told.put_nowait(notice.params["reason"]))
+            await owner.call("apikey.revoke", api_key_id=key["id"])
+            async with asyncio.timeout(5):
+                assert await told.get() == "key_revoked"
+                await bot.wait_closed()
+            with pytest.raises(ConnectionClosed) as caught:
+                await bot.ping()
+            assert caught.value.code == 4503
+    with pytest.raises(ValueError, match="ahk_"):
+        connect(served_hub.url, api_key="no key")
+    with pytest.raises(ValueError, match="one of"):
+        connect(served_hub.url, api_key=key["key"], token="t")
+
+
 async def test_the_token_is_renewed_on_the_open_socket(served_hub: ServedHub) -> None:
     async with await sign_in(served_hub.url) as client:
         before = client.session["connection_id"]

@@ -53,12 +53,13 @@ async def test_the_bot_of_the_example_goes_on_where_it_was(served_hub: ServedHub
     scope: dict[str, Any] = {"connect": connect, "print": lambda _, run: told.put_nowait(run)}
     exec(block, scope)
     async with connect(served_hub.url, token=token) as hub, asyncio.timeout(20):
+        key = (await hub.call("apikey.create", name="the bot"))["key"]
         conversation = await hub.conversations.create(model="echo")
         first = True
         for number in range(3):
             if not first:
                 answer = await conversation.ask(f"while it was away {number}")
-            bot = asyncio.create_task(scope["watch"](served_hub.url, token, conversation.channel))
+            bot = asyncio.create_task(scope["watch"](served_hub.url, key, conversation.channel))
             if first:
                 followed = served_hub.hub.services.metrics.subscriptions._value.get
                 await wait_until(followed, 10, "the bot follows the conversation")

@@ -1,0 +1,182 @@
+"""``hub apikey``: API keys, for an operator with access to the data directory."""
+
+import argparse
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlmodel import col, or_, select
+
+from hub.audit.origin import Origin, acting
+from hub.backplane.choice import open_backplane
+from hub.faults import Fault
+from hub.identity.api_keys import ApiKeys, Wanted
+from hub.identity.authority import Authority
+from hub.identity.service_accounts import ROLE, ServiceAccounts
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import ApiKey, Membership, Tenant, User, now
+
+HELP = "create, list and revoke API keys"
+
+
+def declare(commands: Any) -> None:
+    """Add the command's parser."""
+    actions = commands.add_parser("apikey", help=HELP, description=HELP.capitalize() + ".")
+    actions = actions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="create a key, and print it")
+    create.add_argument("--name", required=True, help="what it is for")
+    whose = create.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--email", help="whose key it is")
+    whose.add_argument(
+        "--service", metavar="NAME", help="the service account whose key it is; made if not there"
+    )
+    create.add_argument(
+        "--tenant", help="tenant's name or id (default: the user's oldest; of a service: default)"
+    )
+    create.add_argument("--role", help=f"role of a service account that is made (default: {ROLE})")
+    create.add_argument(
+        "--scope",
+        action="append",
+        metavar="PERMISSION",
+        help="what it is limited to; again for each (default: what its user may, but for making "
+        "keys and service accounts)",
+    )
+    create.add_argument("--days", type=int, help="days until it expires (default: never)")
+    listing = actions.add_parser("list", help="list the keys that are not revoked")
+    listing.add_argument("--tenant", help="of this tenant alone, by name or id")
+    revoke = actions.add_parser("revoke", help="end a key, its sockets and its runs")
+    revoke.add_argument("id", help="ak_…, as `hub apikey list` says")
+    for action in (create, listing, revoke):
+        action.add_argument("--data-dir", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class _Rooms:
+    database: Database
+    keys: ApiKeys
+    services: ServiceAccounts
+
+
+async def run(settings: Settings, given: argparse.Namespace) -> int:
+    """``hub apikey ACTION``. Raises Fault, BadSettings."""
+    steps = {"create": _create, "list": _list, "revoke": _revoke}
+    async with _rooms(settings) as rooms:
+        with acting(Origin(transport="cli")):
+            return await steps[given.action](rooms, given)
+
+
+@asynccontextmanager
+async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database)
+        if database.file is not None and not database.file.exists():
+            raise Fault(
+                "not_found",
+                f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
+            )
+        await database.start()
+        stack.push_async_callback(database.close)
+        await database.migrate()
+        # Over Redis running nodes are told at once; a node alone finds out within seconds.
+        backplane = open_backplane(settings.redis_url, "cli")
+        stack.push_async_callback(backplane.close)
+        await backplane.start()
+        authority = Authority(database, backplane)
+        await authority.start()
+        yield _Rooms(
+            database,
+            ApiKeys(database, authority, authority.changed),
+            ServiceAccounts(database, authority.changed),
+        )
+
+
+async def _create(rooms: _Rooms, given: argparse.Namespace) -> int:
+    if given.days is not None and given.days < 1:
+        raise Fault("invalid_params", "--days: one at least")
+    if given.service is not None:
+        user_id, tenant_id = await _service(rooms, given)
+    else:
+        user_id, tenant_id = await _user(rooms, given)
+    expires_at = now() + timedelta(days=given.days) if given.days else None
+    row, text = await rooms.keys.create(
+        None, user_id, tenant_id, Wanted(given.name, given.scope, expires_at)
+    )
+    print(f"{row.id} of {user_id}, for: {row.scopes}", file=sys.stderr)
+    print(text)
+    return 0
+
+
+async def _user(rooms: _Rooms, given: argparse.Namespace) -> tuple[str, str]:
+    async with rooms.database.read(EVERY_TENANT) as session:
+        wanted = (
+            select(Membership.user_id, Membership.tenant_id)
+            .join(User, col(User.id) == Membership.user_id)
+            .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+            .where(User.email == given.email.strip().lower())
+            .order_by(col(Membership.created_at), col(Membership.id))
+            .limit(1)
+        )
+        if given.tenant is not None:
+            wanted = wanted.where(or_(Tenant.id == given.tenant, Tenant.name == given.tenant))
+        found = (await session.exec(wanted)).first()
+    if found is None:
+        where = f" in the tenant {given.tenant}" if given.tenant else ""
+        raise Fault("not_found", f"There is no account {given.email}{where}.")
+    return found[0], found[1]
+
+
+async def _service(rooms: _Rooms, given: argparse.Namespace) -> tuple[str, str]:
+    tenant_id = await _tenant(rooms, given.tenant or "default")
+    account = await rooms.services.named(tenant_id, given.service)
+    if account is not None and given.role not in (None, *account.roles):
+        raise Fault("conflict", f"{given.service} is there already, as {', '.join(account.roles)}.")
+    if account is None:
+        account = await rooms.services.create(None, tenant_id, given.service, given.role)
+    return account.user.id, tenant_id
+
+
+async def _tenant(rooms: _Rooms, wanted: str) -> str:
+    statement = select(Tenant.id).where(or_(Tenant.id == wanted, Tenant.name == wanted))
+    async with rooms.database.read(EVERY_TENANT) as session:
+        found = (await session.exec(statement.order_by(col(Tenant.id)).limit(1))).first()
+    if found is None:
+        raise Fault("not_found", f"There is no tenant {wanted}.")
+    return found
+
+
+async def _list(rooms: _Rooms, given: argparse.Namespace) -> int:
+    wanted = (
+        select(ApiKey, User.email, User.name, User.kind)
+        .join(User, col(User.id) == ApiKey.user_id)
+        .where(col(ApiKey.revoked_at).is_(None))
+        .order_by(col(ApiKey.id))
+    )
+    if given.tenant is not None:
+        wanted = wanted.where(ApiKey.tenant_id == await _tenant(rooms, given.tenant))
+    async with rooms.database.read(EVERY_TENANT) as session:
+        rows = (await session.exec(wanted)).all()
+    for row, email, name, kind in rows:
+        whose = f"service {name}" if kind == "service" else email
+        used = f"last used {_day(row.last_used_at)}" if row.last_used_at else "not used yet"
+        end = f"expires {_day(row.expires_at)}" if row.expires_at else "does not expire"
+        print(f"{row.id}  {row.name}  of {whose}  {used}, {end}")
+    return 0
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+async def _revoke(rooms: _Rooms, given: argparse.Namespace) -> int:
+    async with rooms.database.read(EVERY_TENANT) as session:
+        row = await session.get(ApiKey, given.id)
+    if row is None:
+        raise Fault("not_found", f"There is no key {given.id}; `hub apikey list` lists them.")
+    await rooms.keys.revoke(row.tenant_id, row.id)
+    print(f"{row.id} ({row.name}) is revoked")
+    return 0
