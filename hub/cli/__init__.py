@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, doctor, processes, serving
+from hub.cli import administration, audit, doctor, processes, serving
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -79,6 +79,7 @@ def _run(given: argparse.Namespace) -> int:
         "token": lambda: administration.token(settings, given.email),
         "link": lambda: administration.link(settings, given.email),
         "user": lambda: administration.create_user(settings, given),
+        "audit": lambda: audit.run(settings, given),
     }
     return asyncio.run(steps[given.command]())
 
@@ -92,7 +93,7 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
     return serving.serve(settings, worker=worker, greet=given.greet)
 
 
-_WRITERS: Final = {"serve", "worker", "init", "user", "token", "link"}
+_WRITERS: Final = {"serve", "worker", "init", "user", "token", "link", "audit"}
 
 _DOCUMENTS: Final = {
     "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
@@ -150,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
     )
+    audit.add_parser(commands)
     token = command("token", "print an access token for a user, who need not be asked")
     token.add_argument("--email", required=True)
     link = command("link", "print a one-time login code")

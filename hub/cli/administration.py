@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from hub.audit.origin import Origin, acting
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
 from hub.identity.passwords import Passwords
@@ -39,7 +40,8 @@ async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[
         tokens = Tokens(
             signing_key(settings), settings.jwt_algorithm, settings.access_token_minutes
         )
-        yield Accounts(database, passwords, tokens, settings)
+        with acting(Origin(transport="cli")):
+            yield Accounts(database, passwords, tokens, settings)
     finally:
         passwords.close()
         await database.close()

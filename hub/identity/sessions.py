@@ -18,6 +18,8 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.audit.origin import acting_as
+from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
@@ -99,10 +101,18 @@ class LoginSessions:
             await self._announce("session", outcome)
         raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
 
-    async def revoke(self, session_id: str) -> None:
-        """End the session: its refresh tokens and, at once, its access tokens. Idempotent."""
+    async def revoke(self, session_id: str, action: str = "session.revoke") -> None:
+        """End the session: its refresh tokens and, at once, its access tokens. Idempotent.
+
+        ``action``: what the audit trail calls it.
+        """
         async with self._database.write(EVERY_TENANT) as session:
-            await self._revoke(session, session_id)
+            login = await session.get(LoginSession, session_id, with_for_update=True)
+            if login is not None and login.revoked_at is None:
+                login.revoked_at = now()
+                resource = ("session", session_id)
+                details = {"user": login.user_id}
+                await record(session, login.tenant_id, action, resource=resource, details=details)
         await self._announce("session", session_id)
 
     async def link(self, user_id: str, tenant_id: str) -> str:
@@ -117,6 +127,7 @@ class LoginSessions:
                     expires_at=now() + self._link_life,
                 )
             )
+            await record(session, tenant_id, "account.link", resource=("user", user_id))
         return code
 
     async def redeem(self, code: str, device: str | None, address: str | None) -> TokenPair:
@@ -136,7 +147,9 @@ class LoginSessions:
             row = used.one_or_none()
             if row is None or not await self.may_enter(session, row[0], row[1]):
                 raise Fault("unauthenticated", "The login link was used, or is too old.")
-            return await self.open(session, row[0], row[1], device, address)
+            pair = await self.open(session, row[0], row[1], device, address)
+            await signed_in(session, row[1], "account.redeem", row[0], pair.session_id)
+            return pair
 
     async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
         """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
@@ -181,16 +194,16 @@ class LoginSessions:
         next_one = await session.get(RefreshToken, digest(child))
         if moment - row.used_at <= GRACE and next_one is not None and next_one.used_at is None:
             return self._pair(login, child)
-        await self._revoke(session, login.id)
-        return login.id
-
-    async def _revoke(self, session: AsyncSession, session_id: str) -> None:
-        await session.exec(
-            update(LoginSession)
-            .where(col(LoginSession.id) == session_id, col(LoginSession.revoked_at).is_(None))
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
+        login.revoked_at = moment
+        await record(
+            session,
+            login.tenant_id,
+            "account.refresh",
+            resource=("session", login.id),
+            outcome="denied",
+            details={"reason": "reused", "user": login.user_id},
         )
+        return login.id
 
     async def _announce(self, kind: str, id: str) -> None:
         if self._changed is None:
@@ -224,6 +237,14 @@ class LoginSessions:
     def _child(self, token: str) -> str:
         derived = self._tokens.derive("refresh token", token)
         return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
+
+
+async def signed_in(
+    session: AsyncSession, tenant_id: str, action: str, user_id: str, session_id: str
+) -> None:
+    """Record that somebody has signed in, who is who acts from then on."""
+    with acting_as(user_id, session_id):
+        await record(session, tenant_id, action, resource=("session", session_id))
 
 
 def digest(secret: str) -> str:

@@ -4,11 +4,11 @@ WebSocket methods, REST routes, OpenAPI, AsyncAPI and the reference page are der
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hub.faults import FAULTS
 from hub.operations.call import Call
@@ -25,6 +25,19 @@ SIGNED_IN: Final = "signed-in"
 
 Kind = Literal["read", "write"]
 
+EVERYDAY: Final = frozenset({"channel", "presence", "conversation", "message", "run", "model"})
+"""The families whose writes are everyone's daily work. Those of all others are about who may come
+in and do what, and are in the audit trail."""
+
+GRAVE: Final = frozenset({"delete", "share", "unshare", "grant", "revoke", "remove"})
+"""What is in the audit trail in any family."""
+
+
+def sensitive(name: str, kind: Kind) -> bool:
+    """Whether an operation of this name is in the audit trail, unless its declaration says."""
+    family, _, verb = name.partition(".")
+    return kind == "write" and (family not in EVERYDAY or verb in GRAVE)
+
 
 class Params(BaseModel):
     """Parameters of an operation. Unknown ones are refused."""
@@ -39,6 +52,35 @@ class Result(BaseModel):
 
     def encode(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
+
+
+class Streamed(Result):
+    """A result that is sent while it is made, over HTTP alone: a body of one of the types
+    ``media``, in chunks. ``name`` is what a browser calls the file.
+    """
+
+    media: ClassVar[tuple[str, ...]] = ()
+    _media_type: str = PrivateAttr()
+    _name: str = PrivateAttr()
+    _chunks: AsyncIterator[bytes] = PrivateAttr()
+
+    @classmethod
+    def of(cls, media_type: str, name: str, chunks: AsyncIterator[bytes]) -> Self:
+        made = cls()
+        made._media_type, made._name, made._chunks = media_type, name, chunks
+        return made
+
+    @property
+    def media_type(self) -> str:
+        return self._media_type
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._chunks
 
 
 class Nothing(Params):
@@ -70,7 +112,8 @@ class Operation(Generic[P, R]):
     the dispatcher finds its owner and tenant and asks ``rbac``. ``ordered_by`` names the parameter
     by which writes of one connection keep their order. ``cost`` is what it takes of the caller's
     budgets of requests (``hub.limits.rates``). ``faults`` are the reasons it may answer
-    beyond those that any operation may.
+    beyond those that any operation may. ``audited``: a write of it leaves an entry in the audit
+    trail, in its own transaction (``hub.audit.trail.record``); and who is refused it is noted.
     """
 
     name: str
@@ -85,6 +128,7 @@ class Operation(Generic[P, R]):
     ordered_by: str | None
     cost: float
     faults: tuple[str, ...]
+    audited: bool
     summary: str
     description: str
 
@@ -107,11 +151,13 @@ def operation(
     ordered_by: str | None = None,
     cost: float = 1.0,
     faults: tuple[str, ...] = (),
+    audited: bool | None = None,
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
 
     Its annotations give the params and result models, its docstring the summary (first line) and
-    the description. Raises TypeError at once for a declaration that cannot be.
+    the description. ``audited``: by default if it is ``sensitive``. Raises TypeError at once for a
+    declaration that cannot be.
     """
 
     def declare(handler: Callable[[Call, P], Awaitable[R]]) -> Operation[P, R]:
@@ -132,6 +178,7 @@ def operation(
             ordered_by=ordered_by,
             cost=cost,
             faults=faults,
+            audited=sensitive(name, kind) if audited is None else audited,
             summary=summary.strip().rstrip("."),
             description=description.strip(),
         )
@@ -159,3 +206,7 @@ def _check(declared: AnyOperation) -> None:
         refuse(f"no such parameters: {named - fields}")
     if declared.http is None and not declared.socket:
         refuse("no transport offers it")
+    if issubclass(declared.result, Streamed) and (
+        declared.socket or declared.http is None or declared.http.method != "GET"
+    ):
+        refuse("a stream is offered as a GET over HTTP, and nowhere else")

@@ -6,6 +6,7 @@ from typing import Final
 
 from hub.operations import (
     account,
+    audit,
     channel,
     conversation,
     message,
@@ -25,6 +26,7 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     message,
     run,
     model,
+    audit,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -30,6 +30,9 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "session:revoke": "End one's own login sessions.",
     "session:read:any": "See the login sessions of others in the tenant.",
     "session:revoke:any": "End the login sessions of others in the tenant.",
+    "audit:read": "Look into the tenant's audit trail, and follow it as it grows.",
+    "audit:verify": "Verify the tenant's audit trail.",
+    "audit:export": "Export the tenant's audit trail.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -90,6 +90,9 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "channel:subscribe:any",
                     "session:read:any",
                     "session:revoke:any",
+                    "audit:read",
+                    "audit:verify",
+                    "audit:export",
                 }
             ),
             "Administers the tenant.",

@@ -78,7 +78,7 @@ def _missing() -> dict[str, list[str]]:
             f"conversation:{new_id('c')}",
             f"user:{new_id('u')}",
             f"run:{new_id('r')}",
-            "audit",
+            f"audit:{new_id('t')}",
             "conversation:nonsense",
         ],
     }
