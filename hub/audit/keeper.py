@@ -9,7 +9,7 @@ from random import uniform
 from typing import Any, Final
 
 from hub.audit.denials import Denials
-from hub.audit.live import Live
+from hub.audit.live import NOUN, Live
 from hub.audit.retention import prune_all
 from hub.audit.seal import kept_seal, made_seal
 from hub.audit.trail import WRITTEN
@@ -93,6 +93,13 @@ class Keeper:
             said = [str(finding) for finding in found.report.findings[:5]]
             log.error("an audit trail does not verify", tenant=tenant_id, findings=said)
         return found
+
+    async def catch_up(self, channel: str, tenant_id: str) -> None:
+        """Somebody is about to follow a channel: if it is the trail's, have it hold all entries
+        that there are. Raises Fault("backend_unavailable").
+        """
+        if channel == NOUN:
+            await self._live.catch_up(tenant_id)
 
     def trusted(self) -> list[str]:
         """The public key that this hub signs with, if it has one."""

@@ -27,6 +27,7 @@ LOOK_S: Final = 4.0
 """How often it is looked whether a channel that is followed lacks entries."""
 LEASE_S: Final = 10.0
 RETRY_S: Final = 0.05
+ATTEMPTS: Final = 20
 AWAY_S: Final = 1.0
 FIRST: Final = 100
 """Entries with which a new log begins, at most."""
@@ -92,16 +93,28 @@ class Live:
                 try:
                     if not await self._append(tenant_id):
                         self._due[tenant_id] = None
-                        pause = max(pause, RETRY_S)
+                        pause = RETRY_S
                 except Fault as fault:
-                    log.warning("audit entries wait for their channel", why=fault.reason)
-                    self._due[tenant_id] = None
+                    log.warning("audit entries wait for their channels", why=fault.reason)
+                    self._due |= due  # what is there already is not said again
                     pause = AWAY_S
+                    break
                 except Exception:
                     log.exception("audit entries could not be told")
             if self._due:
                 await asyncio.sleep(pause)
                 self._wake.set()
+
+    async def catch_up(self, tenant_id: str) -> None:
+        """Have the channel hold all entries that there are, so that only later ones are news to who
+        follows it from now on. It may not, while another node is slow.
+
+        Raises Fault("backend_unavailable").
+        """
+        for _ in range(ATTEMPTS):
+            if await self._append(tenant_id):
+                return
+            await asyncio.sleep(RETRY_S)
 
     async def _append(self, tenant_id: str) -> bool:
         """Append what the log lacks; False when another node is doing so."""
@@ -152,3 +165,5 @@ class Live:
                             self.grown(tenant_id)
             except Fault as fault:
                 log.warning("it cannot be looked for audit entries", why=fault.reason)
+            except Exception:
+                log.exception("looking for audit entries failed")

@@ -152,8 +152,9 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         else (params.since)
     )
     fanout = call.services.fanout
-    log = log_of(params.channel, call.actor.tenant_id)
-    join = await fanout.join(log, connection.reader, since)
+    tenant_id = call.actor.tenant_id
+    await call.services.audit.catch_up(params.channel, tenant_id)
+    join = await fanout.join(log_of(params.channel, tenant_id), connection.reader, since)
     seat = None
     try:
         snapshot = None

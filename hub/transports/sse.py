@@ -289,6 +289,7 @@ class EventStreams:
         """A reader that is to follow the channel, told its state if it cannot be continued."""
         services = self._services
         reader = _StreamReader(channel, services.metrics.joined.labels("outbox").inc)
+        await services.audit.catch_up(channel, tenant_id)
         join = await services.fanout.join(log_of(channel, tenant_id), reader, since)
         if not join.recovered:
             try:

@@ -124,6 +124,13 @@ async def test_a_new_log_begins_with_the_newest_entries(nodes: Nodes) -> None:
     await nodes.says(tenant, [*range(21, FIRST + 21)])
 
 
+async def test_who_begins_to_follow_is_not_told_what_was_before(nodes: Nodes) -> None:
+    tenant = await make_tenant(nodes.database)
+    await write(nodes.database, tenant, 3)
+    await asyncio.gather(*(live.catch_up(tenant) for live in nodes.lives * 3))
+    assert await nodes.said(tenant) == [1, 2, 3]
+
+
 async def test_while_the_backplane_is_away_entries_wait(
     sqlite_url: str, own_redis: RedisProcess
 ) -> None:
