@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
+from hub.audit.keeper import Keeper
 from hub.backplane.choice import open_backplane
 from hub.backplane.pulse import Pulse
 from hub.events.fanout import Fanout
@@ -150,6 +151,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(rates.close)
     fanout = Fanout(backplane, metrics, outboxes)
     stack.push_async_callback(fanout.close)
+    audit = Keeper(database, backplane, metrics, settings, fanout.followed)
+    audit.start()
+    stack.push_async_callback(audit.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
     pulse = Pulse(backplane, metrics, node)
@@ -182,6 +186,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         transcript=Transcript(database, backplane),
         metrics=metrics,
         rates=rates,
+        audit=audit,
         node=node,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,18 @@ class Origin:
     trace_id: str | None = None
 
 
+@dataclass(slots=True)
+class Deed:
+    """What an operation has come to so far: whether it ``wrote`` anything, and how many entries it
+    has ``recorded``.
+    """
+
+    wrote: bool = False
+    recorded: int = 0
+
+
 _CURRENT: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039  # frozen
+_DEED: ContextVar[Deed | None] = ContextVar("deed", default=None)
 
 
 def current() -> Origin:
@@ -33,3 +44,25 @@ def acting(origin: Origin) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+@contextmanager
+def acting_as(user_id: str, session_id: str | None = None) -> Iterator[None]:
+    """What is done inside is done by this user, who has just shown who they are."""
+    with acting(replace(current(), actor_id=user_id, session_id=session_id)):
+        yield
+
+
+def deed() -> Deed | None:
+    """What the operation that this task does has come to; None outside of any."""
+    return _DEED.get()
+
+
+@contextmanager
+def watched() -> Iterator[Deed]:
+    """What is done inside is one deed."""
+    token = _DEED.set(made := Deed())
+    try:
+        yield made
+    finally:
+        _DEED.reset(token)

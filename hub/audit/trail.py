@@ -1,24 +1,55 @@
-"""Writing the trail: an entry commits with the deed that it tells of, or neither does."""
+"""Writing the trail: an entry commits with the deed that it tells of, or neither does.
+
+``record`` notes an entry; it gets its number and its hash, and is written, when its transaction
+commits, after all else: the head of the tenant's chain is the last thing that the transaction locks
+(of several tenants' in the order of their ids), and is locked no longer than that takes. So writers
+of one tenant take turns, and cannot wait for each other in a circle, whatever else they lock.
+"""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final, Literal
 
 import orjson
+from sqlalchemy import Insert, bindparam, event, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.audit.chain import GENESIS, hash_of
-from hub.audit.origin import current
+from hub.audit.chain import GENESIS, fields_of, hash_of
+from hub.audit.origin import current, deed
+from hub.faults import Fault
 from hub.ids import new_id
+from hub.storage.database import is_away
+from hub.storage.scope import EVERY_TENANT, OutOfScope, ScopedSession, prebuilt
 from hub.storage.tables import AuditEntry, AuditHead, now
+from hub.telemetry.logs import log, redact
 
 Outcome = Literal["done", "denied", "failed"]
 Detail = str | int | bool | None | list[str]
 
-_HASHED: Final = (
-    "id", "tenant_id", "seq", "action", "outcome", "actor_id", "session_id", "resource_kind",
-    "resource_id", "transport", "address", "trace_id", "details", "previous_hash",
-)  # fmt: skip
+WRITTEN: Final = "audit.written"
+"""In the ``info`` of a session that has committed: the entries that it wrote, as a list."""
+
+LONGEST: Final = 500
+"""Characters of a text in ``details``; the rest is cut off."""
+
+_PENDING: Final = "audit.pending"
+
+_COLUMNS: Final = tuple(AuditEntry.__table__.columns.keys())  # type: ignore[attr-defined]
+
+_LOCKED: Final[Any] = prebuilt(
+    select(col(AuditHead.seq), col(AuditHead.hash))
+    .where(col(AuditHead.id) == bindparam("tenant"))
+    .with_for_update()
+)
+_MOVED: Final[Any] = prebuilt(
+    update(AuditHead)
+    .where(col(AuditHead.id) == bindparam("tenant"))
+    .values(seq=bindparam("to_seq"), hash=bindparam("to_hash"))
+    .execution_options(synchronize_session=False)
+)
 
 
 async def record(
@@ -34,43 +65,136 @@ async def record(
 
     ``action`` is an operation's name or one like it (``user.disable``); ``resource`` is the
     ``(kind, id)`` of what was acted on. Who acts, and whence, is the ambient ``Origin``.
-    ``details`` never hold secrets or what was said. If the entry cannot be written the transaction
-    fails.
+    ``details`` never hold secrets or what was said. The entry has its ``seq`` and hashes once the
+    transaction has committed; if it cannot be written the transaction fails.
     """
+    scoped = session.sync_session
+    if not isinstance(scoped, ScopedSession) or not scoped.writes:
+        raise OutOfScope("an audit entry is written where something is written")
+    if scoped.scope not in (EVERY_TENANT, tenant_id):
+        raise OutOfScope("an audit entry of another tenant")
     origin = current()
-    head = await session.get(AuditHead, tenant_id, with_for_update=True)
-    if head is None:
-        head = AuditHead(id=tenant_id, tenant_id=tenant_id, seq=0, hash=GENESIS)
-        session.add(head)
     kind, id = resource or (None, None)
     entry = AuditEntry(
         id=new_id("ae"),
         tenant_id=tenant_id,
-        seq=head.seq + 1,
-        at=now(),
-        action=action,
+        seq=0,
+        action=action[:64],
         outcome=outcome,
         actor_id=origin.actor_id,
         session_id=origin.session_id,
         resource_kind=kind,
-        resource_id=id,
-        transport=origin.transport,
-        address=origin.address,
-        trace_id=origin.trace_id,
-        details=orjson.dumps(dict(details or {}), option=orjson.OPT_SORT_KEYS).decode(),
-        previous_hash=head.hash,
+        resource_id=id and id[:200],
+        transport=origin.transport[:16],
+        address=origin.address and origin.address[:64],
+        trace_id=(origin.trace_id and origin.trace_id[:64]) or None,
+        details=_told(details or {}),
+        previous_hash="",
         hash="",
     )
-    entry.hash = hash_of(fields_of(entry))
-    session.add(entry)
-    head.seq, head.hash = entry.seq, entry.hash
-    await session.flush()
+    if not scoped.in_transaction():
+        scoped.begin()  # so that a rollback takes it back
+    pending = scoped.info.setdefault(_PENDING, [])
+    pending.append((scoped.get_nested_transaction(), entry))
+    if (doing := deed()) is not None:
+        doing.recorded += 1
     return entry
 
 
-def fields_of(entry: AuditEntry) -> dict[str, Any]:
-    """What the hash of an entry is over."""
-    fields: dict[str, Any] = {name: getattr(entry, name) for name in _HASHED}
-    at: datetime = entry.at
-    fields["at"] = at.isoformat(timespec="microseconds")
-    return fields
+def _told(details: Mapping[str, Detail]) -> str:
+    said = {
+        name: value[:LONGEST] if isinstance(value, str) else value
+        for name, value in details.items()
+        if value is not None
+    }
+    return orjson.dumps(redact(said), option=orjson.OPT_SORT_KEYS).decode()
+
+
+# --- at the end of a transaction ---
+
+
+@event.listens_for(ScopedSession, "before_commit")
+def _write(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint is released: the transaction goes on
+    pending = session.info.pop(_PENDING, None)
+    if not pending:
+        return
+    session.flush()  # first the rows of the deed, with the locks that they take
+    by_tenant: dict[str, list[AuditEntry]] = {}
+    for _, entry in pending:
+        by_tenant.setdefault(entry.tenant_id, []).append(entry)
+    try:
+        for tenant_id in sorted(by_tenant):
+            _append(session, tenant_id, by_tenant[tenant_id])
+    except DBAPIError as error:
+        if is_away(error):
+            raise
+        log.error("the audit trail cannot be written", why=str(error.orig))
+        raise Fault(
+            "internal_error", "The audit trail cannot be written, so nothing was done."
+        ) from error
+    session.info[WRITTEN] = [entry for _, entry in pending]
+
+
+def _append(session: Session, tenant_id: str, entries: list[AuditEntry]) -> None:
+    seq, hash = _head(session, tenant_id)
+    for entry in entries:
+        seq += 1
+        entry.seq, entry.at, entry.previous_hash = seq, now(), hash
+        entry.hash = hash = hash_of(fields_of(entry))
+    rows = [{name: getattr(entry, name) for name in _COLUMNS} for entry in entries]
+    session.execute(insert(AuditEntry), rows)
+    session.execute(_MOVED, {"tenant": tenant_id, "to_seq": seq, "to_hash": hash})
+
+
+def _head(session: Session, tenant_id: str) -> tuple[int, str]:
+    """The head of the chain, locked until the transaction ends; made if there is none."""
+    row = session.execute(_LOCKED, {"tenant": tenant_id}).one_or_none()
+    if row is None:
+        # Who comes second waits here for who was first, and finds the head that they have made.
+        first = _insert(session).values(id=tenant_id, tenant_id=tenant_id, seq=0, hash=GENESIS)
+        session.execute(first)
+        row = session.execute(_LOCKED, {"tenant": tenant_id}).one()
+    return row[0], row[1]
+
+
+def _insert(session: Session) -> Insert:
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(AuditHead).on_conflict_do_nothing()
+    return sqlite.insert(AuditHead).on_conflict_do_nothing()
+
+
+@event.listens_for(ScopedSession, "after_soft_rollback")
+def _forget(session: Session, previous: SessionTransaction) -> None:
+    """What was noted in a savepoint that is rolled back was not done."""
+    pending = session.info.get(_PENDING)
+    if pending:
+        session.info[_PENDING] = [one for one in pending if not _within(one[0], previous)]
+
+
+def _within(noted: SessionTransaction | None, ended: SessionTransaction) -> bool:
+    if ended.parent is None:
+        return True  # all of the transaction
+    while noted is not None and noted is not ended:
+        noted = noted.parent
+    return noted is ended
+
+
+# --- whether an operation wrote anything ---
+
+
+@event.listens_for(ScopedSession, "after_flush")
+def _flushed(session: Session, _: UOWTransaction) -> None:
+    _wrote()
+
+
+@event.listens_for(ScopedSession, "do_orm_execute")
+def _executed(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        _wrote()
+
+
+def _wrote() -> None:
+    if (doing := deed()) is not None:
+        doing.wrote = True

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, apikeys, doctor, keys, processes, roles, serving
+from hub.cli import administration, apikeys, audit, doctor, keys, processes, roles, serving
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -83,6 +83,7 @@ def _run(given: argparse.Namespace) -> int:
         "user": lambda: administration.create_user(settings, given),
         "role": lambda: roles.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
+        "audit": lambda: audit.run(settings, given),
     }
     return asyncio.run(steps[given.command]())
 
@@ -96,7 +97,9 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
     return serving.serve(settings, worker=worker, greet=given.greet)
 
 
-_WRITERS: Final = {"serve", "worker", "init", "user", "role", "token", "link", "keys", "apikey"}
+_WRITERS: Final = {
+    "serve", "worker", "init", "user", "role", "token", "link", "keys", "apikey", "audit",
+}  # fmt: skip
 
 _DOCUMENTS: Final = {
     "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
@@ -157,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     roles.add_commands(commands)
     apikeys.declare(commands)
     keys.declare(commands)
+    audit.add_parser(commands)
     token = command("token", "print an access token for a user, who need not be asked")
     token.add_argument("--email", required=True)
     link = command("link", "print a one-time login code")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from hub.audit.origin import Origin, acting
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
 from hub.identity.keyring import open_ring
@@ -37,7 +38,8 @@ async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[
     try:
         await database.migrate()
         tokens = Tokens(open_ring(settings), settings.access_token_minutes)
-        yield Accounts(database, passwords, tokens, settings)
+        with acting(Origin(transport="cli")):
+            yield Accounts(database, passwords, tokens, settings)
     finally:
         passwords.close()
         await database.close()

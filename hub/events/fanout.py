@@ -52,6 +52,11 @@ class Join:
         self.recovered = at is not None
         self.position = at or channel.at
 
+    @property
+    def log(self) -> str:
+        """The name of the channel's log, by which the fan-out knows it."""
+        return self._channel.name
+
     async def follow(self) -> None:
         """Deliver what was missed, then join the live readers. Returns when live (or ended)."""
         try:
@@ -89,7 +94,7 @@ class Fanout:
         self._counted = metrics.deliveries
 
     async def join(self, name: str, reader: Reader, since: Since) -> Join:
-        """Begin a subscription. Raises Fault("backend_unavailable")."""
+        """Begin a subscription of the log ``name``. Raises Fault("backend_unavailable")."""
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = LiveChannel(name)
@@ -215,7 +220,7 @@ class Fanout:
             arrival = classify(channel.at, epoch, seq)
             if arrival is Arrival.NEXT:
                 channel.at = Position(epoch, seq)
-                delivery = Delivery(name, epoch, seq, data)
+                delivery = Delivery(channel.shown, epoch, seq, data)
                 if channel in found:
                     found[channel].append(delivery)
                 else:
@@ -240,7 +245,7 @@ class Fanout:
     def _deliveries(self, channel: LiveChannel, page: LogSlice) -> list[Delivery]:
         """What a page of the log holds, the deltas of a message joined."""
         deliveries = joined(
-            [Delivery(channel.name, page.epoch, entry.seq, entry.data) for entry in page.entries]
+            [Delivery(channel.shown, page.epoch, entry.seq, entry.data) for entry in page.entries]
         )
         self._metrics.joined.labels("log").inc(len(page.entries) - len(deliveries))
         return deliveries
@@ -276,7 +281,7 @@ class Fanout:
         channel.thorough.clear()
         self._metrics.subscriptions.dec(len(readers))
         for reader in readers:
-            reader.ended(channel.name, "resume_gap")
+            reader.ended(channel.shown, "resume_gap")
         self._tidy(channel)
 
     # --- replay ---
@@ -289,7 +294,7 @@ class Fanout:
             if join.abandoned:
                 return
             if resume(at, page) is None:
-                reader.ended(channel.name, "resume_gap")
+                reader.ended(channel.shown, "resume_gap")
                 return
             deliveries = self._deliveries(channel, page)
             for delivery in deliveries:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from hub.backplane.interface import Position
+from hub.events.channels import channel_of
 from hub.events.delivery import Delivery
 from hub.events.outbox import broken
 
@@ -36,16 +37,19 @@ class Reader(Protocol):
 
 class LiveChannel:
     """A channel on this node: its live position and who reads it. Those are ``swift`` whose frames
-    go straight to their transports, the others are ``thorough``.
+    go straight to their transports, the others are ``thorough``. ``name`` is that of its log;
+    ``shown`` is what readers know it by.
 
     ``heard`` is the newest position that pub/sub brought while the channel was not live (opening,
     or filling a gap): when the log has been read up to there, nothing was missed.
     """
 
-    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "swift", "thorough")
+    __slots__ = ("at", "filling", "heard", "joining", "name", "opening", "shown", "swift",
+                 "thorough")  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.shown = channel_of(name)
         self.at = NOWHERE
         self.heard = NOWHERE
         self.swift: dict[Reader, Callable[[bytes], object]] = {}

@@ -10,11 +10,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.audit.origin import acting_as
+from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity import invitations
 from hub.identity.holdings import lives
 from hub.identity.passwords import Passwords
-from hub.identity.sessions import LoginSessions, TokenPair
+from hub.identity.sessions import LoginSessions, TokenPair, signed_in
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings
@@ -89,6 +91,14 @@ class Accounts:
                 else:
                     tenant, role = await invitations.accept(session, invitation, address)
                 await _join(session, user, tenant, role)
+                with acting_as(user.id):
+                    await record(
+                        session,
+                        tenant.id,
+                        "account.register",
+                        resource=("user", user.id),
+                        details={"role": role, "invited": invitation is not None},
+                    )
         except IntegrityError:
             raise Fault("conflict", "This address has an account. Sign in instead.") from None
         return user, tenant
@@ -123,7 +133,9 @@ class Accounts:
                     .where(col(User.id) == user.id, col(User.password_hash) == user.password_hash)
                     .values(password_hash=renewed)
                 )
-            return await self._sessions.open(session, user.id, chosen, device, address)
+            pair = await self._sessions.open(session, user.id, chosen, device, address)
+            await signed_in(session, chosen, "account.login", user.id, pair.session_id)
+            return pair
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """The next tokens of a session; see ``hub.identity.sessions``.
@@ -134,7 +146,7 @@ class Accounts:
 
     async def logout(self, session_id: str) -> None:
         """End a login session, on every node. Idempotent."""
-        await self._sessions.revoke(session_id)
+        await self._sessions.revoke(session_id, "account.logout")
 
     async def login_link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs the user in once, within ten minutes."""
@@ -155,9 +167,11 @@ class Accounts:
         """
         async with self._database.write(EVERY_TENANT) as session:
             await _check_role(session, tenant_id, role)
-            return invitations.make(
+            code = invitations.make(
                 session, tenant_id, role, invited_by, _address(email) if email is not None else None
             )
+            await record(session, tenant_id, "invitation.create", details={"role": role})
+            return code
 
     async def create_user(
         self, email: str, password: str, tenant: str, role: str, name: str | None = None
@@ -176,6 +190,13 @@ class Accounts:
                 place = await _operators_tenant(session, tenant)
                 await _check_role(session, place.id, role)
                 await _join(session, user, place, role)
+                await record(
+                    session,
+                    place.id,
+                    "user.create",
+                    resource=("user", user.id),
+                    details={"role": role},
+                )
         except IntegrityError:
             raise Fault("conflict", "This address has an account already.") from None
         return user, place
@@ -205,6 +226,10 @@ class Accounts:
         async with self._database.write(EVERY_TENANT) as session:
             user_id, tenant_id = await self._entrance(session, email)
             pair = await self._sessions.open(session, user_id, tenant_id, "hub token")
+            resource = ("session", pair.session_id)
+            await record(
+                session, tenant_id, "account.token", resource=resource, details={"user": user_id}
+            )
         return pair.access_token
 
     async def login_code_for(self, email: str = ADMINISTRATOR) -> str:

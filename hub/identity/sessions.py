@@ -19,6 +19,8 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.audit.origin import acting_as
+from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.holdings import lives
 from hub.identity.tokens import Tokens
@@ -104,10 +106,18 @@ class LoginSessions:
             await self._announce("session", outcome)
         raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
 
-    async def revoke(self, session_id: str) -> None:
-        """End the session: its refresh tokens and, at once, its access tokens. Idempotent."""
+    async def revoke(self, session_id: str, action: str = "session.revoke") -> None:
+        """End the session: its refresh tokens and, at once, its access tokens. Idempotent.
+
+        ``action``: what the audit trail calls it.
+        """
         async with self._database.write(EVERY_TENANT) as session:
-            await self._revoke(session, session_id)
+            login = await session.get(LoginSession, session_id, with_for_update=True)
+            if login is not None and login.revoked_at is None:
+                login.revoked_at = now()
+                resource = ("session", session_id)
+                details = {"user": login.user_id}
+                await record(session, login.tenant_id, action, resource=resource, details=details)
         await self._announce("session", session_id)
 
     async def link(self, user_id: str, tenant_id: str) -> str:
@@ -122,6 +132,7 @@ class LoginSessions:
                     expires_at=now() + self._link_life,
                 )
             )
+            await record(session, tenant_id, "account.link", resource=("user", user_id))
         return code
 
     async def redeem(self, code: str, device: str | None, address: str | None) -> TokenPair:
@@ -141,7 +152,9 @@ class LoginSessions:
             row = used.one_or_none()
             if row is None or not await self.may_enter(session, row[0], row[1]):
                 raise Fault("unauthenticated", "The login link was used, or is too old.")
-            return await self.open(session, row[0], row[1], device, address)
+            pair = await self.open(session, row[0], row[1], device, address)
+            await signed_in(session, row[1], "account.redeem", row[0], pair.session_id)
+            return pair
 
     async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
         """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
@@ -186,7 +199,15 @@ class LoginSessions:
             return self._pair(login, child)
         if moment - row.used_at <= GRACE and (living := await self._living(session, row)):
             return self._pair(login, self._again(token, living))
-        await self._revoke(session, login.id)
+        login.revoked_at = moment
+        await record(
+            session,
+            login.tenant_id,
+            "account.refresh",
+            resource=("session", login.id),
+            outcome="denied",
+            details={"reason": "reused", "user": login.user_id},
+        )
         return login.id
 
     async def _living(self, session: AsyncSession, parent: RefreshToken) -> str | None:
@@ -206,14 +227,6 @@ class LoginSessions:
             if digest(child := _child(derived)) == living:
                 return child
         raise Fault("backend_unavailable", "The keys of this node are not the newest; try again.")
-
-    async def _revoke(self, session: AsyncSession, session_id: str) -> None:
-        await session.exec(
-            update(LoginSession)
-            .where(col(LoginSession.id) == session_id, col(LoginSession.revoked_at).is_(None))
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
-        )
 
     async def _announce(self, kind: str, id: str) -> None:
         if self._changed is None:
@@ -247,6 +260,14 @@ class LoginSessions:
 
 def _child(derived: bytes) -> str:
     return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
+
+
+async def signed_in(
+    session: AsyncSession, tenant_id: str, action: str, user_id: str, session_id: str
+) -> None:
+    """Record that somebody has signed in, who is who acts from then on."""
+    with acting_as(user_id, session_id):
+        await record(session, tenant_id, action, resource=("session", session_id))
 
 
 def digest(secret: str) -> str:

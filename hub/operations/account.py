@@ -178,6 +178,7 @@ async def redeem(call: Call, params: Redeem) -> Session:
     socket=False,
     faults=("unauthenticated",),
     cost=5,
+    audited=False,  # a reuse is, by itself
 )
 async def refresh(call: Call, params: Refresh) -> Session:
     """Exchange a refresh token for new tokens.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
+from hub.audit.keeper import Keeper
 from hub.backplane.interface import Backplane, Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join
@@ -66,6 +67,7 @@ class Services:
     transcript: Transcript
     metrics: Metrics
     rates: Rates
+    audit: Keeper
     node: str
 
 

@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field
 
 from hub.backplane.interface import Position
+from hub.events.channels import log_of
 from hub.events.delivery import Delivery
 from hub.events.recovery import acknowledged, resume
 from hub.events.span import joined
@@ -136,9 +137,10 @@ class Past(Result):
 async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     """Follow a channel's events: what was missed since a position, then live, without gap.
 
-    Channels are `conversation:<id>` and `user:<id>`. A channel is followed at most once on a
-    connection; unsubscribe first to begin again elsewhere. A persistent session remembers it at the
-    position of the reply; one that it remembers already stays where it was acknowledged.
+    Channels are `conversation:<id>`, `user:<id>` and, with `audit:read`, `audit`. A channel is
+    followed at most once on a connection; unsubscribe first to begin again elsewhere. A persistent
+    session remembers it at the position of the reply; one that it remembers already stays where it
+    was acknowledged.
     """
     connection = call.connection
     assert connection is not None, "declared for the socket only"
@@ -150,7 +152,9 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         else (params.since)
     )
     fanout = call.services.fanout
-    join = await fanout.join(params.channel, connection.reader, since)
+    tenant_id = call.actor.tenant_id
+    await call.services.audit.catch_up(params.channel, tenant_id)
+    join = await fanout.join(log_of(params.channel, tenant_id), connection.reader, since)
     seat = None
     try:
         snapshot = None
@@ -224,7 +228,8 @@ async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:
     # Only what the session knows is looked at: who may not follow a channel learns nothing of it.
     asked = {at.channel: at for at in params.channels}
     known = [channel for channel in asked if session.knows(channel)]
-    logs = await gather(*(call.services.backplane.read(channel, 0, 0) for channel in known))
+    backplane, tenant_id = call.services.backplane, call.actor.tenant_id
+    logs = await gather(*(backplane.read(log_of(channel, tenant_id), 0, 0) for channel in known))
     refused = {channel: Fault("not_found") for channel in asked if channel not in known}
     kept: dict[str, Position] = {}
     for channel, log in zip(known, logs, strict=True):
@@ -259,7 +264,8 @@ async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:
 )
 async def history(call: Call, params: History) -> Past:
     """Read a channel's log back, oldest first, without following it."""
-    page = await call.services.backplane.read(params.channel, params.after, params.limit)
+    log = log_of(params.channel, call.actor.tenant_id)
+    page = await call.services.backplane.read(log, params.after, params.limit)
     if params.after and resume(Position(page.epoch, params.after), page) is None:
         raise Fault("resume_gap")
     entries = page.entries[: fit(page.entries, lambda entry: len(entry.data))]

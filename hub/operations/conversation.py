@@ -8,6 +8,7 @@ from sqlalchemy import delete as delete_rows
 from sqlmodel import col, select
 
 from hub.agents.run_state import ACTIVE
+from hub.audit.trail import record
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.operations.call import Call
@@ -192,6 +193,13 @@ async def delete(call: Call, params: Named) -> Done:
                 delete_rows(table).where(col(table.conversation_id) == conversation_id)
             )
         await session.delete(row)
+        await record(
+            session,
+            tenant_id,
+            "conversation.delete",
+            resource=("conversation", conversation_id),
+            details={"owner": row.owner_id},
+        )
     try:
         await call.services.resources.gone(conversation_id, tenant_id)
         # What was said is in the log too.

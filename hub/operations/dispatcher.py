@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hub.audit.origin import Origin, acting
+from hub.audit.denials import Refusal
+from hub.audit.origin import Deed, Origin, acting, watched
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
@@ -22,6 +23,10 @@ LONG_S: Final = 0.5
 
 DEADLINE_S: Final = 60.0
 """An operation that takes longer is given up, and answered ``timeout``."""
+
+_DENIED: Final = frozenset({"permission_denied", "not_found"})
+_FAILED: Final = frozenset({"unauthenticated", "permission_denied", "rate_limited"})
+"""Why a sensitive operation was refused: somebody who is known, and who shows who they are."""
 
 
 class Dispatcher:
@@ -53,6 +58,7 @@ class Dispatcher:
                 return await self._answer(operation, params, call)
         except Fault as fault:
             reason = fault.reason
+            _note(operation, params, call, fault)
             raise
         except TimeoutError:
             reason = "timeout"
@@ -82,8 +88,10 @@ class Dispatcher:
         validated = validate(operation, params)
         await authorise(operation, validated, call)
         began = perf_counter()
-        with acting(_origin(call)):
+        with acting(_origin(call)), watched() as deed:
             result: Result = await operation.handler(call, validated)
+        if operation.audited and operation.kind == "write":
+            _check_entry(operation, call, deed)
         # What goes on after its reply is checked again there, when it begins.
         if operation.kind == "read" and not call.after and perf_counter() - began > LONG_S:
             await authenticate(operation, call)
@@ -112,6 +120,40 @@ async def admit(operation: AnyOperation, call: Call) -> None:
     await authenticate(operation, call)
     if call.actor is not ANONYMOUS:
         await rates.spend(operation.cost, call.actor)
+
+
+def _check_entry(operation: AnyOperation, call: Call, deed: Deed) -> None:
+    """Say so when a deed has left no entry: its declaration promises one."""
+    if deed.wrote and not deed.recorded:
+        call.services.metrics.audit_missing.labels(operation.name).inc()
+        log.error("an operation has left no audit entry", method=operation.name)
+
+
+def _note(operation: AnyOperation, params: Mapping[str, Any], call: Call, fault: Fault) -> None:
+    """Note, of a sensitive operation, who was refused it, or failed to sign in by it."""
+    if not operation.audited:
+        return
+    public = operation.permission == PUBLIC
+    if fault.reason not in (_FAILED if public else _DENIED):
+        return
+    if not public and not call.actor.tenant_id:
+        return  # nobody: without credentials nothing is learnt, and nothing tried
+    resource = None
+    if operation.guards is not None:
+        kind, parameter = operation.guards
+        resource = (kind, str(params.get(parameter, ""))[:200])
+    email, tenant = params.get("email"), params.get("tenant")
+    refusal = Refusal(
+        action=operation.name,
+        outcome="failed" if fault.reason == "unauthenticated" else "denied",
+        reason=fault.reason,
+        origin=_origin(call),
+        tenant_id=None if public else call.actor.tenant_id,
+        resource=resource,
+        email=email if public and isinstance(email, str) else None,
+        tenant=tenant if public and isinstance(tenant, str) else None,
+    )
+    call.services.audit.denials.note(refusal)
 
 
 async def authenticate(operation: AnyOperation, call: Call) -> None:

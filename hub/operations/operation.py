@@ -4,11 +4,11 @@ WebSocket methods, REST routes, OpenAPI, AsyncAPI and the reference page are der
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hub.faults import FAULTS
 from hub.operations.call import Call
@@ -27,6 +27,19 @@ but for API keys, unless it is declared ``by_key``: they may do what their scope
 
 Kind = Literal["read", "write"]
 
+EVERYDAY: Final = frozenset({"channel", "presence", "conversation", "message", "run", "model"})
+"""The families whose writes are everyone's daily work. Those of all others are about who may come
+in and do what, and are in the audit trail."""
+
+GRAVE: Final = frozenset({"delete", "share", "unshare", "grant", "revoke", "remove"})
+"""What is in the audit trail in any family."""
+
+
+def sensitive(name: str, kind: Kind) -> bool:
+    """Whether an operation of this name is in the audit trail, unless its declaration says."""
+    family, _, verb = name.partition(".")
+    return kind == "write" and (family not in EVERYDAY or verb in GRAVE)
+
 
 class Params(BaseModel):
     """Parameters of an operation. Unknown ones are refused."""
@@ -41,6 +54,35 @@ class Result(BaseModel):
 
     def encode(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
+
+
+class Streamed(Result):
+    """A result that is sent while it is made, over HTTP alone: a body of one of the types
+    ``media``, in chunks. ``name`` is what a browser calls the file.
+    """
+
+    media: ClassVar[tuple[str, ...]] = ()
+    _media_type: str = PrivateAttr()
+    _name: str = PrivateAttr()
+    _chunks: AsyncIterator[bytes] = PrivateAttr()
+
+    @classmethod
+    def of(cls, media_type: str, name: str, chunks: AsyncIterator[bytes]) -> Self:
+        made = cls()
+        made._media_type, made._name, made._chunks = media_type, name, chunks
+        return made
+
+    @property
+    def media_type(self) -> str:
+        return self._media_type
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._chunks
 
 
 class Nothing(Params):
@@ -73,7 +115,9 @@ class Operation(Generic[P, R]):
     by which writes of one connection keep their order. ``cost`` is what it takes of the caller's
     budgets of requests (``hub.limits.rates``). ``by_key``: an API key will do where the permission
     is ``SIGNED_IN``. ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are
-    the reasons it may answer beyond those that any operation may.
+    the reasons it may answer beyond those that any operation may. ``audited``: a write of it leaves
+    an entry in the audit trail, in its own transaction (``hub.audit.trail.record``); and who is
+    refused it is noted.
     """
 
     name: str
@@ -90,6 +134,7 @@ class Operation(Generic[P, R]):
     by_key: bool
     shown_once: bool
     faults: tuple[str, ...]
+    audited: bool
     summary: str
     description: str
 
@@ -114,11 +159,13 @@ def operation(
     by_key: bool = False,
     shown_once: bool = False,
     faults: tuple[str, ...] = (),
+    audited: bool | None = None,
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
 
     Its annotations give the params and result models, its docstring the summary (first line) and
-    the description. Raises TypeError at once for a declaration that cannot be.
+    the description. ``audited``: by default if it is ``sensitive``. Raises TypeError at once for a
+    declaration that cannot be.
     """
 
     def declare(handler: Callable[[Call, P], Awaitable[R]]) -> Operation[P, R]:
@@ -141,6 +188,7 @@ def operation(
             by_key=by_key,
             shown_once=shown_once,
             faults=faults,
+            audited=sensitive(name, kind) if audited is None else audited,
             summary=summary.strip().rstrip("."),
             description=description.strip(),
         )
@@ -172,3 +220,7 @@ def check(declared: AnyOperation) -> None:
         refuse(f"no such parameters: {named - fields}")
     if declared.http is None and not declared.socket:
         refuse("no transport offers it")
+    if issubclass(declared.result, Streamed) and (
+        declared.socket or declared.http is None or declared.http.method != "GET"
+    ):
+        refuse("a stream is offered as a GET over HTTP, and nowhere else")

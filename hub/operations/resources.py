@@ -25,7 +25,7 @@ from hub.ids import is_id
 from hub.operations import grants
 from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
-from hub.rbac.decision import Resource
+from hub.rbac.decision import Resource, decide
 from hub.rbac.sharing import Granted
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -86,10 +86,13 @@ class Resources:
     async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
         """The resource, as this actor may come to it.
 
-        Raises Fault not_found: also for one of another tenant, and another user's own channel.
+        Raises Fault not_found: also for one of another tenant, and another user's own channel;
+        permission_denied for the tenant's audit trail, of which everyone knows that it is there.
         """
         if kind == "channel" and identifier.startswith("user:"):
             return _own_channel(identifier, actor)
+        if kind == "channel" and identifier == "audit":
+            return _trail(actor)
         if kind == "metrics":
             return await self._find_metrics()
         if kind in ("role", "group"):
@@ -326,3 +329,12 @@ def _own_channel(name: str, actor: Actor) -> Resource:
     if name != f"user:{actor.user_id}":
         raise Fault("not_found")
     return Resource("channel", name, actor.tenant_id, actor.user_id)
+
+
+def _trail(actor: Actor) -> Resource:
+    """The audit trail is the tenant's own, and for who may read it."""
+    trail = Resource("channel", "audit", actor.tenant_id, None)
+    verdict = decide(actor, "audit:read", trail)
+    if not verdict.allowed:
+        raise Fault(verdict.fault)
+    return trail

@@ -65,6 +65,7 @@ class Pong(Result):
     permission=PUBLIC,
     kind="write",
     faults=("permission_denied", "conflict", "rate_limited"),
+    audited=False,  # it shows credentials that a sign-in gave
 )
 async def authenticate(call: Call, params: Authenticate) -> Authenticated:
     """Show credentials on a connection that was opened without them (as browsers must).
@@ -79,7 +80,7 @@ async def authenticate(call: Call, params: Authenticate) -> Authenticated:
     return await _take_token(call, params.token.get_secret_value(), params.session_key)
 
 
-@operation("session.refresh", permission=PUBLIC, kind="write")
+@operation("session.refresh", permission=PUBLIC, kind="write", audited=False)  # as above
 async def refresh(call: Call, params: Refresh) -> Authenticated:
     """Swap the access token on the open connection for a newer one of the same user.
 
@@ -122,6 +123,7 @@ async def info(call: Call, params: Nothing) -> Info:
     kind="write",
     http=Http("POST", "/v1/sessions/forget"),
     by_key=True,
+    audited=False,  # a bot's bookkeeping
 )
 async def forget(call: Call, params: Forget) -> Done:
     """End a persistent session of yours, and forget what it followed.

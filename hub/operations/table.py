@@ -8,6 +8,7 @@ from hub.operations import (
     account,
     apikey,
     assignment,
+    audit,
     channel,
     conversation,
     group,
@@ -37,6 +38,7 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     group,
     apikey,
     service,
+    audit,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

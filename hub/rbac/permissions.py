@@ -59,6 +59,9 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "service:read:any": "See the service accounts of the tenant.",
     "service:write:any": "Rename, disable and enable the service accounts of the tenant.",
     "service:delete:any": "Delete the service accounts of the tenant.",
+    "audit:read": "Look into the tenant's audit trail, and follow it as it grows.",
+    "audit:verify": "Verify the tenant's audit trail.",
+    "audit:export": "Export the tenant's audit trail.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -113,6 +113,9 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "service:read:any",
                     "service:write:any",
                     "service:delete:any",
+                    "audit:read",
+                    "audit:verify",
+                    "audit:export",
                 }
             ),
             "Administers the tenant.",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
 
@@ -19,7 +20,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings):
+class Settings(IdentitySettings, LimitSettings, AuditSettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(
@@ -151,7 +152,12 @@ class Settings(IdentitySettings, LimitSettings):
         return value
 
     @field_validator(
-        "data_dir", "local_model", "jwt_private_key_file", "jwt_keys_dir", mode="after"
+        "data_dir",
+        "local_model",
+        "jwt_private_key_file",
+        "jwt_keys_dir",
+        "audit_key_file",
+        mode="after",
     )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:

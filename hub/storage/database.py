@@ -10,10 +10,10 @@ few reading ones. Who waits longer than 5 s for a connection is told that the da
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -70,6 +70,7 @@ class Database:
         """``url``: SQLite or PostgreSQL, as SQLAlchemy writes it. Raises BadSettings for others."""
         self.url: Final = _understood(url)
         self.embedded: Final = self.url.get_backend_name() == "sqlite"
+        self._listeners: list[Callable[[Mapping[Any, Any]], None]] = []
         if self.embedded:
             self._reader = _sqlite_engine(self.url, writes=False)
             self._writer = _sqlite_engine(self.url, writes=True)
@@ -158,6 +159,12 @@ class Database:
         async with _faults(), _session(self._writer, scope, writes=True) as session:
             yield session
             await session.commit()
+        for told in self._listeners:
+            told(session.info)
+
+    def on_commit(self, listener: Callable[[Mapping[Any, Any]], None]) -> None:
+        """Call ``listener(session.info)`` after each ``write``; it must not block or raise."""
+        self._listeners.append(listener)
 
     async def _ask(self) -> None:
         async with self.read(EVERY_TENANT) as session:
@@ -219,7 +226,7 @@ async def _faults() -> AsyncIterator[None]:
         if _is_text_it_cannot_hold(error):
             message = "Text must not hold U+0000 or lone surrogates."
             raise Fault("invalid_params", message) from error
-        if not _is_away(error):
+        if not is_away(error):
             raise
         raise _away() from error
     except (PoolTimeout, OSError, TimeoutError, sqlite3.OperationalError) as error:
@@ -235,7 +242,8 @@ def _is_text_it_cannot_hold(error: BaseException | None) -> bool:
     return False
 
 
-def _is_away(error: DBAPIError | UnicodeEncodeError) -> bool:
+def is_away(error: DBAPIError | UnicodeEncodeError) -> bool:
+    """Whether the database cannot be used now, rather than that it does not like the statement."""
     if isinstance(error, UnicodeEncodeError):
         return False
     if error.connection_invalidated:

@@ -150,6 +150,32 @@ class Metrics:
         self.logins = Counter(
             "hub_logins", "Sign-ins, by outcome.", ("outcome",), registry=registry
         )
+        self.audit_entries = Counter(
+            "hub_audit_entries",
+            "Entries of audit trails written by this process, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.audit_dropped = Counter(
+            "hub_audit_dropped",
+            "Refusals that are not in an audit trail one by one, by why: too many of one `source` "
+            "or `tenant`, the `queue` was full, or writing them `failed`.",
+            ("why",),
+            registry=registry,
+        )
+        self.audit_verifications = Counter(
+            "hub_audit_verifications",
+            "Verifications of audit trails, by outcome (`whole`, `tampered`).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.audit_missing = Counter(
+            "hub_audit_missing",
+            "Operations that should have left an entry in an audit trail and did not, by method: a "
+            "fault of the hub.",
+            ("method",),
+            registry=registry,
+        )
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The page for Prometheus and its content type, as the ``Accept`` header asks."""

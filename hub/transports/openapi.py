@@ -7,7 +7,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from hub import __version__
 from hub.faults import FAULTS
-from hub.operations.operation import PUBLIC, AnyOperation
+from hub.operations.operation import PUBLIC, AnyOperation, Streamed
 from hub.transports.sse import PATH as EVENTS_PATH
 
 REF: Final = "#/components/schemas/{model}"
@@ -63,7 +63,7 @@ def _responses(operation: AnyOperation, result: Any) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.http.status): {
             "description": "Done.",
-            "content": {"application/json": {"schema": result}},
+            "content": _content(operation, result),
         }
     }
     reasons = {*_ALWAYS, *operation.faults}
@@ -78,6 +78,12 @@ def _responses(operation: AnyOperation, result: Any) -> dict[str, Any]:
     for status, names in by_status.items():
         responses[str(status)] = _error(", ".join(f"`{name}`" for name in names))
     return dict(sorted(responses.items()))
+
+
+def _content(operation: AnyOperation, result: Any) -> dict[str, Any]:
+    if issubclass(operation.result, Streamed):
+        return {media: {"schema": {"type": "string"}} for media in operation.result.media}
+    return {"application/json": {"schema": result}}
 
 
 def _error(description: str) -> dict[str, Any]:

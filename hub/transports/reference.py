@@ -10,7 +10,7 @@ from typing import Any
 
 from hub import __version__
 from hub.faults import CLOSES, FAULTS
-from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation
+from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Streamed
 from hub.rbac.permissions import PERMISSIONS
 from hub.settings import Settings
 from hub.telemetry.metrics import Metrics
@@ -100,6 +100,9 @@ def _methods(operations: Mapping[str, AnyOperation]) -> Iterable[str]:
             params = definitions[params["$ref"].rpartition("/")[2]]
         if rows := list(_fields(params)):
             yield _table(("parameter", "type", "meaning"), rows)
+        if issubclass(operation.result, Streamed):
+            yield f"Answers with a body of {' or '.join(f'`{m}`' for m in operation.result.media)}."
+            continue
         result = schemas[(operation.result, "serialization")]
         if "$ref" in result:
             result = definitions[result["$ref"].rpartition("/")[2]]

@@ -3,19 +3,20 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from time import monotonic
 from typing import Any, Final
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call, Services
-from hub.operations.dispatcher import Dispatcher, admit, authorise, validate
-from hub.operations.operation import PUBLIC, AnyOperation
+from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
+from hub.operations.operation import PUBLIC, AnyOperation, Streamed
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
 from hub.settings import LOOPBACK
@@ -30,6 +31,8 @@ IDEMPOTENT_S: Final = 86_400.0
 COOKIE: Final = "hub_refresh"
 COOKIE_PATH: Final = "/v1/auth"
 """The refresh token of a browser goes nowhere else."""
+RECHECK_S: Final = 1.0
+"""A body that is sent while it is made is authorised again at least this often."""
 
 UNDER_WAY_S: Final = 90.0
 _UNDER_WAY: Final = b"under way"
@@ -130,6 +133,8 @@ class Rest:
             try:
                 call = await self.call(request, trace_id, public=operation.permission == PUBLIC)
                 params = await _params(request, operation)
+                if issubclass(operation.result, Streamed):
+                    return await self._stream(request, operation, params, call)
                 body = await self._once(operation, params, call)
             except Fault as fault:
                 log_failure(fault)
@@ -153,6 +158,39 @@ class Rest:
             httponly=True,
             samesite="strict",
         )
+
+    async def _stream(
+        self, request: Request, operation: AnyOperation, params: dict[str, Any], call: Call
+    ) -> Response:
+        """A body that is sent while it is made; one that cannot be finished is cut off."""
+        result = await self._dispatcher.dispatch(operation, params, call)
+        assert isinstance(result, Streamed)
+        abort = request.scope.get("extensions", {}).get("hub.abort")
+
+        async def body() -> AsyncIterator[bytes]:
+            checked = monotonic()
+            try:
+                async for chunk in result.chunks:
+                    if monotonic() - checked >= RECHECK_S:
+                        await authenticate(operation, call)
+                        await authorise(operation, validate(operation, params), call)
+                        checked = monotonic()
+                    yield chunk
+            except Fault as fault:
+                # The status has been sent: that the body does not end is all that can be said.
+                log_failure(fault, method=operation.name)
+                if abort is None:
+                    raise
+                abort()
+
+        headers = {
+            "x-trace-id": call.trace_id,
+            "cache-control": "no-store",
+            "content-disposition": f'attachment; filename="{result.name}"',
+        }
+        if request.method == "HEAD":
+            return Response(headers=headers, media_type=result.media_type)
+        return StreamingResponse(body(), headers=headers, media_type=result.media_type)
 
     async def _once(self, operation: AnyOperation, params: dict[str, Any], call: Call) -> bytes:
         """The encoded result; the first one again for an ``Idempotency-Key`` that is known."""

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from hub.backplane.interface import Position
+from hub.events.channels import log_of
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join
 from hub.events.position import Since, parse_since
@@ -274,7 +275,7 @@ class EventStreams:
             self._services.watches.remove(whom, reader)
             self._left.set()
             join.abandon()
-            self._services.fanout.leave(channel, reader)
+            self._services.fanout.leave(join.log, reader)
 
         self._readers.add(reader)
         reader.doubt()  # it may have changed since it was asked, and nobody told this reader
@@ -288,7 +289,8 @@ class EventStreams:
         """A reader that is to follow the channel, told its state if it cannot be continued."""
         services = self._services
         reader = _StreamReader(channel, services.metrics.joined.labels("outbox").inc)
-        join = await services.fanout.join(channel, reader, since)
+        await services.audit.catch_up(channel, tenant_id)
+        join = await services.fanout.join(log_of(channel, tenant_id), reader, since)
         if not join.recovered:
             try:
                 kind, _, identifier = channel.partition(":")

@@ -74,12 +74,12 @@ class Subscriptions:
                 self.end(channel, fault.reason)
             return
         if self._joins.get(channel) is not join:
-            self._fanout.leave(channel, self._reader)
+            self._fanout.leave(join.log, self._reader)
 
     def turned(self) -> None:
         """The ``write`` of the reader is another now."""
-        for channel in self._joins:
-            self._fanout.turned(channel, self._reader)
+        for join in self._joins.values():
+            self._fanout.turned(join.log, self._reader)
 
     def drop(self, channel: str, *, barred: bool = False) -> bool:
         """End a subscription without a word; whether there was one."""
@@ -87,7 +87,7 @@ class Subscriptions:
         if join is None:
             return False
         join.abandon()
-        self._fanout.leave(channel, self._reader)
+        self._fanout.leave(join.log, self._reader)
         return True
 
     def end(self, channel: str, reason: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.bench.across import across
 from tests.bench.append import append
+from tests.bench.audit import audit
 from tests.bench.child import ChildFailed
 from tests.bench.failover import failover
 from tests.bench.fanout import fanout
@@ -24,6 +25,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "first-token": first_token,
     "idle": idle,
     "append": append,
+    "audit": audit,
     "tokens": tokens,
     "across": across,
     "stall": stall,

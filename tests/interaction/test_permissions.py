@@ -112,7 +112,7 @@ def _missing() -> dict[str, list[str]]:
             f"conversation:{new_id('c')}",
             f"user:{new_id('u')}",
             f"run:{new_id('r')}",
-            "audit",
+            f"audit:{new_id('t')}",
             "conversation:nonsense",
         ],
         "apikey": [new_id("ak"), new_id("c")],

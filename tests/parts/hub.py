@@ -92,6 +92,8 @@ async def serving(
         finally:
             server.should_exit = True
             await task
+        missing = hub.services.metrics.audit_missing.collect()
+        assert not [s.labels for m in missing for s in m.samples], "no entry in the audit trail"
 
 
 @pytest.fixture

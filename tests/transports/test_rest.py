@@ -12,6 +12,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from hub.ids import is_id
+from hub.operations.operation import Streamed
 from hub.operations.table import OPERATIONS
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
@@ -276,6 +277,8 @@ async def test_every_operation_of_http_is_served_at_its_path(client: httpx.Async
             **dict.fromkeys(operation.http.path_parameters, "nothing")
         )
         response = await RestCaller(client, None)._client.request(operation.http.method, path)
+        if issubclass(operation.result, Streamed) and response.status_code == 200:
+            continue
         body = json.loads(response.content)
         reason = body.get("error", {}).get("data", {}).get("reason")
         assert reason != "method_not_found", operation.name

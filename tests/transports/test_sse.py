@@ -266,7 +266,7 @@ async def test_somebody_elses_and_missing_channels_answer_the_same(ada: Someone)
         f"conversation:{new_id('c')}",
         f"user:{me}",
         f"user:{new_id('u')}",
-        "audit",
+        f"audit:{new_id('t')}",
     ]
     answers = set()
     for channel in channels:

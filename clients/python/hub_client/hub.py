@@ -66,7 +66,7 @@ class Hub:
         buffer: int = BUFFER,
         acknowledge: bool = True,
     ) -> Subscription:
-        """The events of any channel (``conversation:<id>``, ``user:<id>``).
+        """The events of any channel (``conversation:<id>``, ``user:<id>``, ``audit``).
 
         With a ``session_key``, one that the session remembers goes on where it was acknowledged,
         whatever ``since`` says. ``acknowledge=False``: only ``Subscription.acknowledge`` does.

@@ -30,18 +30,30 @@ def upgrade() -> None:
         sa.Column("details", sa.String(), nullable=False),
         sa.Column("previous_hash", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("tenant_id", "seq"),
     )
-    op.create_index("ix_audit_entries_tenant_id", "audit_entries", ["tenant_id"], unique=False)
+    for name, columns in (
+        ("at", ["tenant_id", "at"]),
+        ("actor", ["tenant_id", "actor_id", "seq"]),
+        ("resource", ["tenant_id", "resource_id", "seq"]),
+    ):
+        op.create_index(f"ix_audit_entries_{name}", "audit_entries", columns, unique=False)
     op.create_table(
         "audit_heads",
         sa.Column("tenant_id", sa.String(length=32), nullable=False),
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"]),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_audit_heads_tenant_id", "audit_heads", ["tenant_id"], unique=False)
+    permissions = sa.table(
+        "role_permissions", sa.column("role_id", sa.String), sa.column("permission", sa.String)
+    )
+    op.bulk_insert(
+        permissions,
+        [
+            {"role_id": "admin", "permission": permission}
+            for permission in ("audit:read", "audit:verify", "audit:export")
+        ],
+    )

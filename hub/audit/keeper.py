@@ -1,0 +1,129 @@
+"""What a node does about the trail, besides adding to it: tells of it as it grows, writes what was
+refused, prunes what is old, verifies.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from random import uniform
+from typing import Any, Final
+
+from hub.audit.denials import Denials
+from hub.audit.live import NOUN, Live
+from hub.audit.retention import prune_all
+from hub.audit.seal import kept_seal, made_seal
+from hub.audit.trail import WRITTEN
+from hub.audit.verification import Verification, verify
+from hub.audit.verifier import Known
+from hub.backplane.interface import Backplane
+from hub.faults import Fault
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.storage.tables import now
+from hub.telemetry.logs import log
+from hub.telemetry.metrics import Metrics
+
+PRUNE_S: Final = 3_600.0
+"""How often it is looked for entries that are too old."""
+VERIFY_S: Final = 20.0
+"""How long one verification takes at most, of a chain that is longer in parts."""
+
+
+class Keeper:
+    """Keeps the trail on one node. ``start`` … ``await close()``."""
+
+    def __init__(
+        self,
+        database: Database,
+        backplane: Backplane,
+        metrics: Metrics,
+        settings: Settings,
+        followed: Callable[[], Collection[str]],
+    ) -> None:
+        """``followed``: the names of the logs that are read on this node."""
+        self._database = database
+        self._backplane = backplane
+        self._metrics = metrics
+        self._settings = settings
+        self.denials = Denials(database, metrics)
+        self._live = Live(database, backplane, followed)
+        self._pruning: asyncio.Task[None] | None = None
+        self._verifying = asyncio.Lock()
+        database.on_commit(self._committed)
+
+    def start(self) -> None:
+        """Begin."""
+        self.denials.start()
+        self._live.start()
+        if self._settings.audit_retention_days is not None:
+            self._pruning = asyncio.create_task(self._prune_for_ever())
+
+    async def close(self) -> None:
+        """Stop, once what waits was written. Idempotent."""
+        await self.denials.close()
+        if self._pruning is not None:
+            self._pruning.cancel()
+            await asyncio.gather(self._pruning, return_exceptions=True)
+        await self._live.close()
+
+    def _committed(self, info: Mapping[Any, Any]) -> None:
+        for entry in info.get(WRITTEN, ()):
+            self._metrics.audit_entries.labels(entry.outcome).inc()
+            self._live.grown(entry.tenant_id)
+
+    async def verify(
+        self, tenant_id: str, *, after: int = 0, known: Collection[Known] = ()
+    ) -> Verification:
+        """Verify a tenant's trail, from ``after`` on, for up to ``VERIFY_S``; one at a time.
+
+        Raises Fault("conflict") when there is no entry ``after``, "backend_unavailable".
+        """
+        async with self._verifying:
+            found = await verify(
+                self._database,
+                tenant_id,
+                trusted=self.trusted(),
+                known=known,
+                after=after,
+                within_s=VERIFY_S,
+            )
+        outcome = "whole" if found.report.ok else "tampered"
+        self._metrics.audit_verifications.labels(outcome).inc()
+        if not found.report.ok:
+            said = [str(finding) for finding in found.report.findings[:5]]
+            log.error("an audit trail does not verify", tenant=tenant_id, findings=said)
+        return found
+
+    async def catch_up(self, channel: str, tenant_id: str) -> None:
+        """Somebody is about to follow a channel: if it is the trail's, have it hold all entries
+        that there are. Raises Fault("backend_unavailable").
+        """
+        if channel == NOUN:
+            await self._live.catch_up(tenant_id)
+
+    def trusted(self) -> list[str]:
+        """The public key that this hub signs with, if it has one."""
+        seal = kept_seal(self._settings)
+        return [] if seal is None else [seal.public]
+
+    async def _prune_for_ever(self) -> None:
+        await asyncio.sleep(uniform(0, 10))  # noqa: S311  # no secret
+        while True:
+            try:
+                # One node's work; the lease lapses by itself, in time for the next round.
+                if await self._backplane.acquire("audit-retention", PRUNE_S * 0.9):
+                    await self.prune()
+            except Fault as fault:
+                log.warning("the audit trails could not be pruned", why=fault.reason)
+            except Exception:
+                log.exception("pruning the audit trails failed")
+            await asyncio.sleep(PRUNE_S)
+
+    async def prune(self) -> int:
+        """Delete entries that are older than ``HUB_AUDIT_RETENTION_DAYS``; how many."""
+        days = self._settings.audit_retention_days
+        if days is None:
+            return 0
+        return await prune_all(
+            self._database, made_seal(self._settings), now() - timedelta(days=days)
+        )

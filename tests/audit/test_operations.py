@@ -1,0 +1,433 @@
+"""The operations of the trail, through every transport, and what operations leave in it (G7)."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Final
+
+import httpx
+import pytest
+import pytest_asyncio
+from sqlmodel import col, select, update
+
+from hub.identity.accounts import Accounts
+from hub.ids import new_id
+from hub.operations.table import OPERATIONS
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import AuditEntry, Conversation, LoginSession, RefreshToken, now
+from tests.audit.chains import verify_export
+from tests.audit.faults import meddle, refuse_entries
+from tests.interaction.drivers import Refused, RestCaller, eventually, open_socket
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub, serving
+from tests.parts.scripted import ScriptedModel
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_NUMBERS: Final = count(1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(
+    tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel
+) -> AsyncIterator[ServedHub]:
+    """A hub for all tests of this module, whose people keep to tenants of their own."""
+    folder = tmp_path_factory.mktemp("hub")
+    async with serving(folder / ".hub", OLLAMA_HOST=scripted_model.host) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(hub: ServedHub) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Someone:
+    """The owner of a tenant of their own, who asks over REST."""
+
+    hub: ServedHub
+    email: str
+    session: dict[str, Any]
+    user_id: str
+    tenant_id: str
+    ask: Callable[..., Awaitable[dict[str, Any]]]
+    respond: Callable[..., Awaitable[httpx.Response]]
+
+    async def trail(self, **wanted: Any) -> list[AuditEntry]:
+        """The entries of the tenant that are so, the oldest first."""
+        services = self.hub.hub.services
+        await services.audit.denials.written()
+        async with services.database.read(self.tenant_id) as session:
+            rows = (await session.exec(select(AuditEntry).order_by(col(AuditEntry.seq)))).all()
+        return [r for r in rows if all(getattr(r, n) == value for n, value in wanted.items())]
+
+    async def meddle(self, statement: str, **values: Any) -> None:
+        """Run SQL, on the rows of the tenant alone."""
+        database = self.hub.hub.services.database
+        await meddle(database, f"{statement} AND tenant_id = :own", own=self.tenant_id, **values)
+
+
+async def someone(hub: ServedHub, client: httpx.AsyncClient, password: str = PASSWORD) -> Someone:
+    email = f"someone-{next(_NUMBERS)}@hub.example"
+    session = await hub.sign_up(email, password)
+    caller = RestCaller(client, session["access_token"])
+    who = await caller.ask("session.info")
+    return Someone(
+        hub, email, session, who["user_id"], who["tenant_id"], caller.ask, caller.respond
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def ada(hub: ServedHub, client: httpx.AsyncClient) -> Someone:
+    return await someone(hub, client)
+
+
+# --- which operations are in it ---
+
+
+async def test_an_operation_that_leaves_no_entry_is_noticed(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = ada.hub.hub.services
+
+    async def silent(self: Accounts, session_id: str) -> None:
+        async with services.database.write(EVERY_TENANT) as session:
+            of = col(LoginSession.id) == session_id
+            await session.exec(update(LoginSession).where(of).values(revoked_at=now()))
+
+    monkeypatch.setattr(Accounts, "logout", silent)
+    await ada.ask("account.logout")
+    missing = services.metrics.audit_missing
+    assert missing.labels("account.logout")._value.get() == 1
+    missing.clear()  # or the end of the hub would fail this test as it does any other
+
+
+# --- an operation and its entry, or neither ---
+
+
+async def test_when_the_entry_cannot_be_written_the_operation_is_refused(
+    serve_hub: ServeHub, database_url: str
+) -> None:
+    async with serve_hub(HUB_DATABASE_URL=database_url) as hub:
+        session = await hub.sign_up("ada@hub.example")
+        database = hub.hub.services.database
+        async with (
+            httpx.AsyncClient(base_url=hub.url, trust_env=False) as client,
+            open_socket(hub.ws_url, session["access_token"]) as socket,
+        ):
+            conversation = (await socket.ask("conversation.create"))["id"]
+            await refuse_entries(database)
+            account = {"email": "ada@hub.example", "password": PASSWORD}
+            stranger = {"email": "eve@hub.example", "password": PASSWORD}
+            caller = RestCaller(client, session["access_token"])
+            for ask, method, params in (
+                (caller.ask, "account.login", account),
+                (caller.ask, "account.register", stranger),
+                (caller.ask, "account.logout", {}),
+                (socket.ask, "conversation.delete", {"conversation_id": conversation}),
+            ):
+                with pytest.raises(Refused) as refusal:
+                    await ask(method, params)
+                assert refusal.value.reason == "internal_error", method
+            assert (await socket.ask("conversation.get", {"conversation_id": conversation}))["id"]
+            async with database.read(EVERY_TENANT) as reading:
+                logins = (await reading.exec(select(LoginSession))).all()
+                assert [login.revoked_at for login in logins] == [None]
+                assert len((await reading.exec(select(Conversation))).all()) == 1
+            assert await hub.hub.services.accounts.ensure_administrator() is None
+
+
+async def test_what_people_do_is_in_the_trail_with_who_and_whence(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    accounts = ada.hub.hub.services.accounts
+    conversation = (await ada.ask("conversation.create"))["id"]
+    await ada.ask("conversation.delete", {"conversation_id": conversation})
+    code = await accounts.login_link(ada.user_id, ada.tenant_id)
+    other = await RestCaller(client, None).ask("account.redeem", {"code": code})
+    invited = await accounts.invite(ada.tenant_id, "member")
+    bob = {"email": f"bob-of-{ada.email}", "password": PASSWORD, "invitation": invited}
+    user = (await RestCaller(client, None).ask("account.register", bob))["user"]["id"]
+    await ada.ask("account.logout")
+    found = [
+        (one.action, one.actor_id, one.resource_kind, one.resource_id, one.transport)
+        for one in await ada.trail()
+    ]
+    me, session = ada.user_id, ada.session["session_id"]
+    assert found == [
+        ("account.register", me, "user", me, "rest"),
+        ("account.login", me, "session", session, "rest"),
+        ("conversation.delete", me, "conversation", conversation, "rest"),
+        ("account.link", None, "user", me, "hub"),
+        ("account.redeem", me, "session", other["session_id"], "rest"),
+        ("invitation.create", None, None, None, "hub"),
+        ("account.register", user, "user", user, "rest"),
+        ("account.logout", me, "session", session, "rest"),
+    ]
+    assert {one.address for one in await ada.trail(transport="rest")} == {"127.0.0.1"}
+    report = (await ada.hub.hub.services.audit.verify(ada.tenant_id)).report
+    assert (report.ok, report.entries) == (True, 8)
+
+
+async def test_a_refresh_token_that_comes_back_is_in_the_trail_with_what_was_ended(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    stranger = RestCaller(client, None)
+    token = {"refresh_token": ada.session["refresh_token"]}
+    await stranger.ask("account.refresh", token)
+    async with ada.hub.hub.services.database.write(ada.tenant_id) as session:
+        long_ago = now().replace(year=2020)
+        await session.exec(update(RefreshToken).values(used_at=long_ago))
+    with pytest.raises(Refused):
+        await stranger.ask("account.refresh", token)
+    (entry,) = await ada.trail(action="account.refresh")
+    assert (entry.outcome, entry.resource_id) == ("denied", ada.session["session_id"])
+    assert json.loads(entry.details)["reason"] == "reused"
+
+
+# --- refusals ---
+
+
+async def test_who_is_refused_a_sensitive_operation_is_in_the_trail(ada: Someone) -> None:
+    foreign = new_id("c")
+    for _ in range(2):
+        with pytest.raises(Refused, match="not_found"):
+            await ada.ask("conversation.delete", {"conversation_id": foreign})
+        with pytest.raises(Refused, match="not_found"):
+            await ada.ask("conversation.get", {"conversation_id": foreign})
+    denied = await ada.trail(outcome="denied")
+    twice = [("conversation.delete", foreign, ada.user_id)] * 2
+    assert [(one.action, one.resource_id, one.actor_id) for one in denied] == twice
+
+
+async def test_failed_sign_ins_are_in_the_trail_and_a_stranger_does_not_fill_it(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    stranger = RestCaller(client, None)
+    for number in range(15):
+        account = {"email": ada.email, "password": f"wrong horse {number:04}"}
+        with pytest.raises(Refused, match="unauthenticated"):
+            await stranger.ask("account.login", account)
+    failed = await ada.trail(outcome="failed")
+    assert 0 < len(failed) <= 10
+    assert {one.action for one in failed} == {"account.login"}
+    assert {(one.resource_id, one.actor_id) for one in failed} == {(ada.user_id, None)}
+
+
+async def test_an_answer_does_not_wait_for_the_note_of_its_refusal(serve_hub: ServeHub) -> None:
+    async with serve_hub() as hub:
+        denials = hub.hub.services.audit.denials
+        await denials.close()  # nothing is written any more
+        async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+            for _ in range(3):
+                with pytest.raises(Refused, match="unauthenticated"):
+                    await RestCaller(client, None).ask(
+                        "account.login", {"email": "ada@hub.example", "password": PASSWORD}
+                    )
+        assert [one.action for one in denials._queue] == ["account.login"] * 3
+
+
+# --- no secrets ---
+
+
+async def test_no_secret_and_nothing_that_was_said_is_in_the_trail(
+    hub: ServedHub, client: httpx.AsyncClient
+) -> None:
+    """Every operation is called, with everything in it marked that nobody should read there."""
+    mark = "MARKED-9f4c"
+    password = f"{mark} correct horse"
+    ada = await someone(hub, client, password)
+    services = hub.hub.services
+    begun = {"title": mark, "instructions": mark, "model": "echo"}
+    conversation = (await ada.ask("conversation.create", begun))["id"]
+    secrets = [ada.session["access_token"], ada.session["refresh_token"], password]
+    secrets.append(await services.accounts.login_link(ada.user_id, ada.tenant_id))
+    secrets.append(await services.accounts.invite(ada.tenant_id, "member"))
+    given: dict[str, Any] = {
+        "email": f"{mark}@hub.example",
+        "password": password,
+        "name": mark,
+        "tenant": mark,
+        "code": secrets[-2],
+        "invitation": secrets[-1],
+        "refresh_token": secrets[1],
+        "token": secrets[0],
+        "session_key": mark,
+        "title": mark,
+        "instructions": mark,
+        "content": mark,
+        "client_message_id": mark,
+        "conversation_id": conversation,
+        "run_id": new_id("r"),
+        "channel": f"conversation:{conversation}",
+        "typing": True,
+    }
+
+    async def answered(ask: Any, name: str, params: dict[str, Any]) -> bool:
+        try:
+            await ask(name, params)
+        except Refused as refusal:
+            return refusal.reason != "conversation_busy"
+        return True
+
+    last = ["conversation.delete", "account.logout"]
+    async with open_socket(hub.ws_url, ada.session["access_token"]) as socket:
+        for name in [*sorted(set(OPERATIONS) - {*last, "audit.export"}), *last]:
+            declared = OPERATIONS[name]
+            params = {k: v for k, v in given.items() if k in declared.params.model_fields}
+            ask = ada.ask if declared.http else socket.ask
+            await eventually(partial(answered, ask, name, params))
+    await services.audit.denials.written()
+    async with services.database.read(EVERY_TENANT) as session:
+        rows = (await session.exec(select(AuditEntry))).all()
+    everything = json.dumps([row.model_dump(mode="json") for row in rows]).lower()
+    assert [row for row in rows if row.resource_id == conversation], "it was deleted"
+    for secret in (mark, *secrets):
+        assert secret.lower() not in everything
+
+
+# --- look into it, verify it, export it ---
+
+
+@dataclass(frozen=True)
+class Auditor:
+    """Somebody with some entries, on a transport."""
+
+    ada: Someone
+    ask: Callable[..., Awaitable[dict[str, Any]]]
+
+
+@pytest_asyncio.fixture(params=["websocket", "rest"], loop_scope="module")
+async def auditor(request: pytest.FixtureRequest, ada: Someone) -> AsyncIterator[Auditor]:
+    for _ in range(3):
+        made = await ada.ask("conversation.create")
+        await ada.ask("conversation.delete", {"conversation_id": made["id"]})
+    if request.param == "rest":
+        yield Auditor(ada, ada.ask)
+    else:
+        async with open_socket(ada.hub.ws_url, ada.session["access_token"]) as socket:
+            yield Auditor(ada, socket.ask)
+
+
+async def test_the_trail_is_read_page_by_page_the_newest_first(auditor: Auditor) -> None:
+    cursor, seqs = None, []
+    while True:
+        page = await auditor.ask(
+            "audit.query", {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        )
+        seqs += [item["seq"] for item in page["items"]]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    assert seqs == [5, 4, 3, 2, 1]
+
+
+async def test_the_trail_is_filtered(auditor: Auditor) -> None:
+    async def seqs(**filters: Any) -> list[int]:
+        return [item["seq"] for item in (await auditor.ask("audit.query", filters))["items"]]
+
+    (third,) = (await auditor.ask("audit.query", {"cursor": "4", "limit": 1}))["items"]
+    assert await seqs(action="account.") == [2, 1]
+    assert await seqs(action="account.log") == [2]
+    assert await seqs(action="account%") == []
+    assert await seqs(outcome="failed") == []
+    assert await seqs(resource="conversation") == [5, 4, 3]
+    assert await seqs(resource=f"conversation:{third['resource_id']}") == [3]
+    assert await seqs(actor=third["actor_id"]) == [5, 4, 3, 2, 1]
+    assert await seqs(actor=new_id("u")) == []
+    assert await seqs(since=third["at"]) == [5, 4, 3]
+    assert await seqs(until=third["at"], action="account.login") == [2]
+    for wrong in ({"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"outcome": "well"},
+                  {"resource": "A B"}, {"cursor": "x"}, {"actor": "ada"}):  # fmt: skip
+        with pytest.raises(Refused, match="invalid_params"):
+            await seqs(**wrong)
+
+
+async def test_what_is_read_is_what_was_hashed(auditor: Auditor) -> None:
+    page = await auditor.ask("audit.query")
+    verify_export(json.dumps(item) for item in reversed(page["items"]))
+
+
+async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> None:
+    well = await auditor.ask("audit.verify")
+    assert (well["ok"], well["complete"], well["entries"], well["findings"]) == (True, True, 5, [])
+    known = {"known": f"{well['last']}:{well['hash']}"}
+    assert (await auditor.ask("audit.verify", known))["ok"]
+    assert (await auditor.ask("audit.verify", {"after": 3}))["entries"] == 2
+    tampered = auditor.ada.hub.hub.services.metrics.audit_verifications.labels("tampered")
+    before = tampered._value.get()
+    wrong = await auditor.ask("audit.verify", {"known": f"5:{'f' * 64}"})
+    assert [one["kind"] for one in wrong["findings"]] == ["rewritten"]
+    for params, reason in (({"known": "5"}, "invalid_params"), ({"after": 99}, "conflict")):
+        with pytest.raises(Refused, match=reason):
+            await auditor.ask("audit.verify", params)
+    await auditor.ada.meddle("DELETE FROM audit_entries WHERE seq = 4")
+    bad = await auditor.ask("audit.verify")
+    assert (bad["ok"], bad["found"]) == (False, 1)
+    assert bad["findings"] == [
+        {"kind": "removed", "seq": 4, "last": 4, "message": "Entry 4 was removed."}
+    ]
+    assert tampered._value.get() == before + 2
+
+
+async def test_an_export_verifies_without_us_and_is_itself_in_the_trail(ada: Someone) -> None:
+    response = await ada.respond("audit.export")
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert 'filename="audit.jsonl"' in response.headers["content-disposition"]
+    lines = response.text.splitlines()
+    verify_export(lines)
+    assert json.loads(lines[-1])["action"] == "audit.export"
+    as_csv = await ada.respond("audit.export", {"format": "csv", "action": "account."})
+    assert as_csv.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(as_csv.text)))
+    assert [row["action"] for row in rows] == ["account.register", "account.login"]
+    assert rows[0]["hash"] == json.loads(lines[0])["hash"]
+
+
+async def test_a_formula_in_an_export_is_none_for_a_spreadsheet(ada: Someone) -> None:
+    formula = "=cmd|'/c calc'!A1"
+    await ada.meddle(
+        "UPDATE audit_entries SET resource_id = :formula WHERE seq = 1", formula=formula
+    )
+    as_csv = await ada.respond("audit.export", {"format": "csv"})
+    cells = [row["resource_id"] for row in csv.DictReader(io.StringIO(as_csv.text))]
+    assert cells[0] == "'" + formula
+
+
+async def test_an_export_is_cut_off_when_the_permission_goes(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transports.rest.RECHECK_S", 0.0)
+    monkeypatch.setattr("hub.audit.reading.PAGE", 1)
+    services = ada.hub.hub.services
+    pages = 0
+
+    async def authenticate(operation: Any, call: Any) -> None:
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            await services.accounts.logout(ada.session["session_id"])
+        call.actor = await services.authority.actor(call.claims)
+
+    monkeypatch.setattr("hub.transports.rest.authenticate", authenticate)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await ada.respond("audit.export")
+
+
+@pytest.mark.parametrize("role", ["member", "operator", "service"])
+async def test_who_is_no_administrator_learns_nothing_of_it(
+    ada: Someone, client: httpx.AsyncClient, role: str
+) -> None:
+    accounts = ada.hub.hub.services.accounts
+    email = f"{role}-of-{ada.email}"
+    await accounts.create_user(email, PASSWORD, ada.tenant_id, role)
+    bob = await accounts.login(email, PASSWORD)
+    caller = RestCaller(client, bob.access_token)
+    for method in ("audit.query", "audit.verify", "audit.export"):
+        with pytest.raises(Refused, match="permission_denied"):
+            await caller.ask(method)
+    assert len(await ada.trail(outcome="denied")) == 3

@@ -1,0 +1,111 @@
+"""Retention: what is old is deleted, a signed note remains, and the rest of the chain verifies."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from hub.audit.retention import prune, prune_all
+from hub.audit.seal import Seal, kept_seal, made_seal
+from hub.audit.verification import PRUNED, verify
+from hub.settings import BadSettings, Settings, read_settings
+from hub.storage.database import Database
+from hub.storage.tables import now
+from tests.audit.conftest import entries, make_tenant, write
+from tests.audit.faults import meddle
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return read_settings(HUB_DATA_DIR=str(tmp_path / "data"))
+
+
+@pytest.fixture
+def seal(settings: Settings) -> Seal:
+    return made_seal(settings)
+
+
+async def told(database: Database, tenant: str, *trusted: str) -> list[str]:
+    report = (await verify(database, tenant, trusted=trusted)).report
+    return [str(finding) for finding in report.findings]
+
+
+async def test_what_is_old_is_deleted_and_the_rest_verifies(
+    database: Database, tenant: str, seal: Seal
+) -> None:
+    await write(database, tenant, 5)
+    cut = now()
+    await write(database, tenant, 3)
+    assert await prune(database, seal, tenant, cut) == 5
+    left = await entries(database, tenant)
+    assert [entry["seq"] for entry in left] == [6, 7, 8, 9]
+    assert left[-1]["action"] == PRUNED
+    assert (left[-1]["details"]["through"], left[-1]["transport"]) == (5, "hub")
+    assert await told(database, tenant, seal.public) == []
+    assert await prune(database, seal, tenant, cut) == 0
+    assert len(await entries(database, tenant)) == 4
+
+
+async def test_pruning_goes_on_where_it_ended_before(
+    database: Database, tenant: str, seal: Seal
+) -> None:
+    for _ in range(3):
+        await write(database, tenant, 4)
+        assert await prune(database, seal, tenant, now()) >= 4
+        assert await told(database, tenant, seal.public) == []
+    assert len(await entries(database, tenant)) == 1
+
+
+async def test_every_tenants_trail_is_pruned(database: Database, tenant: str, seal: Seal) -> None:
+    other = await make_tenant(database, "other")
+    await write(database, tenant, 2)
+    await write(database, other, 3)
+    assert await prune_all(database, seal, now()) == 5
+    assert await prune_all(database, seal, now() - timedelta(days=1)) == 0
+
+
+async def test_a_note_that_another_key_has_signed_proves_nothing(
+    database: Database, tenant: str, seal: Seal, tmp_path: Path
+) -> None:
+    await write(database, tenant, 5)
+    other = made_seal(read_settings(HUB_DATA_DIR=str(tmp_path / "other")))
+    await prune(database, other, tenant, now())
+    (finding,) = await told(database, tenant, seal.public)
+    assert "no note that can be trusted" in finding
+    assert await told(database, tenant, seal.public, other.public) == []
+
+
+async def test_more_than_the_note_says_cannot_be_taken_away(
+    database: Database, tenant: str, seal: Seal
+) -> None:
+    await write(database, tenant, 5)
+    cut = now()
+    await write(database, tenant, 3)
+    await prune(database, seal, tenant, cut)
+    await meddle(database, "DELETE FROM audit_entries WHERE seq <= 7")
+    assert await told(database, tenant, seal.public) == ["entries 6 to 7 were removed"]
+
+
+async def test_what_does_not_verify_is_not_pruned(
+    database: Database, tenant: str, seal: Seal
+) -> None:
+    await write(database, tenant, 5)
+    await meddle(database, "UPDATE audit_entries SET outcome = 'denied' WHERE seq = 2")
+    assert await prune(database, seal, tenant, now()) == 0
+    assert len(await entries(database, tenant)) == 5
+
+
+def test_the_key_is_made_once_and_is_the_owners_alone(settings: Settings) -> None:
+    assert kept_seal(settings) is None
+    made = made_seal(settings)
+    again = kept_seal(settings)
+    assert again is not None
+    assert made_seal(settings).public == made.public == again.public
+    assert (settings.data_dir / "audit.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_none_is_named_with_what_to_do(settings: Settings) -> None:
+    settings.data_dir.mkdir(parents=True)
+    (settings.data_dir / "audit.key").write_text("nonsense")
+    with pytest.raises(BadSettings, match="openssl genpkey"):
+        made_seal(settings)
