@@ -55,6 +55,8 @@ PURE: Final = (
     "hub.faults",
     "hub.protocol",
     "hub.audit.chain",
+    "hub.limits.ledger",
+    "hub.limits.prices",
     "hub.rbac.actor",
     "hub.rbac.decision",
     "hub.rbac.explaining",

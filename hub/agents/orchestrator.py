@@ -10,19 +10,21 @@ from datetime import timedelta
 from typing import Final, Literal
 
 import orjson
-from sqlalchemy import and_, bindparam, or_, update
+from sqlalchemy import and_, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from hub.agents import rows
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, TERMINAL, RunEvent, RunStatus, advance
+from hub.agents.spending import Spending
 from hub.backplane.interface import Backplane, LeaseLost
 from hub.faults import Fault
 from hub.ids import new_id
+from hub.limits.quotas import Allowance, Quotas
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT, prebuilt
+from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Message, Run, Usage, now
 
 RUN_QUEUE: Final = "runs"
@@ -32,6 +34,9 @@ MAX_WAITING: Final = 20
 is answered busy. One that was asked to cancel is not counted: it needs no model any more, and an
 ``interrupt`` of a full queue puts its own run in that place.
 """
+
+_FOR_NOW: Final = ("conversation_busy", "quota_exceeded")
+"""Why a message is refused that may have been accepted before."""
 
 OnBusy = Literal["queue", "reject", "interrupt", "steer"]
 
@@ -60,41 +65,15 @@ def queue_item(tenant_id: str, conversation_id: str) -> str:
     return f"{tenant_id}/{conversation_id}"
 
 
-_DUE: Final = prebuilt(
-    select(Run, Conversation)
-    .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
-    .where(
-        col(Run.conversation_id) == bindparam("conversation"),
-        col(Run.id).not_in(bindparam("skip", expanding=True)),
-        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
-    )
-    .order_by(col(Run.turn))
-    .limit(1)
-    .with_for_update(of=Run)
-)
-_ENDED: Final = prebuilt(
-    update(Run)
-    .where(
-        col(Run.id) == bindparam("run"),
-        col(Run.status) == bindparam("from_status"),
-        col(Run.attempt) == bindparam("of_attempt"),
-    )
-    .values(
-        status=bindparam("to_status"),
-        finished_at=bindparam("ended_at"),
-        error_code=bindparam("code"),
-        error_message=bindparam("message"),
-    )
-    .execution_options(synchronize_session=False)
-)
-
-
 class Orchestrator:
     """Accepts messages and cancels; hands runs to workers and takes their results."""
 
-    def __init__(self, database: Database, backplane: Backplane) -> None:
+    def __init__(
+        self, database: Database, backplane: Backplane, quotas: Quotas | None = None
+    ) -> None:
         self._database = database
         self._backplane = backplane
+        self._spending = Spending(quotas)
 
     # --- what callers ask ---
 
@@ -111,8 +90,10 @@ class Orchestrator:
         """Keep a message and the run that is to answer it; both are durable on return.
 
         The same ``client_message_id`` again gives the same answer. Raises Fault not_found,
-        conversation_busy, conflict (the same ``client_message_id`` with other content).
+        conversation_busy, quota_exceeded, conflict (the same ``client_message_id`` with other
+        content).
         """
+        allowance = await self._spending.allowance(actor)
         message = Message(
             id=new_id("m"),
             tenant_id=actor.tenant_id,
@@ -125,13 +106,14 @@ class Orchestrator:
             client_message_id=client_message_id,
         )
         try:
-            sent, cancelled = await self._accept(actor, message, model, on_busy)
+            sent, cancelled = await self._accept(actor, message, model, on_busy, allowance)
         except (IntegrityError, Fault) as refusal:
-            if isinstance(refusal, Fault) and refusal.reason != "conversation_busy":
+            if isinstance(refusal, Fault) and refusal.reason not in _FOR_NOW:
                 raise
             # Looked up only now: hardly any message is sent twice.
             known = await self._sent_before(message)
             if known is None:
+                self._spending.refused(refusal)
                 raise
             return known
         for other in cancelled:
@@ -140,7 +122,12 @@ class Orchestrator:
         return sent
 
     async def _accept(
-        self, actor: Actor, message: Message, model: str | None, on_busy: OnBusy
+        self,
+        actor: Actor,
+        message: Message,
+        model: str | None,
+        on_busy: OnBusy,
+        allowance: Allowance | None,
     ) -> tuple[Sent, Sequence[Run]]:
         """Keep the message and its run; what they are, and the runs that were cancelled for it.
 
@@ -160,7 +147,10 @@ class Orchestrator:
                 message.turn = running.turn
                 message.step = await rows.steering_step(session, running)
                 message.run_id = running.id
-                session.add(message)
+                running.reservation = await self._spending.reserve(
+                    session, allowance, message, running.model, onto=running
+                )
+                session.add_all([message, running])
                 return Sent(message.id, running.id), ()
             wanted = [r for r in active if r.status in ACTIVE and not r.cancel_requested]
             if len(wanted) >= MAX_WAITING:
@@ -176,6 +166,9 @@ class Orchestrator:
                 model=model,
             )
             message.run_id = run.id
+            run.reservation = await self._spending.reserve(
+                session, allowance, message, model, instead_of=cancelled
+            )
             session.add_all([message, run])
         return Sent(message.id, run.id), cancelled
 
@@ -204,6 +197,8 @@ class Orchestrator:
             if run is None:
                 raise Fault("not_found")
             changed = await rows.cancel(session, [run])
+            if changed and run.status == RunStatus.CANCELLED:
+                await self._spending.settle(session, run.reservation)
         if changed:
             await self._tell_cancelled(run)
         return run
@@ -239,11 +234,7 @@ class Orchestrator:
         worker, and is begun again as the next attempt.
         """
         async with self._database.write(tenant_id) as session:
-            found = (
-                await session.exec(
-                    _DUE, params={"conversation": conversation_id, "skip": list(skip)}
-                )
-            ).first()
+            found = await rows.due(session, conversation_id, skip)
             if found is None:
                 return None
             run, conversation = found
@@ -307,24 +298,13 @@ class Orchestrator:
                 last = await rows.last_step(session, run)
                 if last > output.generation * GENERATION_STEPS + 1:
                     return False
-            ended = await session.exec(
-                _ENDED,
-                params={
-                    "run": run.id,
-                    "from_status": run.status,
-                    "of_attempt": run.attempt,
-                    "to_status": advance(run.status, event),
-                    "ended_at": now(),
-                    "code": fault.reason if fault else None,
-                    "message": fault.message if fault else None,
-                },
-            )
-            if ended.rowcount != 1:
-                raise LeaseLost(run.id)
+            # What the row says is reserved: the run may have been steered since it was begun.
+            reservation = await rows.end(session, run, event, fault)
             if output is not None:
                 session.add(rows.message_of(run, output))
             if usage is not None:
                 session.add(usage)
+            await self._spending.settle(session, reservation, usage)
         return True
 
     async def cancel_requested(self, run_ids: Sequence[str]) -> set[str]:

@@ -19,6 +19,7 @@ from sqlmodel import col, select
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.ids import is_id
+from hub.operations import subjects
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
@@ -78,6 +79,8 @@ class Resources:
             return await self._find_metrics()
         if kind in ("role", "group"):
             return await self._find_of_tenant(kind, identifier, actor.tenant_id)
+        if kind in subjects.KINDS:
+            return await subjects.find_subject(self._database, kind, identifier, actor)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
         owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
         if not owner_id:

@@ -14,8 +14,10 @@ from hub.operations import (
     model,
     presence,
     role,
+    quota,
     run,
     session,
+    usage,
 )
 from hub.operations.operation import AnyOperation, Operation
 
@@ -31,6 +33,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     role,
     assignment,
     group,
+    quota,
+    usage,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

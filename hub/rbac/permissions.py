@@ -42,6 +42,11 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "role:assign": "Give roles to others and to groups, and take them, up to what one is oneself.",
     "group:read": "See the groups of the tenant, and who is in them.",
     "group:write": "Make, change and delete groups of the tenant, and say who is in them.",
+    "quota:read": "See one's own quotas, and where they stand.",
+    "quota:read:any": "See the quotas of the tenant and of others in it, and where they stand.",
+    "quota:set": "Set quotas of who stands below in the tenant; for its owners, of all of it.",
+    "usage:read": "See what one's own runs have used.",
+    "usage:read:any": "See what the runs of others in the tenant have used.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -41,6 +41,8 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "model:read",
                     "session:read",
                     "session:revoke",
+                    "quota:read",
+                    "usage:read",
                 }
             ),
             "Reads what is their own.",
@@ -74,7 +76,15 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
             "operator",
             30,
             "member",
-            frozenset({"run:read:any", "run:cancel:any", "metrics:read"}),
+            frozenset(
+                {
+                    "run:read:any",
+                    "run:cancel:any",
+                    "quota:read:any",
+                    "usage:read:any",
+                    "metrics:read",
+                }
+            ),
             "Keeps the hub running: sees and stops all runs, reads no one's conversations.",
         ),
         RoleDefinition(
@@ -96,6 +106,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "role:assign",
                     "group:read",
                     "group:write",
+                    "quota:set",
                 }
             ),
             "Administers the tenant.",

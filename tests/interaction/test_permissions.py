@@ -36,6 +36,9 @@ ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "group.members": {},
     "group.add": {"user_id": new_id("u")},
     "group.remove": {"user_id": new_id("u")},
+    "quota.get": {},
+    "quota.set": {"quota": "runs", "limit": 5},
+    "usage.get": {},
 }
 """What a guarded operation needs besides the id of what it acts on."""
 
@@ -46,13 +49,16 @@ UNGUARDED: Final[dict[str, str]] = {
 }
 """Operations that take an id and guard nothing, and why."""
 
+SUBJECTS: Final = ("quota", "usage", "limited")
+"""Kinds whose ids are the names of subjects."""
+
 GUARDED: Final = [operation for operation in OPERATIONS.values() if operation.guards is not None]
 
 
 async def test_every_operation_that_takes_an_id_is_guarded_or_says_why_not() -> None:
     for operation in OPERATIONS.values():
         names = set(operation.params.model_fields) - {"client_message_id"}
-        takes_id = any(name == "channel" or name.endswith("_id") for name in names)
+        takes_id = any(name in ("channel", "subject") or name.endswith("_id") for name in names)
         assert takes_id == (operation.guards is not None or operation.name in UNGUARDED), (
             f"{operation.name}: an operation that takes an id needs guards=(kind, parameter)"
         )
@@ -84,6 +90,7 @@ async def _things(person: Person) -> dict[str, list[str]]:
         "conversation": [conversation],
         "run": [sent["run_id"]],
         "channel": [f"conversation:{conversation}", f"user:{user}"],
+        **{kind: [f"user:{user}"] for kind in SUBJECTS},
     }
 
 
@@ -100,6 +107,7 @@ def _missing() -> dict[str, list[str]]:
             "audit",
             "conversation:nonsense",
         ],
+        **{kind: [f"user:{new_id('u')}"] for kind in SUBJECTS},
     }
 
 
@@ -108,6 +116,7 @@ async def _refusals(
 ) -> dict[str, set[bytes]]:
     seen: dict[str, set[bytes]] = {}
     may = (await asker.ask("session.info"))["permissions"]
+    permissions = (await asker.ask("session.info"))["permissions"]
     for operation in GUARDED:
         if not world.transport.offers(operation):
             continue
@@ -117,6 +126,8 @@ async def _refusals(
         for identifier in things[operation.guards[0]]:
             with pytest.raises(Refused) as refusal:
                 await asker.ask(operation.name, params_of(operation, identifier))
+            lacks = operation.permission not in permissions
+            reason = "permission_denied" if lacks else "not_found"
             assert refusal.value.reason == reason, (operation.name, identifier)
             seen.setdefault(operation.name, set()).add(refusal.value.bytes)
     return seen

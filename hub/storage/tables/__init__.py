@@ -23,6 +23,7 @@ from hub.storage.tables.identity import (
     RefreshToken,
     User,
 )
+from hub.storage.tables.limits import Quota
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "LoginSession",
     "Membership",
     "Message",
+    "Quota",
     "RefreshToken",
     "Role",
     "RolePermission",
