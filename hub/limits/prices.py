@@ -61,7 +61,7 @@ class Prices:
         return cls(prices)
 
     def of(self, model: str | None) -> Price:
-        """The price of a model. Of one that is not known yet: the dearest, to be on the safe side."""
+        """The price of a model; the dearest, to be on the safe side, if it is not known which."""
         if not self._prices:
             return FREE
         if model is None:

@@ -37,7 +37,7 @@ async def test_a_run_whose_worker_was_killed_is_settled_once_by_the_next(
         conversation = await client.conversation()
         killed = start_worker(**shared)
         await killed.says("the worker is up")
-        sent = await client.send(conversation, slowly(30, 100))
+        sent = await client.send(conversation, slowly(12, 100))
         await client.says(conversation, "w3 ")
         killed.send(signal.SIGKILL)
         start_worker(**shared)

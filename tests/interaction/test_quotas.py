@@ -76,9 +76,17 @@ async def test_a_run_that_has_ended_makes_room_for_the_next(world: World) -> Non
 async def test_an_answer_that_was_cut_off_has_used_what_it_said(world: World) -> None:
     ada = await world.owner()
     await ada.ask("quota.set", {"subject": "me", "quota": "tokens.day", "limit": 100_000})
-    run_id = await _send(ada, await ada.conversation(model="eof"))
+    conversation = await ada.conversation(model="stall")
+    run_id = await _send(ada, conversation)
+
+    async def said() -> bool:
+        past = await ada.ask("channel.history", {"channel": f"conversation:{conversation}"})
+        return any("three" in item["event"].get("delta", "") for item in past["items"])
+
+    await eventually(said)
+    await ada.ask("run.cancel", {"run_id": run_id})
     run = await _answered(ada, run_id)
-    assert run["status"] == "failed"
+    assert run["status"] == "cancelled"
     (usage,) = run["usage"]
     assert usage["input_tokens"] > 0
     assert usage["output_tokens"] > 0

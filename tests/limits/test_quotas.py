@@ -26,8 +26,15 @@ async def refused(desk: Desk, conversation: str, **how: Any) -> Fault:
     return refusal.value
 
 
-@pytest.mark.parametrize("whose", ["user", "tenant"])
-@pytest.mark.parametrize("name", ["requests.day", "runs", "tokens.month", "budget.day"])
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("requests.day", "user"),
+        ("runs", "tenant"),
+        ("tokens.month", "user"),
+        ("budget.day", "tenant"),
+    ],
+)
 async def test_of_a_hundred_that_ask_at_once_one_gets_a_budget_of_one(
     make_desk: MakeDesk, name: QuotaName, whose: str
 ) -> None:
