@@ -1,9 +1,9 @@
 """Quotas: set, and where they stand."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from sqlmodel import col, select
 
 from hub.faults import Fault
@@ -20,6 +20,15 @@ from hub.telemetry.logs import log_failure
 _PATH = "/v1/quotas/{subject}"
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):  # which would be taken for one
+        raise ValueError("write a whole number")
+    return value
+
+
+Limit = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_number)]
+
+
 class OfSubject(Params):
     subject: SubjectName
 
@@ -29,9 +38,7 @@ class Set(OfSubject):
         description="What to limit: messages accepted, runs that wait or run at once, tokens of "
         "prompts and answers, or money in millionths of the currency, in a day or month of UTC."
     )
-    limit: int | None = Field(
-        None, ge=0, le=MOST, description="0: no limit. None: the hub's default again."
-    )
+    limit: Limit | None = Field(None, description="0: no limit. Null: the hub's default again.")
 
 
 class QuotaStanding(Result):

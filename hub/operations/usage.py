@@ -1,9 +1,10 @@
 """Usage: what runs have used, and what it cost."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from hub.faults import Fault
 from hub.limits import usage
@@ -13,15 +14,26 @@ from hub.operations.shapes import Page
 from hub.operations.subjects import SubjectName, subject_of
 
 MOST_DAYS: Final = 400
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def _written_out(value: object) -> object:
+    # Else a number would be taken for seconds since 1970.
+    if value is not None and not _DAY.fullmatch(str(value)):
+        raise ValueError("write a day as YYYY-MM-DD")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_written_out)]
 
 
 class Asked(Page):
     subject: SubjectName = "me"
     by: usage.By = Field("day", description="What to sum by.")
-    first_day: date | None = Field(
+    first_day: Day | None = Field(
         None, description="The first day, of UTC. Default: the first of the last day's month."
     )
-    last_day: date | None = Field(None, description="The last day, included. Default: today.")
+    last_day: Day | None = Field(None, description="The last day, included. Default: today.")
 
 
 class UsageSum(Result):

@@ -1,6 +1,7 @@
 """Quotas of runs, on SQLite and PostgreSQL: reserved with the message, settled with the end."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -353,3 +354,20 @@ async def test_a_quota_that_is_set_while_runs_are_under_way_counts_them(desk: De
     assert await desk.stands("runs") == (0, 1)
     assert await desk.stands("tokens.day", desk.tenant) == (7, 2 * 1024)
     await desk.send(conversations[2])
+
+
+async def test_a_key_has_quotas_beside_those_of_its_user(make_desk: MakeDesk) -> None:
+    desk = await make_desk(HUB_QUOTA_KEY="requests.day=1", HUB_QUOTA_USER="requests.day=3")
+    keys = [replace(desk.actor, session_id=new_id("ak")) for _ in range(2)]
+    conversation = await desk.conversation()
+    for key in keys:
+        await desk.send(conversation, actor=key)
+        details = (await refused(desk, conversation, actor=key)).details
+        assert (details["subject"], details["limit"]) == ("key", 1)
+    await desk.send(conversation)
+    assert (await refused(desk, conversation)).details["subject"] == "user"
+    mine = Subject(desk.actor.tenant_id, "key", keys[0].session_id)
+    await desk.set("requests.day", 2, mine)
+    await desk.set("requests.day", 4)
+    await desk.send(conversation, actor=keys[0])
+    assert await desk.stands("requests.day", mine) == (2, 0)
