@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 import orjson
-from sqlalchemy import and_, or_, update
+from sqlalchemy import and_, bindparam, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
@@ -24,7 +24,7 @@ from hub.ids import new_id
 from hub.limits.quotas import Allowance, Quotas
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
+from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import Conversation, Message, Run, Usage, now
 
 RUN_QUEUE: Final = "runs"
@@ -63,6 +63,20 @@ class Assignment:
 
 def queue_item(tenant_id: str, conversation_id: str) -> str:
     return f"{tenant_id}/{conversation_id}"
+
+
+_DUE: Final = prebuilt(
+    select(Run, Conversation)
+    .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
+    .where(
+        col(Run.conversation_id) == bindparam("conversation"),
+        col(Run.id).not_in(bindparam("skip", expanding=True)),
+        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
+    )
+    .order_by(col(Run.turn))
+    .limit(1)
+    .with_for_update(of=Run)
+)
 
 
 class Orchestrator:
@@ -234,7 +248,11 @@ class Orchestrator:
         worker, and is begun again as the next attempt.
         """
         async with self._database.write(tenant_id) as session:
-            found = await rows.due(session, conversation_id, skip)
+            found = (
+                await session.exec(
+                    _DUE, params={"conversation": conversation_id, "skip": list(skip)}
+                )
+            ).first()
             if found is None:
                 return None
             run, conversation = found

@@ -7,7 +7,7 @@ anyway, and knows no locks of rows); a conversation's row is locked before its r
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Integer, bindparam, func, or_, tuple_, update
+from sqlalchemy import BindParameter, Integer, bindparam, func, tuple_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -53,18 +53,6 @@ _ACTIVE: Final = prebuilt(
     .where(col(Run.conversation_id) == _conversation, col(Run.status).in_(ACTIVE))
     .order_by(col(Run.turn))
     .with_for_update()
-)
-_DUE: Final = prebuilt(
-    select(Run, Conversation)
-    .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
-    .where(
-        col(Run.conversation_id) == _conversation,
-        col(Run.id).not_in(bindparam("skip", expanding=True)),
-        or_(col(Run.status).in_(ACTIVE), col(Run.announced).is_(False)),
-    )
-    .order_by(col(Run.turn))
-    .limit(1)
-    .with_for_update(of=Run)
 )
 _ENDED: Final = prebuilt(
     update(Run)
@@ -129,14 +117,6 @@ async def known(
 
 async def active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
     return (await session.exec(_ACTIVE, params={"conversation": conversation_id})).all()
-
-
-async def due(
-    session: AsyncSession, conversation_id: str, skip: Sequence[str]
-) -> tuple[Run, Conversation] | None:
-    """The conversation's oldest run that needs a worker, but those to ``skip``."""
-    asked = {"conversation": conversation_id, "skip": list(skip)}
-    return (await session.exec(_DUE, params=asked)).first()
 
 
 async def end(session: AsyncSession, run: Run, event: RunEvent, fault: Fault | None) -> str | None:
