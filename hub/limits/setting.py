@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
-from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.holdings import hand_of, held_by
 from hub.limits import book
 from hub.limits.ledger import (
     NAMES,
@@ -26,14 +26,13 @@ from hub.limits.ledger import (
     window_of,
 )
 from hub.limits.terms import Terms
-from hub.rbac.roles import BUILT_IN
-from hub.storage.tables import Membership, Quota, Role, Run, now
+from hub.rbac.actor import Actor
+from hub.rbac.inheritance import rank_of
+from hub.rbac.roles import HIGHEST
+from hub.storage.tables import Quota, Run, now
 
 Source = Literal["set", "operator", "default"]
 """Where a limit comes from: set in the tenant, set at the machine, or a default of the hub."""
-
-TOP: Final = BUILT_IN["owner"].rank
-"""The rank that may set any quota in its tenant, its own included: nobody stands above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +106,10 @@ async def set_quota(
     name: QuotaName,
     limit: int | None,
     *,
-    by: str | None,
+    by: Actor | None,
 ) -> None:
-    """Set a quota; 0: no limit, None: the default again. ``by``: the user who does; None is the
-    operator, at the machine.
+    """Set a quota; 0: no limit, None: the default again. ``by``: who does; None is the operator,
+    at the machine.
 
     Raises Fault: "permission_denied" where the rank of ``by`` does not reach, for what the operator
     has set, and for more than the operator gives a tenant.
@@ -171,22 +170,16 @@ def _join(active: Sequence[Run], account: Account, window: str, amount: int) -> 
     return amount * len(active)
 
 
-async def _check_rank(session: AsyncSession, subject: Subject, by: str) -> None:
+async def _check_rank(session: AsyncSession, subject: Subject, by: Actor) -> None:
     """Who is not of the highest rank sets no quota of the tenant, of their own, and of their
     equals. Raises Fault("permission_denied").
     """
-    ranks = await _ranks(session, [by, subject.id])
-    mine = ranks.get(by, 0)
-    theirs = TOP if subject.kind == "tenant" else ranks.get(subject.id, 0)
-    if mine < TOP and (theirs >= mine or subject.id == by):
+    hand, definitions = await hand_of(session, subject.tenant_id, by, "quota:set")
+    if hand.rank >= HIGHEST:
+        return
+    theirs = HIGHEST
+    if subject.kind == "user":
+        held = await held_by(session, subject.tenant_id, subject.id)
+        theirs = rank_of(held.role_ids, definitions)
+    if theirs >= hand.rank or subject.id == by.user_id:
         raise Fault("permission_denied", "Set quotas of those who stand below you.")
-
-
-async def _ranks(session: AsyncSession, user_ids: list[str]) -> dict[str, int]:
-    statement = (
-        select(Membership.user_id, func.max(Role.rank))
-        .join(Role, col(Role.id) == Membership.role_id)
-        .where(col(Membership.user_id).in_(user_ids))
-        .group_by(col(Membership.user_id))
-    )
-    return {user_id: int(rank) for user_id, rank in (await session.exec(statement)).all()}

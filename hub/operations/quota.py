@@ -182,7 +182,7 @@ async def set_one(call: Call, params: Set) -> Quotas:
             subject,
             params.quota,
             params.limit,
-            by=call.actor.user_id,
+            by=call.actor,
         )
     try:
         await services.quotas.changed(subject.tenant_id)

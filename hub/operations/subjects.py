@@ -3,15 +3,14 @@
 from typing import Annotated, Final
 
 from pydantic import Field
-from sqlmodel import col, select
 
 from hub.faults import Fault
+from hub.identity.holdings import is_known
 from hub.limits.setting import Subject
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.rbac.permissions import ANY
 from hub.storage.database import Database
-from hub.storage.tables import Membership
 
 _ULID: Final = "[0-9A-HJKMNP-TV-Z]{26}"
 
@@ -49,8 +48,7 @@ async def find_subject(database: Database, kind: str, name: str, actor: Actor) -
     if kind != "limited" and f"{kind}:read{ANY}" not in actor.permissions:
         raise Fault("not_found")
     if subject.kind == "user":
-        belongs = select(Membership.id).where(col(Membership.user_id) == subject.id).limit(1)
         async with database.read(actor.tenant_id) as session:
-            if (await session.exec(belongs)).first() is None:
+            if not await is_known(session, actor.tenant_id, subject.id):
                 raise Fault("not_found")
     return Resource(kind, name, actor.tenant_id, None)
