@@ -40,6 +40,7 @@ from hub.identity.tokens import Tokens
 from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
+from hub.limits.quotas import Quotas
 from hub.limits.rates import Rates
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
@@ -145,6 +146,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     catalogue = Catalogue(settings)
     await catalogue.start()
     stack.push_async_callback(catalogue.close)
+    quotas = Quotas(database, backplane, settings, metrics)
+    await quotas.start()
     outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)
     rates = Rates(backplane, settings, metrics)
     await rates.start()
@@ -182,7 +185,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         client_sessions=client_sessions,
         resources=resources,
         catalogue=catalogue,
-        orchestrator=Orchestrator(database, backplane),
+        quotas=quotas,
+        orchestrator=Orchestrator(database, backplane, quotas),
         transcript=Transcript(database, backplane),
         metrics=metrics,
         rates=rates,

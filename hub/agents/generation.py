@@ -6,8 +6,9 @@ A run has one generation, and another for each time that it was steered.
 from dataclasses import dataclass, field
 from typing import Final
 
+from hub.agents.conversations.context import BYTES_PER_TOKEN, estimate
 from hub.ids import new_id
-from hub.inference.interface import ChatDone
+from hub.inference.interface import ChatDone, ChatMessage
 
 GENERATION_STEPS: Final = 1_000
 """Steps of a turn: a generation ``g`` is step ``1000 g + 1``; what steers it follows."""
@@ -35,6 +36,8 @@ class Generation:
     thinking: bool = False
     closed: bool = False
     done: ChatDone | None = None
+    prompt: tuple[ChatMessage, ...] = ()
+    thought: int = 0  # characters of thinking
 
     @property
     def text(self) -> str:
@@ -43,6 +46,18 @@ class Generation:
     @property
     def step(self) -> int:
         return self.number * GENERATION_STEPS + 1
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of prompt and answer: as the server counted them, or about so many of an answer
+        that was cut off, which are used as well; none when the model had not begun.
+        """
+        if self.done is not None:
+            return self.done.input_tokens, self.done.output_tokens
+        size = len(self.text.encode()) + self.thought
+        if not size:
+            return 0, 0
+        return sum(estimate(message) for message in self.prompt), -(-size // BYTES_PER_TOKEN)
 
     def output(self, *, complete: bool) -> Output | None:
         if not self.started:

@@ -17,9 +17,11 @@ from sqlmodel import col, select
 from hub.agents import rows
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, TERMINAL, RunEvent, RunStatus, advance
+from hub.agents.spending import Spending
 from hub.backplane.interface import Backplane, LeaseLost
 from hub.faults import Fault
 from hub.ids import new_id
+from hub.limits.quotas import Allowance, Quotas
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
@@ -32,6 +34,9 @@ MAX_WAITING: Final = 20
 is answered busy. One that was asked to cancel is not counted: it needs no model any more, and an
 ``interrupt`` of a full queue puts its own run in that place.
 """
+
+_FOR_NOW: Final = ("conversation_busy", "quota_exceeded")
+"""Why a message is refused that may have been accepted before."""
 
 OnBusy = Literal["queue", "reject", "interrupt", "steer"]
 
@@ -72,29 +77,17 @@ _DUE: Final = prebuilt(
     .limit(1)
     .with_for_update(of=Run)
 )
-_ENDED: Final = prebuilt(
-    update(Run)
-    .where(
-        col(Run.id) == bindparam("run"),
-        col(Run.status) == bindparam("from_status"),
-        col(Run.attempt) == bindparam("of_attempt"),
-    )
-    .values(
-        status=bindparam("to_status"),
-        finished_at=bindparam("ended_at"),
-        error_code=bindparam("code"),
-        error_message=bindparam("message"),
-    )
-    .execution_options(synchronize_session=False)
-)
 
 
 class Orchestrator:
     """Accepts messages and cancels; hands runs to workers and takes their results."""
 
-    def __init__(self, database: Database, backplane: Backplane) -> None:
+    def __init__(
+        self, database: Database, backplane: Backplane, quotas: Quotas | None = None
+    ) -> None:
         self._database = database
         self._backplane = backplane
+        self._spending = Spending(quotas)
 
     # --- what callers ask ---
 
@@ -111,9 +104,10 @@ class Orchestrator:
         """Keep a message and the run that is to answer it; both are durable on return.
 
         The same ``client_message_id`` again gives the same answer. Raises Fault not_found,
-        conversation_busy, conflict (the same ``client_message_id`` with other content, or of
-        somebody else).
+        conversation_busy, quota_exceeded, conflict (the same ``client_message_id`` with other
+        content, or of somebody else).
         """
+        allowance = await self._spending.allowance(actor)
         message = Message(
             id=new_id("m"),
             tenant_id=actor.tenant_id,
@@ -126,13 +120,14 @@ class Orchestrator:
             client_message_id=client_message_id,
         )
         try:
-            sent, cancelled = await self._accept(actor, message, model, on_busy)
+            sent, cancelled = await self._accept(actor, message, model, on_busy, allowance)
         except (IntegrityError, Fault) as refusal:
-            if isinstance(refusal, Fault) and refusal.reason != "conversation_busy":
+            if isinstance(refusal, Fault) and refusal.reason not in _FOR_NOW:
                 raise
             # Looked up only now: hardly any message is sent twice.
             known = await self._sent_before(message)
             if known is None:
+                self._spending.refused(refusal)
                 raise
             return known
         for other in cancelled:
@@ -141,7 +136,12 @@ class Orchestrator:
         return sent
 
     async def _accept(
-        self, actor: Actor, message: Message, model: str | None, on_busy: OnBusy
+        self,
+        actor: Actor,
+        message: Message,
+        model: str | None,
+        on_busy: OnBusy,
+        allowance: Allowance | None,
     ) -> tuple[Sent, Sequence[Run]]:
         """Keep the message and its run; what they are, and the runs that were cancelled for it.
 
@@ -161,7 +161,10 @@ class Orchestrator:
                 message.turn = running.turn
                 message.step = await rows.steering_step(session, running)
                 message.run_id = running.id
-                session.add(message)
+                running.reservation = await self._spending.reserve(
+                    session, allowance, message, running.model, onto=running
+                )
+                session.add_all([message, running])
                 return Sent(message.id, running.id), ()
             wanted = [r for r in active if r.status in ACTIVE and not r.cancel_requested]
             if len(wanted) >= MAX_WAITING:
@@ -177,6 +180,9 @@ class Orchestrator:
                 model=model,
             )
             message.run_id = run.id
+            run.reservation = await self._spending.reserve(
+                session, allowance, message, model, instead_of=cancelled
+            )
             session.add_all([message, run])
         return Sent(message.id, run.id), cancelled
 
@@ -208,6 +214,8 @@ class Orchestrator:
             if run is None:
                 raise Fault("not_found")
             changed = await rows.cancel(session, [run])
+            if changed and run.status == RunStatus.CANCELLED:
+                await self._spending.settle(session, run.reservation)
         if changed:
             await self._tell_cancelled(run)
         return run
@@ -311,24 +319,13 @@ class Orchestrator:
                 last = await rows.last_step(session, run)
                 if last > output.generation * GENERATION_STEPS + 1:
                     return False
-            ended = await session.exec(
-                _ENDED,
-                params={
-                    "run": run.id,
-                    "from_status": run.status,
-                    "of_attempt": run.attempt,
-                    "to_status": advance(run.status, event),
-                    "ended_at": now(),
-                    "code": fault.reason if fault else None,
-                    "message": fault.message if fault else None,
-                },
-            )
-            if ended.rowcount != 1:
-                raise LeaseLost(run.id)
+            # What the row says is reserved: the run may have been steered since it was begun.
+            reservation = await rows.end(session, run, event, fault)
             if output is not None:
                 session.add(rows.message_of(run, output))
             if usage is not None:
                 session.add(usage)
+            await self._spending.settle(session, reservation, usage)
         return True
 
     async def cancel_requested(self, run_ids: Sequence[str]) -> set[str]:

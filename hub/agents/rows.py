@@ -14,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.agents.conversations.context import BYTES_PER_TOKEN, MAX_CONTEXT_TOKENS
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, RunEvent, RunStatus, advance
+from hub.backplane.interface import LeaseLost
 from hub.faults import Fault
 from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Message, Run, now
@@ -35,6 +36,7 @@ _NEXT_TURN: Final = prebuilt(
     .returning(col(Conversation.turns))
     .execution_options(synchronize_session=False)
 )
+_MODEL: Final = prebuilt(select(Conversation.model).where(col(Conversation.id) == _conversation))
 _HELD: Final = prebuilt(
     select(Conversation.id)
     .where(col(Conversation.id) == _conversation)
@@ -51,6 +53,22 @@ _ACTIVE: Final = prebuilt(
     .where(col(Run.conversation_id) == _conversation, col(Run.status).in_(ACTIVE))
     .order_by(col(Run.turn))
     .with_for_update()
+)
+_ENDED: Final = prebuilt(
+    update(Run)
+    .where(
+        col(Run.id) == bindparam("run"),
+        col(Run.status) == bindparam("from_status"),
+        col(Run.attempt) == bindparam("of_attempt"),
+    )
+    .values(
+        status=bindparam("to_status"),
+        finished_at=bindparam("ended_at"),
+        error_code=bindparam("code"),
+        error_message=bindparam("message"),
+    )
+    .returning(col(Run.reservation))
+    .execution_options(synchronize_session=False)
 )
 _LAST_STEP: Final = prebuilt(
     select(func.max(Message.step)).where(
@@ -80,6 +98,11 @@ async def next_turn(session: AsyncSession, conversation_id: str) -> int:
     return int(turn)
 
 
+async def model_of(session: AsyncSession, conversation_id: str) -> str | None:
+    """The model that the conversation names."""
+    return (await session.exec(_MODEL, params={"conversation": conversation_id})).first()
+
+
 async def hold(session: AsyncSession, conversation_id: str) -> None:
     """Accept no message into the conversation until the end of this transaction."""
     await session.exec(_HELD, params={"conversation": conversation_id})
@@ -94,6 +117,30 @@ async def known(
 
 async def active(session: AsyncSession, conversation_id: str) -> Sequence[Run]:
     return (await session.exec(_ACTIVE, params={"conversation": conversation_id})).all()
+
+
+async def end(session: AsyncSession, run: Run, event: RunEvent, fault: Fault | None) -> str | None:
+    """End a run, once; what it had reserved.
+
+    Raises LeaseLost if it has ended, or belongs to another attempt.
+    """
+    ended = await session.exec(
+        _ENDED,
+        params={
+            "run": run.id,
+            "from_status": run.status,
+            "of_attempt": run.attempt,
+            "to_status": advance(run.status, event),
+            "ended_at": now(),
+            "code": fault.reason if fault else None,
+            "message": fault.message if fault else None,
+        },
+    )
+    row = ended.first()
+    if row is None:
+        raise LeaseLost(run.id)
+    reservation: str | None = row[0]
+    return reservation
 
 
 async def last_step(session: AsyncSession, run: Run) -> int:

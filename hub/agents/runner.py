@@ -251,6 +251,7 @@ class Runner:
         wanted = self._run.model or self._assignment.conversation.model
         model = self._model = await self._catalogue.resolve(wanted)
         request = chat_request(model, self._assignment.conversation.instructions, history)
+        generation.prompt = request.messages
         asked_at = perf_counter()
         waiting = True
         client = self._catalogue.client()
@@ -278,6 +279,7 @@ class Runner:
         if not generation.thinking:
             generation.thinking = True
             self._log.say(*say.reasoning_start(generation.reasoning_id))
+        generation.thought += len(delta)
         self._log.text(generation.reasoning_id, delta, reasoning=True)
 
     def _stop_thinking(self, generation: Generation) -> None:
@@ -303,14 +305,13 @@ class Runner:
     # --- ending ---
 
     async def _end(self, event: RunEvent, generation: Generation, fault: Fault | None) -> bool:
-        done = generation.done
-        if done is not None:
-            self._input_tokens += done.input_tokens
-            self._output_tokens += done.output_tokens
+        asked, answered = generation.tokens
+        self._input_tokens += asked
+        self._output_tokens += answered
         ended = await self._orchestrator.finish(
             self._run,
             event,
-            output=generation.output(complete=done is not None),
+            output=generation.output(complete=generation.done is not None),
             usage=self._usage_row(),
             fault=fault,
         )

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, apikeys, audit, doctor, keys, processes, roles, serving
+from hub.cli import administration, apikeys, audit, doctor, keys, limits, processes, roles, serving
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -84,6 +84,8 @@ def _run(given: argparse.Namespace) -> int:
         "role": lambda: roles.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
         "audit": lambda: audit.run(settings, given),
+        "usage": lambda: limits.usage(settings, given),
+        "quota": lambda: limits.quota(settings, given),
     }
     return asyncio.run(steps[given.command]())
 
@@ -165,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--email", required=True)
     link = command("link", "print a one-time login code")
     link.add_argument("--email", default=ADMINISTRATOR, help=f"default: {ADMINISTRATOR}")
+    limits.add_commands(command)
     command("doctor", "check each part and say what to do")
     for name in _DOCUMENTS:
         command(name, f"print the {name} document")

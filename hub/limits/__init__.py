@@ -1,1 +1,3 @@
-"""How much anybody may ask for: rates, and what is kept so that it need not be asked for again."""
+"""How much anybody may have: rates, quotas and budgets, what was used, and what is kept so that it
+need not be asked for again.
+"""

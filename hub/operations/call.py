@@ -31,6 +31,7 @@ from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
+from hub.limits.quotas import Quotas
 from hub.limits.rates import Rates
 from hub.operations.resources import Resources
 from hub.rbac.actor import Actor
@@ -63,6 +64,7 @@ class Services:
     client_sessions: ClientSessions
     resources: Resources
     catalogue: Catalogue
+    quotas: Quotas
     orchestrator: Orchestrator
     transcript: Transcript
     metrics: Metrics

@@ -174,7 +174,7 @@ async def update(call: Call, params: Update) -> Conversation:
     faults=(*_FAULTS, "conversation_busy"),
 )
 async def delete(call: Call, params: Named) -> Done:
-    """Delete a conversation with its messages and runs, for good.
+    """Delete a conversation with its messages and runs, for good. What they used stays used.
 
     While a run is active there it is answered `conversation_busy`: cancel the run first.
     """
@@ -187,7 +187,6 @@ async def delete(call: Call, params: Named) -> Done:
         active = await session.exec(runs.where(col(tables.Run.status).in_(ACTIVE)).limit(1))
         if active.first() is not None:
             raise Fault("conversation_busy", "A run is active here; cancel it, then delete.")
-        await session.exec(delete_rows(tables.Usage).where(col(tables.Usage.run_id).in_(runs)))
         for table in (tables.Message, tables.Run):
             await session.exec(
                 delete_rows(table).where(col(table.conversation_id) == conversation_id)

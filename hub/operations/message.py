@@ -58,7 +58,7 @@ class OfConversation(Page):
     http=Http("POST", _PATH, 202),
     guards=_GUARDS,
     ordered_by="conversation_id",
-    faults=("not_found", "permission_denied", "conflict", "conversation_busy"),
+    faults=("not_found", "permission_denied", "conflict", "conversation_busy", "quota_exceeded"),
     cost=5,
 )
 async def send(call: Call, params: Send) -> Sent:

@@ -12,10 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import or_
 from sqlmodel import col, select
 
 from hub.backplane.interface import Backplane
@@ -23,13 +22,14 @@ from hub.events.agenda import Agenda
 from hub.faults import Fault
 from hub.ids import is_id
 from hub.operations import grants
+from hub.operations.belongings import FINDERS
 from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource, decide
 from hub.rbac.sharing import Granted
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import ApiKey, Group, Membership, Role, Run, Tenant, User, now
+from hub.storage.tables import Run, Tenant, now
 from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
@@ -95,10 +95,8 @@ class Resources:
             return _trail(actor)
         if kind == "metrics":
             return await self._find_metrics()
-        if kind in ("role", "group"):
-            return await self._find_of_tenant(kind, identifier, actor.tenant_id)
-        if kind in ("apikey", "service"):
-            return await self._find_program(kind, identifier, actor.tenant_id)
+        if (find := FINDERS.get(kind)) is not None:
+            return await find(self._database, kind, identifier, actor)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
         whose = conversation_id and await self._whose(conversation_id, actor.tenant_id)
         if not whose:
@@ -223,33 +221,6 @@ class Resources:
                 raise Fault("not_found")
             self._metrics = Resource("metrics", "hub", tenant_id, None)
         return self._metrics
-
-    async def _find_of_tenant(self, kind: str, identifier: str, tenant_id: str) -> Resource:
-        """What belongs to the tenant at large; the built-in roles are of every tenant."""
-        found: Any = select(Group.id).where(col(Group.id) == identifier)
-        if kind == "role":
-            theirs = or_(col(Role.tenant_id).is_(None), col(Role.tenant_id) == tenant_id)
-            found = select(Role.id).where(col(Role.id) == identifier, theirs)
-        async with self._database.read(tenant_id) as session:
-            if (await session.exec(found)).first() is None:
-                raise Fault("not_found")
-        return Resource(kind, identifier, tenant_id, None)
-
-    async def _find_program(self, kind: str, identifier: str, tenant_id: str) -> Resource:
-        """An API key is its user's; a service account is its own. They are asked for seldom."""
-        async with self._database.read(tenant_id) as session:
-            if kind == "apikey":
-                wanted = select(ApiKey.user_id).where(ApiKey.id == identifier)
-            else:
-                wanted = (
-                    select(User.id)
-                    .join(Membership, col(Membership.user_id) == User.id)
-                    .where(User.id == identifier, User.kind == "service")
-                )
-            owner_id = (await session.exec(wanted)).first()
-        if owner_id is None:
-            raise Fault("not_found")
-        return Resource(kind, identifier, tenant_id, owner_id)
 
     async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
         """The conversation that the thing is of: its owner is the thing's."""

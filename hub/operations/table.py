@@ -15,11 +15,13 @@ from hub.operations import (
     message,
     model,
     presence,
+    quota,
     role,
     run,
     service,
     session,
     sharing,
+    usage,
 )
 from hub.operations.operation import AnyOperation, Operation
 
@@ -39,6 +41,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     apikey,
     service,
     audit,
+    quota,
+    usage,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -62,6 +62,11 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "audit:read": "Look into the tenant's audit trail, and follow it as it grows.",
     "audit:verify": "Verify the tenant's audit trail.",
     "audit:export": "Export the tenant's audit trail.",
+    "quota:read": "See one's own quotas, and where they stand.",
+    "quota:read:any": "See the quotas of the tenant and of others in it, and where they stand.",
+    "quota:set": "Set quotas of who stands below in the tenant; for its owners, of all of it.",
+    "usage:read": "See what one's own runs have used.",
+    "usage:read:any": "See what the runs of others in the tenant have used.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

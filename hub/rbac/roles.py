@@ -43,6 +43,8 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "session:revoke",
                     "apikey:read",
                     "apikey:revoke",
+                    "quota:read",
+                    "usage:read",
                 }
             ),
             "Reads what is their own.",
@@ -79,7 +81,15 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
             "operator",
             30,
             "member",
-            frozenset({"run:read:any", "run:cancel:any", "metrics:read"}),
+            frozenset(
+                {
+                    "run:read:any",
+                    "run:cancel:any",
+                    "quota:read:any",
+                    "usage:read:any",
+                    "metrics:read",
+                }
+            ),
             "Keeps the hub running: sees and stops all runs, reads no one's conversations.",
         ),
         RoleDefinition(
@@ -116,6 +126,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "audit:read",
                     "audit:verify",
                     "audit:export",
+                    "quota:set",
                 }
             ),
             "Administers the tenant.",

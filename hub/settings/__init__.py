@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
+from hub.settings.quotas import QuotaSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -20,7 +21,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings, AuditSettings):
+class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(

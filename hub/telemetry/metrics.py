@@ -147,6 +147,13 @@ class Metrics:
             ("model", "direction"),
             registry=registry,
         )
+        self.quota_refusals = Counter(
+            "hub_quota_refusals",
+            "Messages that were refused because a quota is used up, by whose it is (`user`, `key`, "
+            "`tenant`) and which.",
+            ("subject", "quota"),
+            registry=registry,
+        )
         self.logins = Counter(
             "hub_logins", "Sign-ins, by outcome.", ("outcome",), registry=registry
         )

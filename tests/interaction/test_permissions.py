@@ -49,6 +49,9 @@ ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "service.disable": {},
     "service.enable": {},
     "service.delete": {},
+    "quota.get": {},
+    "quota.set": {"quota": "runs", "limit": 5},
+    "usage.get": {},
 }
 """What a guarded operation needs besides the id of what it acts on."""
 
@@ -59,13 +62,16 @@ UNGUARDED: Final[dict[str, str]] = {
 }
 """Operations that take an id and guard nothing, and why."""
 
+SUBJECTS: Final = ("quota", "usage", "limited")
+"""Kinds whose ids are the names of subjects."""
+
 GUARDED: Final = [operation for operation in OPERATIONS.values() if operation.guards is not None]
 
 
 async def test_every_operation_that_takes_an_id_is_guarded_or_says_why_not() -> None:
     for operation in OPERATIONS.values():
         names = set(operation.params.model_fields) - {"client_message_id"}
-        takes_id = any(name == "channel" or name.endswith("_id") for name in names)
+        takes_id = any(name in ("channel", "subject") or name.endswith("_id") for name in names)
         assert takes_id == (operation.guards is not None or operation.name in UNGUARDED), (
             f"{operation.name}: an operation that takes an id needs guards=(kind, parameter)"
         )
@@ -99,6 +105,7 @@ async def _things(person: Person) -> dict[str, list[str]]:
         "channel": [f"conversation:{conversation}", f"user:{user}"],
         "apikey": [(await person.ask("apikey.create", {"name": "a key"}))["id"]],
         "service": [(await person.ask("service.create", {"name": "a service"}))["id"]],
+        **{kind: [f"user:{user}"] for kind in SUBJECTS},
     }
 
 
@@ -117,6 +124,7 @@ def _missing() -> dict[str, list[str]]:
         ],
         "apikey": [new_id("ak"), new_id("c")],
         "service": [new_id("u"), new_id("c")],
+        **{kind: [f"user:{new_id('u')}"] for kind in SUBJECTS},
     }
 
 
@@ -126,6 +134,7 @@ async def _refusals(
     seen: dict[str, set[bytes]] = {}
     may = (await asker.ask("session.info"))["permissions"]
     held = set((await asker.ask("session.info"))["permissions"])
+    permissions = (await asker.ask("session.info"))["permissions"]
     for operation in GUARDED:
         if not world.transport.offers(operation):
             continue
@@ -135,6 +144,8 @@ async def _refusals(
         for identifier in things[operation.guards[0]]:
             with pytest.raises(Refused) as refusal:
                 await asker.ask(operation.name, params_of(operation, identifier))
+            lacks = operation.permission not in permissions
+            reason = "permission_denied" if lacks else "not_found"
             assert refusal.value.reason == reason, (operation.name, identifier)
             # Who may do it to nothing at all learns nothing either.
             answer = "not_found" if operation.permission in held else "permission_denied"

@@ -111,6 +111,7 @@ SAYS_MORE: Final = {
     "/v1/roles/{role_id}/assign": "a user or a group, and an end that is to come",
     "/v1/roles/{role_id}/revoke": "a user or a group",
     "/v1/users/{user_id}/explain": "which permissions there are",
+    "/v1/usage": "days that are in order and not too many, and a cursor of the same report",
 }
 """Paths that ask for more than a schema can say."""
 

@@ -25,6 +25,7 @@ from hub.storage.tables.identity import (
     User,
 )
 from hub.storage.tables.keys import ApiKey
+from hub.storage.tables.limits import Quota
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "LoginSession",
     "Membership",
     "Message",
+    "Quota",
     "RefreshToken",
     "Role",
     "RolePermission",

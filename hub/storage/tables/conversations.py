@@ -1,8 +1,8 @@
 """Conversations, their messages, and the runs that answer them."""
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field
 
 from hub.storage.tables.columns import Dated, TenantOwned, instant, now
@@ -75,20 +75,34 @@ class Run(TenantOwned, Dated, table=True):
     announced: bool = Field(default=False)  # its terminal event is in the log
     error_code: str | None = Field(default=None, max_length=64)
     error_message: str | None = Field(default=None)
+    reservation: str | None = Field(default=None)  # JSON: the lines of ``hub.limits.ledger``
     started_at: datetime | None = instant(default=None, nullable=True)
     finished_at: datetime | None = instant(default=None, nullable=True)
 
 
+def _today() -> date:
+    return now().date()
+
+
 class Usage(TenantOwned, table=True):
-    """Tokens that one run used of one model."""
+    """Tokens that one run used of one model, and what they cost in millionths of the currency.
+
+    It outlives its run: what was used stays used when a conversation is deleted.
+    """
 
     __tablename__ = "usage"
+    __table_args__ = (
+        Index("ix_usage_by_day", "tenant_id", "day"),
+        Index("ix_usage_by_user", "tenant_id", "user_id", "day"),
+    )
 
     id: str = Field(primary_key=True, max_length=32)
-    run_id: str = Field(foreign_key="runs.id", index=True, max_length=32)
+    run_id: str = Field(index=True, max_length=32)
     user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
     provider: str = Field(max_length=64)
     model: str = Field(max_length=200)
     input_tokens: int
     output_tokens: int
+    cost: int = Field(default=0, sa_type=BigInteger)
+    day: date = Field(default_factory=_today)  # of UTC
     created_at: datetime = instant(default_factory=now)

@@ -1,0 +1,54 @@
+"""Whose quotas and usage: the name of a subject, and what the dispatcher has to know of it."""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from hub.faults import Fault
+from hub.identity.holdings import is_known
+from hub.limits.setting import Subject
+from hub.rbac.actor import Actor
+from hub.rbac.decision import Resource
+from hub.rbac.permissions import ANY
+from hub.storage.database import Database
+
+_ULID: Final = "[0-9A-HJKMNP-TV-Z]{26}"
+
+SubjectName = Annotated[
+    str,
+    Field(
+        pattern=rf"^(me|tenant|user:u_{_ULID})$",
+        max_length=40,
+        description="`me`, `user:<id>` for another user, or `tenant` for the tenant as a whole.",
+    ),
+]
+
+KINDS: Final = ("quota", "usage", "limited")
+"""Kinds of guarded things whose id is a subject's name: what is read of it (its own, for a user),
+and who is limited (the tenant's to say).
+"""
+
+
+def subject_of(name: str, actor: Actor) -> Subject:
+    """The subject that a name means to an actor."""
+    if name == "me":
+        return Subject(actor.tenant_id, "user", actor.user_id)
+    if name == "tenant":
+        return Subject(actor.tenant_id, "tenant", actor.tenant_id)
+    return Subject(actor.tenant_id, "user", name.partition(":")[2])
+
+
+async def find_subject(database: Database, kind: str, name: str, actor: Actor) -> Resource:
+    """The subject as a resource. Raises Fault not_found for one that is not of the tenant, and for
+    others if whoever asks may only read what is their own: nothing is looked up then.
+    """
+    subject = subject_of(name, actor)
+    if subject.id == actor.user_id:
+        return Resource(kind, name, actor.tenant_id, None if kind == "limited" else subject.id)
+    if kind != "limited" and f"{kind}:read{ANY}" not in actor.permissions:
+        raise Fault("not_found")
+    if subject.kind == "user":
+        async with database.read(actor.tenant_id) as session:
+            if not await is_known(session, actor.tenant_id, subject.id):
+                raise Fault("not_found")
+    return Resource(kind, name, actor.tenant_id, None)
