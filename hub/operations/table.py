@@ -11,6 +11,7 @@ from hub.operations import (
     channel,
     conversation,
     group,
+    member,
     message,
     model,
     presence,
@@ -19,6 +20,7 @@ from hub.operations import (
     service,
     session,
     sharing,
+    tenant,
 )
 from hub.operations.operation import AnyOperation, Operation
 
@@ -37,6 +39,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     group,
     apikey,
     service,
+    tenant,
+    member,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -43,6 +43,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "session:revoke",
                     "apikey:read",
                     "apikey:revoke",
+                    "tenant:read",
                 }
             ),
             "Reads what is their own.",
@@ -113,6 +114,9 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "service:read:any",
                     "service:write:any",
                     "service:delete:any",
+                    "member:read",
+                    "member:remove",
+                    "member:invite",
                 }
             ),
             "Administers the tenant.",
@@ -122,8 +126,21 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
             "owner",
             50,
             "admin",
-            frozenset({"message:send:any"}),
-            "Owns the tenant.",
+            frozenset(
+                {
+                    "message:send:any",
+                    "tenant:update",
+                    "tenant:delete",
+                    "tenant:create",
+                    "tenant:list",
+                    "tenant:suspend",
+                    "tenant:restore",
+                    "tenant:read:any",
+                    "tenant:update:any",
+                    "tenant:delete:any",
+                }
+            ),
+            "Owns the tenant; in the one that the hub began with, operates all of them.",
         ),
     )
 }

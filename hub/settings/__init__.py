@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
+from hub.settings.tenancy import TenancySettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -19,7 +20,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings):
+class Settings(IdentitySettings, LimitSettings, TenancySettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(
