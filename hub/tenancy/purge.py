@@ -6,6 +6,7 @@ no tenant any more, go last. One node at a time does it, by a lease.
 """
 
 import asyncio
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import delete, update
@@ -14,12 +15,13 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
-from hub.backplane.interface import Backplane, Lease, LeaseLost
+from hub.backplane.interface import LOG_TTL_S, Backplane, Lease, LeaseLost
 from hub.faults import Fault
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
     ClientSession,
+    Conversation,
     LoginLink,
     LoginSession,
     Membership,
@@ -96,6 +98,7 @@ class Purge:
     async def _purge(self, tenant_id: str, lease: Lease) -> bool:
         if not await self._begin(tenant_id):
             return False
+        await self._discard_logs(tenant_id, lease)
         rows = 0
         for part in of_tenant(tenant_id):
             if part.kind is not Membership:
@@ -137,6 +140,27 @@ class Purge:
                 raise
             return False  # another node was faster
         return True
+
+    async def _discard_logs(self, tenant_id: str, lease: Lease) -> None:
+        """Have the backplane forget what was said, unless it must have by itself."""
+        async with self._database.read(tenant_id) as session:
+            since = select(Tenant.id).where(
+                col(Tenant.id) == tenant_id,
+                col(Tenant.deleted_at) < now() - timedelta(seconds=LOG_TTL_S),
+            )
+            if (await session.exec(since)).first() is not None:
+                return
+        after = ""
+        page = select(Conversation.id).order_by(col(Conversation.id)).limit(BATCH)
+        while True:
+            await self._backplane.renew(lease, LEASE_S)
+            async with self._database.read(tenant_id) as session:
+                ids = (await session.exec(page.where(col(Conversation.id) > after))).all()
+            for id in ids:
+                await self._backplane.discard(f"conversation:{id}")
+            if len(ids) < BATCH:
+                return
+            after = ids[-1]
 
     async def _empty(self, tenant_id: str, part: Part, lease: Lease) -> int:
         """Delete what the tenant has in one table; how many rows that were."""

@@ -133,9 +133,16 @@ async def test_all_of_the_tenant_goes_and_nothing_of_another(
     before = await left(database, operator.tenant_id)
     assert len(await left(database, owner.tenant_id)) == len(before)
     assert len(before) >= 12
+    async with database.read(EVERY_TENANT) as session:
+        rows = await session.exec(select(Conversation.tenant_id, Conversation.id))
+        channels = {tenant_id: f"conversation:{id}" for tenant_id, id in rows.all()}
+    for channel in channels.values():
+        await backplane.append(channel, b"{}")
     await delete_and_wait(database, tenants, owner)
     assert await Purge(database, backplane).once() == [owner.tenant_id]
     assert await left(database, owner.tenant_id) == {}
+    assert (await backplane.read(channels[owner.tenant_id], 0)).last == 0
+    assert (await backplane.read(channels[operator.tenant_id], 0)).last == 1
     after = await left(database, operator.tenant_id)
     # Beside two entries: of the deletion, and of the purge.
     assert after == before | {"audit_entries": before["audit_entries"] + 2}
