@@ -50,7 +50,11 @@ from hub.operations.table import OPERATIONS
 from hub.protocol.limits import MAX_SESSIONS, SESSION_KEEP_S
 from hub.settings import LOOPBACK, Settings
 from hub.storage.database import Database
+from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
+from hub.tenancy.members import Members
+from hub.tenancy.purge import Purge
+from hub.tenancy.tenants import Tenants
 from hub.transports.admission import Admission
 from hub.transports.asyncapi import asyncapi
 from hub.transports.draining import Draining
@@ -123,6 +127,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await database.start()
     stack.push_async_callback(database.close)
     await database.migrate()
+    if (why := await database.unwalled()) is not None:
+        log.warning(f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}")
     backplane = open_backplane(settings.redis_url, node, metrics)
     stack.push_async_callback(backplane.close)
     await backplane.start()
@@ -162,6 +168,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     pulse = Pulse(backplane, metrics, node)
     await pulse.start()
     stack.push_async_callback(pulse.close)
+    purge = Purge(database, backplane)
+    await purge.start()
+    stack.push_async_callback(purge.close)
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
     return Services(
@@ -172,6 +181,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         outboxes=outboxes,
         presence=presence,
         accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
+        tenants=Tenants(database, grace_days=settings.tenant_grace_days, changed=authority.changed),
+        members=Members(database, changed=authority.changed),
         tokens=tokens,
         credentials=Credentials(tokens, authority),
         api_keys=ApiKeys(database, authority, authority.changed),

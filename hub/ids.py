@@ -5,6 +5,7 @@
 ``p_…`` a persistent session, ``g_…`` a group, ``ro_…`` a role.
 ``p_…`` a persistent session, ``sh_…`` a share.
 ``p_…`` a persistent session, ``ak_…`` an API key.
+``p_…`` a persistent session, ``iv_…`` an invitation.
 """
 
 import re

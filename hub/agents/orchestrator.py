@@ -25,7 +25,8 @@ from hub.limits.quotas import Allowance, Quotas
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
-from hub.storage.tables import Conversation, Message, Run, Usage, now
+from hub.storage.tables import Conversation, Message, Run, Tenant, Usage, now
+from hub.storage.tenant_settings import parsed
 
 RUN_QUEUE: Final = "runs"
 RUN_CONTROL: Final = "runs"
@@ -51,6 +52,7 @@ class Sent:
 class Assignment:
     """A run that a worker is to drive: its row, and what it needs to know of the conversation.
 
+    ``default_model``: of the tenant, for a run and a conversation that name none.
     ``announce_only``: it has ended already, but its terminal event is not in the log.
     """
 
@@ -59,6 +61,7 @@ class Assignment:
     history: tuple[Message, ...] = ()
     usage: tuple[Usage, ...] = ()
     announce_only: bool = False
+    default_model: str | None = None
 
 
 def queue_item(tenant_id: str, conversation_id: str) -> str:
@@ -66,8 +69,9 @@ def queue_item(tenant_id: str, conversation_id: str) -> str:
 
 
 _DUE: Final = prebuilt(
-    select(Run, Conversation)
+    select(Run, Conversation, Tenant.settings)
     .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
+    .join(Tenant, col(Tenant.id) == col(Run.tenant_id))
     .where(
         col(Run.conversation_id) == bindparam("conversation"),
         col(Run.id).not_in(bindparam("skip", expanding=True)),
@@ -258,7 +262,7 @@ class Orchestrator:
             ).first()
             if found is None:
                 return None
-            run, conversation = found
+            run, conversation, settled = found
             if RunStatus(run.status).terminal:
                 usage = (await session.exec(select(Usage).where(Usage.run_id == run.id))).all()
                 message = await session.get(Message, run.message_id)
@@ -270,7 +274,8 @@ class Orchestrator:
             run.started_at = run.started_at or now()
             session.add(run)
             history = await rows.history(session, run)
-        return Assignment(run, conversation, history)
+        default_model = parsed(settled).default_model
+        return Assignment(run, conversation, history, default_model=default_model)
 
     async def steering(self, run: Run, generation: int) -> tuple[Message, ...]:
         """The messages that were sent to steer this generation of the run, oldest first."""

@@ -248,9 +248,10 @@ class Runner:
 
     async def _read_model(self, generation: Generation, history: list[Message]) -> None:
         await self._permission.given()
-        wanted = self._run.model or self._assignment.conversation.model
+        assignment = self._assignment
+        wanted = self._run.model or assignment.conversation.model or assignment.default_model
         model = self._model = await self._catalogue.resolve(wanted)
-        request = chat_request(model, self._assignment.conversation.instructions, history)
+        request = chat_request(model, assignment.conversation.instructions, history)
         generation.prompt = request.messages
         asked_at = perf_counter()
         waiting = True

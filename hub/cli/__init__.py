@@ -11,7 +11,18 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, apikeys, audit, doctor, keys, limits, processes, roles, serving
+from hub.cli import (
+    administration,
+    apikeys,
+    audit,
+    doctor,
+    keys,
+    limits,
+    processes,
+    roles,
+    serving,
+    tenants,
+)
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -72,8 +83,8 @@ def _run(given: argparse.Namespace) -> int:
         return _serve(settings, given)
     if given.command == "worker":
         return serving.work(settings)
-    if given.command == "keys":
-        return keys.run(settings, given)
+    if given.command in _ALONE:
+        return _ALONE[given.command](settings, given)
     if given.command == "doctor":
         return asyncio.run(doctor.examine(settings))
     steps = {
@@ -100,8 +111,10 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
 
 
 _WRITERS: Final = {
-    "serve", "worker", "init", "user", "role", "token", "link", "keys", "apikey", "audit",
+    "serve", "worker", "init", "user", "role", "tenant", "token", "link", "keys", "apikey", "audit",
 }  # fmt: skip
+
+_ALONE: Final = {"keys": keys.run, "tenant": tenants.run}
 
 _DOCUMENTS: Final = {
     "openapi": lambda: orjson.dumps(openapi(OPERATIONS), option=orjson.OPT_INDENT_2).decode(),
@@ -163,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     apikeys.declare(commands)
     keys.declare(commands)
     audit.add_parser(commands)
+    tenants.add_parser(commands)
     token = command("token", "print an access token for a user, who need not be asked")
     token.add_argument("--email", required=True)
     link = command("link", "print a one-time login code")

@@ -79,11 +79,12 @@ async def prepare(settings: Settings) -> tuple[tuple[str, str] | None, str | Non
             return made, None  # there is no such administrator any more
 
 
-async def init(settings: Settings) -> int:
-    """``hub init``"""
+async def init(settings: Settings, *, quietly: bool = False) -> int:
+    """``hub init``. ``quietly``: says only who was made the administrator, if one was."""
     async with _accounts(settings) as accounts:
         made = await _make_administrator(accounts, settings.data_dir)
-    print(f"Ready: {settings.data_dir}")
+    if not quietly:
+        print(f"Ready: {settings.data_dir}")
     _tell(made)
     return 0
 

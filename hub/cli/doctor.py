@@ -76,8 +76,14 @@ async def _database(settings: Settings) -> str:
     try:
         await database.start()
         newest = await database.migrated()
+        why = await database.unwalled() if newest else None
     finally:
         await database.close()
+    if why is not None:
+        raise ValueError(
+            f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}. "
+            "Use a role without SUPERUSER and BYPASSRLS that owns the tables"
+        )
     kind = settings.database.partition(":")[0]
     tables = {
         True: "its tables are of this version",

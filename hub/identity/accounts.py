@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import func, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
@@ -13,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity import invitations
+from hub.identity import addresses, invitations
 from hub.identity.holdings import lives
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import LoginSessions, TokenPair, signed_in
@@ -167,9 +166,8 @@ class Accounts:
         """
         async with self._database.write(EVERY_TENANT) as session:
             await _check_role(session, tenant_id, role)
-            code = invitations.make(
-                session, tenant_id, role, invited_by, _address(email) if email is not None else None
-            )
+            address = _address(email) if email is not None else None
+            code = invitations.make(session, tenant_id, role, invited_by, address)[1]
             await record(session, tenant_id, "invitation.create", details={"role": role})
             return code
 
@@ -314,11 +312,7 @@ async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
 
 
 def _address(email: str) -> str:
-    try:
-        valid = validate_email(email, check_deliverability=False)
-    except EmailNotValidError as error:
-        raise Fault("invalid_params", f"Not an e-mail address: {error}") from None
-    return valid.normalized.lower()
+    return addresses.normal(email)
 
 
 def _refused() -> Fault:

@@ -1,4 +1,4 @@
-"""Invitations: a code that lets one person register into a tenant, in a role."""
+"""Invitations: a code that lets one person into a tenant, in a role."""
 
 import secrets
 from datetime import timedelta
@@ -9,28 +9,38 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.identity.definitions import definitions_of
+from hub.identity.holdings import held_by
+from hub.identity.owners import lock
 from hub.identity.sessions import digest
-from hub.storage.tables import Invitation, Tenant, now
+from hub.rbac.inheritance import rank_of
+from hub.rbac.ranks import Hand, why_not_give
+from hub.rbac.roles import compile_roles
+from hub.storage.tables import Invitation, Tenant, User, now
+from hub.storage.tenant_settings import parsed
 
+PERMISSION: Final = "member:invite"
+"""What one invites by."""
 LIFE: Final = timedelta(days=7)
 
 
 def make(
     session: AsyncSession, tenant_id: str, role: str, invited_by: str | None, address: str | None
-) -> str:
-    """A new code, in the transaction of ``session``. ``address``: for this person alone."""
+) -> tuple[Invitation, str]:
+    """A new invitation and its code, in the transaction of ``session``. ``address``: for this
+    person alone. ``invited_by``: a member, on whose standing it rests; None for the operator.
+    """
     code = secrets.token_urlsafe(32)
-    session.add(
-        Invitation(
-            code_hash=digest(code),
-            tenant_id=tenant_id,
-            role_id=role,
-            email=address,
-            invited_by=invited_by,
-            expires_at=now() + LIFE,
-        )
+    invitation = Invitation(
+        code_hash=digest(code),
+        tenant_id=tenant_id,
+        role_id=role,
+        email=address,
+        invited_by=invited_by,
+        expires_at=now() + LIFE,
     )
-    return code
+    session.add(invitation)
+    return invitation, code
 
 
 async def check(session: AsyncSession, code: str, address: str) -> None:
@@ -43,6 +53,8 @@ async def check(session: AsyncSession, code: str, address: str) -> None:
         or invitation.email not in (None, address)
     ):
         raise _invalid()
+    tenant = await session.get(Tenant, invitation.tenant_id)
+    await _check_standing(session, invitation, tenant, address)
 
 
 async def accept(session: AsyncSession, code: str, address: str) -> tuple[Tenant, str]:
@@ -57,13 +69,45 @@ async def accept(session: AsyncSession, code: str, address: str) -> tuple[Tenant
             or_(col(Invitation.email).is_(None), col(Invitation.email) == address),
         )
         .values(used_at=moment)
-        .returning(col(Invitation.tenant_id), col(Invitation.role_id))
+        .returning(col(Invitation.code_hash))
     )
-    row = used.one_or_none()
-    tenant = await session.get(Tenant, row[0]) if row else None
-    if row is None or tenant is None or tenant.suspended_at is not None:
+    invitation = await session.get(Invitation, digest(code)) if used.first() else None
+    if invitation is None:
         raise _invalid()
-    return tenant, row[1]
+    # Locked: the tenant is not closed, and who invites is not put out, before this is committed.
+    await lock(session, invitation.tenant_id)
+    tenant = await session.get(Tenant, invitation.tenant_id)
+    await _check_standing(session, invitation, tenant, address)
+    assert tenant is not None, "it is locked"
+    return tenant, invitation.role_id
+
+
+async def _check_standing(
+    session: AsyncSession, invitation: Invitation, tenant: Tenant | None, address: str
+) -> None:
+    """Raise Fault("permission_denied") when the tenant is closed, or takes no such address, or when
+    whoever invites may not give the role any more.
+    """
+    if tenant is None or tenant.suspended_at is not None:
+        raise _invalid()
+    domains = parsed(tenant.settings).invitation_domains
+    if domains is not None and address.rpartition("@")[2] not in domains:
+        raise _invalid()
+    if invitation.invited_by is None:
+        return
+    inviter = await session.get(User, invitation.invited_by)
+    held = await held_by(session, tenant.id, invitation.invited_by)
+    definitions = await definitions_of(session, [tenant.id])
+    hand = Hand(
+        invitation.invited_by,
+        rank_of(held.role_ids, definitions),
+        compile_roles(held.role_ids, definitions),
+        frozenset(),
+    )
+    if inviter is None or inviter.disabled_at is not None or not hand.holds(PERMISSION):
+        raise _invalid()
+    if why_not_give(hand, (invitation.role_id,), definitions) is not None:
+        raise _invalid()
 
 
 def _invalid() -> Fault:

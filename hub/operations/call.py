@@ -38,6 +38,8 @@ from hub.rbac.actor import Actor
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
+from hub.tenancy.members import Members
+from hub.tenancy.tenants import Tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Services:
     outboxes: FlushScheduler
     presence: Presence
     accounts: Accounts
+    tenants: Tenants
+    members: Members
     tokens: Tokens
     credentials: Credentials
     api_keys: ApiKeys

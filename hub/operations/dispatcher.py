@@ -201,7 +201,7 @@ async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
     # Without the permission nothing is looked up, and nothing can be probed.
     if operation.guards is not None and operation.permission in call.actor.permissions:
         kind, parameter = operation.guards
-        identifier = getattr(params, parameter)
+        identifier = getattr(params, parameter) if parameter else kind
         if identifier is not None:  # it may be left out where one's own is meant
             resource = await call.services.resources.find(kind, identifier, call.actor)
     verdict = decide(call.actor, operation.permission, resource)

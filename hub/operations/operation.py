@@ -111,13 +111,14 @@ class Operation(Generic[P, R]):
     """A declared operation.
 
     ``guards`` names the parameter that holds the id of what is acted on, as ``(kind, parameter)``;
-    the dispatcher finds its owner and tenant and asks ``rbac``. ``ordered_by`` names the parameter
-    by which writes of one connection keep their order. ``cost`` is what it takes of the caller's
-    budgets of requests (``hub.limits.rates``). ``by_key``: an API key will do where the permission
-    is ``SIGNED_IN``. ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are
-    the reasons it may answer beyond those that any operation may. ``audited``: a write of it leaves
-    an entry in the audit trail, in its own transaction (``hub.audit.trail.record``); and who is
-    refused it is noted.
+    the dispatcher finds its owner and tenant and asks ``rbac``. Of what there is one of (the
+    ``hub``), the parameter is empty. ``ordered_by`` names the parameter by which writes of one
+    connection keep their order. ``cost`` is what it takes of the caller's budgets of requests
+    (``hub.limits.rates``). ``by_key``: an API key will do where the permission is ``SIGNED_IN``.
+    ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are the reasons it
+    may answer beyond those that any operation may. ``audited``: a write of it leaves an entry in
+    the audit trail, in its own transaction (``hub.audit.trail.record``); and who is refused it is
+    noted.
     """
 
     name: str
@@ -214,7 +215,7 @@ def check(declared: AnyOperation) -> None:
         refuse(f"no such faults: {unknown}")
     fields = set(declared.params.model_fields)
     named = set(declared.http.path_parameters if declared.http else ())
-    named |= {declared.guards[1]} if declared.guards else set()
+    named |= {declared.guards[1]} if declared.guards and declared.guards[1] else set()
     named |= {declared.ordered_by} if declared.ordered_by else set()
     if named - fields:
         refuse(f"no such parameters: {named - fields}")

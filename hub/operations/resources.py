@@ -29,8 +29,9 @@ from hub.rbac.decision import Resource, decide
 from hub.rbac.sharing import Granted
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Run, Tenant, now
+from hub.storage.tables import Run, now
 from hub.telemetry.logs import log
+from hub.tenancy.tenants import founder
 
 TOPIC: Final = "gone"
 REMEMBERED: Final = 20_000
@@ -62,10 +63,11 @@ class Resources:
         self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
         self._asking: dict[tuple[str, str], asyncio.Task[Whose | None]] = {}
         self._expiring = Agenda(self._expired)  # conversations with grants that end
-        self._conversations: OrderedDict[str, str] = OrderedDict()  # of runs
+        # Of runs: the tenant, and the conversation.
+        self._conversations: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._changes = 0
         self._meanwhile: set[str] = set()  # what has changed since it was last looked again
-        self._metrics: Resource | None = None
+        self._founder: str | None = None
 
     async def start(self) -> None:
         """Listen to what other nodes delete. Raises Fault("backend_unavailable")."""
@@ -89,12 +91,12 @@ class Resources:
         Raises Fault not_found: also for one of another tenant, and another user's own channel;
         permission_denied for the tenant's audit trail, of which everyone knows that it is there.
         """
-        if kind == "channel" and identifier.startswith("user:"):
-            return _own_channel(identifier, actor)
-        if kind == "channel" and identifier == "audit":
-            return _trail(actor)
-        if kind == "metrics":
-            return await self._find_metrics()
+        if kind == "channel" and not identifier.startswith("conversation:"):
+            return _other_channel(identifier, actor)
+        if kind in ("metrics", "hub", "operated"):
+            return await self._of_the_operator(kind)
+        if kind == "tenant":
+            return await self._tenant(identifier, actor)
         if (find := FINDERS.get(kind)) is not None:
             return await find(self._database, kind, identifier, actor)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
@@ -209,24 +211,32 @@ class Resources:
         if whose != known.whose:
             self._moved(id)
 
-    async def _find_metrics(self) -> Resource:
-        """The numbers of the whole hub are the operator's, whose tenant the first start made. That
-        it is the oldest does not change, so it is looked for once.
+    async def _of_the_operator(self, kind: str) -> Resource:
+        """What is of the whole hub (its numbers, and its tenants as they are operated) is the
+        operator's, whose tenant the first start made. Which that is does not change, so it is
+        looked for once.
         """
-        if self._metrics is None:
+        if self._founder is None:
             async with self._database.read(EVERY_TENANT) as session:
-                oldest = select(Tenant.id).order_by(col(Tenant.created_at), col(Tenant.id)).limit(1)
-                tenant_id = (await session.exec(oldest)).first()
-            if tenant_id is None:
+                self._founder = await founder(session)
+            if self._founder is None:
                 raise Fault("not_found")
-            self._metrics = Resource("metrics", "hub", tenant_id, None)
-        return self._metrics
+        return Resource(kind, "hub", self._founder, None)
+
+    async def _tenant(self, tenant_id: str, actor: Actor) -> Resource:
+        """One's own is its own. To the operator another is as somebody else's in theirs, and to all
+        others it is foreign, whether it is there or not.
+        """
+        if tenant_id == actor.tenant_id:
+            return Resource("tenant", tenant_id, tenant_id, None)
+        if (await self._of_the_operator("hub")).tenant_id == actor.tenant_id:
+            return Resource("tenant", tenant_id, actor.tenant_id, tenant_id)
+        return Resource("tenant", tenant_id, tenant_id, None)
 
     async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
         """The conversation that the thing is of: its owner is the thing's."""
         if kind == "channel":
-            noun, _, identifier = identifier.partition(":")
-            kind = noun if noun == "conversation" else ""
+            kind, _, identifier = identifier.partition(":")
         if kind == "conversation" and is_id(identifier, "c"):
             return identifier
         if kind == "run" and is_id(identifier, "r"):
@@ -234,23 +244,28 @@ class Resources:
         return None
 
     async def _conversation_of_run(self, run_id: str, tenant_id: str) -> str | None:
-        # What run is of which conversation does not change; another tenant's is not owned there.
+        # Which run is of which conversation does not change.
         known = self._conversations.get(run_id)
-        if known is not None:
+        if known is not None and known[0] == tenant_id:
             self._conversations.move_to_end(run_id)
-            return known
+            return known[1]
         async with self._database.read(tenant_id) as session:
             statement = select(Run.conversation_id).where(col(Run.id) == run_id)
             found = (await session.exec(statement)).first()
         if found is not None:
-            _remember(self._conversations, run_id, found)
+            _remember(self._conversations, run_id, (tenant_id, found))
         return found
 
     async def _whose(self, conversation_id: str, tenant_id: str) -> Whose | None:
         known = self._known.get(conversation_id)
-        if known is not None and known.until > time.monotonic():
+        # Another tenant's is looked for like one that is not there: in the same time.
+        if (
+            known is not None
+            and known.whose.tenant_id == tenant_id
+            and known.until > time.monotonic()
+        ):
             self._known.move_to_end(conversation_id)
-            return known.whose if known.whose.tenant_id == tenant_id else None
+            return known.whose
         # Asked once, for all who want to know at the same time: a conversation that has changed is
         # one for all who follow it.
         key = (conversation_id, tenant_id)
@@ -293,6 +308,14 @@ def _seen(task: "asyncio.Task[Whose | None]") -> None:
 
 # Made for every message, and most of the time the one that was made for the message before.
 _resource: Final = lru_cache(maxsize=REMEMBERED)(Resource)
+
+
+def _other_channel(name: str, actor: Actor) -> Resource:
+    if name.startswith("user:"):
+        return _own_channel(name, actor)
+    if name == "audit":
+        return _trail(actor)
+    raise Fault("not_found")
 
 
 def _own_channel(name: str, actor: Actor) -> Resource:

@@ -12,6 +12,7 @@ from hub.operations import (
     channel,
     conversation,
     group,
+    member,
     message,
     model,
     presence,
@@ -21,6 +22,7 @@ from hub.operations import (
     service,
     session,
     sharing,
+    tenant,
     usage,
 )
 from hub.operations.operation import AnyOperation, Operation
@@ -43,6 +45,8 @@ _FAMILIES: Final[tuple[ModuleType, ...]] = (
     audit,
     quota,
     usage,
+    tenant,
+    member,
 )
 
 OPERATIONS: Final[Mapping[str, AnyOperation]] = {

@@ -6,6 +6,8 @@ what others own in the same tenant. No permission reaches into another tenant.
 A declaration may have parts that are named when the permission is given:
 ``tool:call:<server>/<tool*>`` declares ``tool:call:files/read``. Where the part has a star, and
 only there, ``*`` may be given for every name: ``tool:call:files/*``, not ``tool:call:*/read``.
+what others own in the same tenant. No permission reaches into another tenant, but for the life of
+tenants itself, which is administered from the one that the hub began with.
 """
 
 import re
@@ -67,6 +69,19 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "quota:set": "Set quotas of who stands below in the tenant; for its owners, of all of it.",
     "usage:read": "See what one's own runs have used.",
     "usage:read:any": "See what the runs of others in the tenant have used.",
+    "member:read": "See who the members of the tenant are.",
+    "member:remove": "End the membership of others in the tenant, up to one's own rank.",
+    "member:invite": "Invite into the tenant, up to one's own rank; see and void invitations.",
+    "tenant:read": "See one's own tenant and what it has settled.",
+    "tenant:update": "Change what one's own tenant has settled.",
+    "tenant:delete": "Delete one's own tenant.",
+    "tenant:create": "Make tenants, in the tenant that the hub began with.",
+    "tenant:list": "See all tenants, in the tenant that the hub began with.",
+    "tenant:suspend": "Suspend and resume tenants, in the tenant that the hub began with.",
+    "tenant:restore": "Restore deleted tenants, in the tenant that the hub began with.",
+    "tenant:read:any": "See any tenant, in the tenant that the hub began with.",
+    "tenant:update:any": "Settle for any tenant, in the tenant that the hub began with.",
+    "tenant:delete:any": "Delete any tenant, in the tenant that the hub began with.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -45,6 +45,7 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "apikey:revoke",
                     "quota:read",
                     "usage:read",
+                    "tenant:read",
                 }
             ),
             "Reads what is their own.",
@@ -127,6 +128,9 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "audit:verify",
                     "audit:export",
                     "quota:set",
+                    "member:read",
+                    "member:remove",
+                    "member:invite",
                 }
             ),
             "Administers the tenant.",
@@ -136,8 +140,21 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
             "owner",
             50,
             "admin",
-            frozenset({"message:send:any"}),
-            "Owns the tenant.",
+            frozenset(
+                {
+                    "message:send:any",
+                    "tenant:update",
+                    "tenant:delete",
+                    "tenant:create",
+                    "tenant:list",
+                    "tenant:suspend",
+                    "tenant:restore",
+                    "tenant:read:any",
+                    "tenant:update:any",
+                    "tenant:delete:any",
+                }
+            ),
+            "Owns the tenant; in the one that the hub began with, operates all of them.",
         ),
     )
 }

@@ -14,6 +14,7 @@ from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
 from hub.settings.quotas import QuotaSettings
+from hub.settings.tenancy import TenancySettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -21,7 +22,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings):
+class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings, TenancySettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(

@@ -24,8 +24,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.settings import BadSettings
-from hub.storage import sqlite
-from hub.storage.schema import is_newest, upgrade
+from hub.storage import postgres, sqlite, walls
+from hub.storage.schema import METADATA, is_newest, upgrade
 from hub.storage.scope import EVERY_TENANT, Scope, ScopedSession
 
 PING_S: Final = 2.0
@@ -81,7 +81,11 @@ class Database:
                 pool_size=10,
                 max_overflow=10,
                 pool_timeout=CONNECT_S,
-                connect_args={"timeout": CONNECT_S, "command_timeout": STATEMENT_S},
+                connect_args={
+                    "timeout": CONNECT_S,
+                    "command_timeout": STATEMENT_S,
+                    "connection_class": postgres.Connection,
+                },
             )
 
     @property
@@ -130,6 +134,18 @@ class Database:
         """
         async with _faults(), self._reader.connect() as connection:
             return await connection.run_sync(is_newest)
+
+    async def unwalled(self) -> str | None:
+        """Why the database's own walls between tenants (``hub.storage.walls``) do not hold: a
+        clause of which the hub's role is the subject. None when they do, and for SQLite, which has
+        none. Raises Fault("backend_unavailable").
+        """
+        if self.embedded:
+            return None
+        async with _faults(), self._reader.connect() as connection:
+            why = await connection.run_sync(walls.passes)
+            open_tables = await connection.run_sync(walls.gaps, METADATA)
+        return why or (f"finds none around {', '.join(open_tables)}" if open_tables else None)
 
     async def ping(self) -> None:
         """Raise Fault("backend_unavailable") within 2 s unless the database answers."""

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from hub.settings import BadSettings
-from hub.storage import sqlite, tables
+from hub.storage import postgres, sqlite, tables, walls
 
 METADATA: Final = SQLModel.metadata
 _OURS: Final = tables.__name__  # imported so that the metadata is whole
@@ -27,7 +27,8 @@ _LOCK: Final = 0x687562  # "hub": the key of the advisory lock, the same on ever
 
 
 def upgrade(url: URL) -> None:
-    """Bring the database to the newest revision, in one transaction.
+    """Bring the database to the newest revision, in one transaction, and raise the walls between
+    tenants around every table that has none yet (PostgreSQL).
 
     Blocks, with an event loop of its own: call it on a thread. Nodes that start at once take turns.
     Raises BadSettings when the database is at a revision that this hub does not know.
@@ -84,7 +85,14 @@ async def _upgrade(url: URL) -> None:
             # SQLite's BEGIN IMMEDIATE is its lock.
             if engine.dialect.name == "postgresql":
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                # What a revision does to rows, it does to every tenant's.
+                await connection.execute(
+                    text("SELECT set_config(:name, :value, true)"),
+                    {"name": postgres.SETTING, "value": postgres.EVERYONES},
+                )
             await connection.run_sync(_run)
+            if engine.dialect.name == "postgresql":
+                await connection.run_sync(walls.raise_walls, METADATA)
     finally:
         await engine.dispose()
 

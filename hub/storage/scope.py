@@ -4,20 +4,29 @@ A session made for a tenant sees and changes rows of that tenant only. Every SEL
 DELETE of a ``TenantOwned`` class gets the condition by itself; an INSERT, or a flush, of another
 tenant's row raises ``OutOfScope``, and so does a statement that cannot be checked (text, or Core
 tables instead of classes). ``EVERY_TENANT`` is the explicit way out, for what is above tenants.
+
+On PostgreSQL the scope is told to the database as well, which has walls of its own
+(``hub.storage.walls``).
 """
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Executable, Insert, Update, event, inspect
-from sqlalchemy.orm import ORMExecuteState, UOWTransaction, with_loader_criteria
+from sqlalchemy import Connection, Executable, Insert, Update, event, inspect
+from sqlalchemy.orm import (
+    ORMExecuteState,
+    SessionTransaction,
+    UOWTransaction,
+    with_loader_criteria,
+)
 from sqlalchemy.orm.attributes import get_history, instance_state
 from sqlalchemy.orm.util import LoaderCriteriaOption
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.util import find_tables
 from sqlmodel import Session, col
 
+from hub.storage import postgres
 from hub.storage.tables import TenantOwned
 
 
@@ -44,6 +53,16 @@ class ScopedSession(Session):
 
     scope: Scope = ""
     writes: bool = False
+
+
+@event.listens_for(ScopedSession, "after_begin")
+def _tell_the_database(
+    session: ScopedSession, transaction: SessionTransaction, connection: Connection
+) -> None:
+    driver = connection.connection.driver_connection
+    if isinstance(driver, postgres.Connection) and not transaction.nested:
+        scope = session.scope
+        driver.begin_for(postgres.EVERYONES if isinstance(scope, _EveryTenant) else scope)
 
 
 @lru_cache(maxsize=1024)

@@ -73,6 +73,20 @@ async def test_the_usage_is_durable_and_in_the_end(any_client: Client) -> None:
     ]
 
 
+async def test_a_run_that_names_no_model_has_its_tenants_own(any_client: Client) -> None:
+    made = await any_client.call("conversation.create")
+    await any_client.subscribe(made["id"])
+    house = (await any_client.call("session.info"))["tenant_id"]
+    settled = {"default_model": "thinking"}
+    await any_client.call("tenant.update", tenant_id=house, settings=settled)
+    await any_client.send(made["id"], "Hm?")
+    end = await any_client.ended(made["id"])
+    assert [used["model"] for used in end["usage"]] == ["thinking"]
+    await any_client.send(made["id"], "Hm?", model="echo")
+    end = await any_client.ended(made["id"], 2)
+    assert [used["model"] for used in end["usage"]] == ["echo"]
+
+
 async def test_tokens_that_arrive_together_are_one_event(any_client: Client) -> None:
     conversation = await any_client.conversation()
     tokens = [f"{number:>3} 😀" for number in range(12)]

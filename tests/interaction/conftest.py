@@ -54,10 +54,15 @@ class World:
         services = self.hub.hub.services
         tenant_id = services.tokens.read(owner.session["access_token"]).tenant_id
         await services.accounts.create_user(email, PASSWORD, tenant_id, role)
+        return await self.login(email)
+
+    async def login(self, email: str, tenant: str | None = None) -> Person:
+        """Somebody who is there already, signed in anew."""
+        account = {"email": email, "password": PASSWORD}
+        if tenant is not None:
+            account["tenant"] = tenant
         async with httpx.AsyncClient(base_url=self.hub.url, trust_env=False) as client:
-            answer = await client.post(
-                "/v1/auth/login", json={"email": email, "password": PASSWORD}
-            )
+            answer = await client.post("/v1/auth/login", json=account)
         return await self._person(email, answer.raise_for_status().json())
 
     async def nobody(self) -> Caller:

@@ -1,4 +1,5 @@
-"""A real PostgreSQL of the tests' own, and databases on it and on SQLite.
+"""A real PostgreSQL of the tests' own, and databases on it and on SQLite. The hub is an ordinary
+role there, no superuser, so that all tests run with the walls between tenants.
 
 ``database_url`` and ``database`` run a test twice, once on each; every test gets a fresh database
 that is already migrated (a copy of a template). ``sqlite_url``, ``postgres_url`` and the
@@ -24,6 +25,8 @@ from hub.storage import schema
 from hub.storage.database import Database
 
 APT = "apt-get install -y postgresql"
+SUPERUSER = "postgres"
+_ROLE = "CREATE ROLE hub LOGIN\nALTER DATABASE postgres OWNER TO hub\n"
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class PostgresServer:
         return f"postgresql+asyncpg://hub@127.0.0.1:{self.port}/{name}"
 
     async def admin(self) -> "asyncpg.Connection":
-        """A connection that may create and drop databases. The caller closes it."""
+        """A connection of the superuser, whom no wall holds. The caller closes it."""
         return await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user="hub", database="postgres"
+            host="127.0.0.1", port=self.port, user=SUPERUSER, database="postgres"
         )
 
     async def create(self, template: str) -> str:
@@ -47,7 +50,7 @@ class PostgresServer:
         name = f"t_{uuid4().hex}"
         admin = await self.admin()
         try:
-            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER hub")
         finally:
             await admin.close()
         return name
@@ -72,9 +75,11 @@ class PostgresCluster:
             entry = pwd.getpwnam(self._user)
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
         self._run(
-            "initdb", "-D", "data", "-U", "hub", "--auth=trust", "--no-sync", "--encoding=UTF8",
-            "--locale=C",
+            "initdb", "-D", "data", "-U", SUPERUSER, "--auth=trust", "--no-sync",
+            "--encoding=UTF8", "--locale=C",
         )  # fmt: skip
+        # The hub's role is an ordinary one, as it should be anywhere: the walls hold it.
+        self._run("postgres", "--single", "-D", "data", "postgres", said=_ROLE)
 
     @property
     def running(self) -> bool:
@@ -101,12 +106,12 @@ class PostgresCluster:
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str, said: str = "") -> None:
         done = subprocess.run(
             [self._programs / program, *arguments],
             cwd=self.directory,
             user=self._user,
-            stdin=subprocess.DEVNULL,
+            input=said.encode(),
             stdout=(self.directory / "output").open("ab"),
             stderr=subprocess.STDOUT,
             timeout=60,

@@ -112,6 +112,8 @@ SAYS_MORE: Final = {
     "/v1/roles/{role_id}/revoke": "a user or a group",
     "/v1/users/{user_id}/explain": "which permissions there are",
     "/v1/usage": "days that are in order and not too many, and a cursor of the same report",
+    "/v1/tenants": "which addresses there can be",
+    "/v1/invitations": "which addresses there can be",
 }
 """Paths that ask for more than a schema can say."""
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import UniqueConstraint
 from sqlmodel import Field
 
+from hub.ids import new_id
 from hub.storage.tables.columns import Dated, TenantOwned, instant, now
 
 
@@ -71,6 +72,7 @@ class Invitation(TenantOwned, Dated, table=True):
     __tablename__ = "invitations"
 
     code_hash: str = Field(primary_key=True, max_length=64)
+    id: str = Field(default_factory=lambda: new_id("iv"), index=True, unique=True, max_length=32)
     role_id: str = Field(foreign_key="roles.id", max_length=64)
     email: str | None = Field(default=None, max_length=320)
     invited_by: str | None = Field(default=None, foreign_key="users.id", max_length=32)

@@ -1,0 +1,151 @@
+"""``hub tenant``: the life of tenants, for the operator at the machine."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from hub.audit.origin import Origin, acting
+from hub.backplane.choice import open_backplane
+from hub.cli import administration
+from hub.faults import Fault
+from hub.identity.addresses import normal
+from hub.identity.authority import Authority
+from hub.settings import Settings
+from hub.storage import tables
+from hub.storage.database import Database
+from hub.storage.tenant_settings import parsed
+from hub.tenancy.tenants import Tenants, is_name, state_of
+
+PAGE: Final = 500
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``hub tenant`` with its actions."""
+    actions = commands.add_parser("tenant", help="administer tenants").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        added.add_argument("--data-dir", metavar="DIR")
+        return added
+
+    create = action("create", "make a tenant")
+    create.add_argument("tenant", metavar="NAME")
+    create.add_argument(
+        "--owner", metavar="EMAIL", help="print an invitation for its owner, who has this address"
+    )
+    action("list", "list all tenants")
+    for name, summary in {
+        "suspend": "close a tenant to all its members, at once",
+        "resume": "open a suspended tenant again",
+        "delete": "close a tenant, and have it purged when its grace is over",
+        "restore": "take the deletion of a tenant back",
+    }.items():
+        added = action(name, summary)
+        added.add_argument("tenant", metavar="TENANT", help="its id or name")
+        if name == "delete":
+            added.add_argument("--confirm", metavar="NAME", help="the tenant's name once more")
+
+
+def run(settings: Settings, given: argparse.Namespace) -> int:
+    """Do what ``hub tenant`` was asked."""
+    if given.action == "delete" and given.confirm is None and sys.stdin.isatty():
+        given.confirm = input("All that the tenant has will be lost. Its name once more: ")
+    return asyncio.run(_run(settings, given))
+
+
+async def _run(settings: Settings, given: argparse.Namespace) -> int:
+    actions: dict[str, Callable[[Tenants, argparse.Namespace], Awaitable[None]]] = {
+        "create": _create,
+        "list": _list,
+        "suspend": _suspend,
+        "resume": _resume,
+        "delete": _delete,
+        "restore": _restore,
+    }
+    if given.action == "create":
+        # The tenant that a hub begins with is the operator's. This is not to become it.
+        await administration.init(settings, quietly=True)
+    async with _tenants(settings) as tenants:
+        with acting(Origin(transport="cli")):
+            await actions[given.action](tenants, given)
+    return 0
+
+
+@asynccontextmanager
+async def _tenants(settings: Settings) -> AsyncIterator[Tenants]:
+    """The tenants of a hub that is there. What changes is told to its nodes where they share a
+    Redis; others find it in a few seconds.
+    """
+    database = Database(settings.database)
+    if database.file is not None and not database.file.exists():
+        raise Fault(
+            "not_found",
+            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
+        )
+    await database.start()
+    backplane = open_backplane(settings.redis_url, "cli")
+    try:
+        await database.migrate()
+        changed = None
+        if settings.redis_url is not None:
+            await backplane.start()
+            changed = Authority(database, backplane).changed
+        yield Tenants(database, grace_days=settings.tenant_grace_days, changed=changed)
+    finally:
+        await backplane.close()
+        await database.close()
+
+
+async def _create(tenants: Tenants, given: argparse.Namespace) -> None:
+    if not is_name(given.tenant):
+        raise Fault(
+            "invalid_params",
+            "A tenant's name has ASCII letters and digits, and single spaces, dots and hyphens "
+            "between them.",
+        )
+    owner = normal(given.owner) if given.owner is not None else None
+    made, code = await tenants.create(given.tenant, by=None, owner=owner)
+    _tell(made)
+    if code is not None:
+        print(f"Invitation of {owner}, for seven days: {code}")
+
+
+async def _list(tenants: Tenants, given: argparse.Namespace) -> None:
+    after = None
+    while found := await tenants.listed(after, PAGE):
+        for tenant in found:
+            _tell(tenant)
+        after = found[-1].id
+
+
+async def _suspend(tenants: Tenants, given: argparse.Namespace) -> None:
+    _tell(await tenants.suspend((await tenants.find(given.tenant)).id, by=None))
+
+
+async def _resume(tenants: Tenants, given: argparse.Namespace) -> None:
+    _tell(await tenants.resume((await tenants.find(given.tenant)).id, by=None))
+
+
+async def _restore(tenants: Tenants, given: argparse.Namespace) -> None:
+    _tell(await tenants.restore((await tenants.find(given.tenant)).id, by=None))
+
+
+async def _delete(tenants: Tenants, given: argparse.Namespace) -> None:
+    if given.confirm is None:
+        raise Fault("invalid_params", "Say the tenant's name once more, with --confirm NAME.")
+    tenant = await tenants.find(given.tenant)
+    _tell(await tenants.delete(tenant.id, given.confirm, by=None))
+
+
+def _tell(tenant: tables.Tenant) -> None:
+    said: list[Any] = [tenant.id, state_of(tenant), tenant.name]
+    if (shown := parsed(tenant.settings).display_name) is not None:
+        said.append(f"({shown})")
+    if tenant.purge_at is not None:
+        said.append(f"until {tenant.purge_at:%Y-%m-%d %H:%M} UTC")
+    print(*said)

@@ -1,0 +1,268 @@
+"""Who belongs to a tenant: its members, the invitations that wait, and how one comes and goes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import delete, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.audit.origin import acting, current
+from hub.audit.trail import record
+from hub.faults import Fault
+from hub.identity import invitations
+from hub.identity.changes import Changed, announce
+from hub.identity.holdings import hand_of, held_by, is_known, lives
+from hub.identity.owners import keep_an_owner
+from hub.identity.shares import forget_shares
+from hub.ids import new_id
+from hub.rbac.actor import Actor
+from hub.rbac.inheritance import Definitions
+from hub.rbac.ranks import why_not_give, why_not_touch
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import (
+    ApiKey,
+    ClientSession,
+    GroupMember,
+    Invitation,
+    LoginSession,
+    Membership,
+    Role,
+    Tenant,
+    User,
+    now,
+)
+from hub.storage.tenant_settings import settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user in a tenant. ``roles`` are names; ``disabled``: the user can sign in nowhere."""
+
+    user_id: str
+    email: str
+    name: str | None
+    roles: tuple[str, ...]
+    since: datetime
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """A tenant that a user may enter, and the names of their roles there."""
+
+    tenant: Tenant
+    roles: tuple[str, ...]
+
+
+class Members:
+    """The members of tenants. ``changed(kind, id)`` is told of what must act at once."""
+
+    def __init__(self, database: Database, *, changed: Changed | None = None) -> None:
+        self._database = database
+        self._changed = changed
+
+    async def listed(self, tenant_id: str, after: str | None, limit: int) -> list[Member]:
+        """Up to ``limit`` members in the order of their ids, those after the id ``after``."""
+        ids = select(Membership.user_id).distinct().order_by(col(Membership.user_id)).limit(limit)
+        if after is not None:
+            ids = ids.where(col(Membership.user_id) > after)
+        async with self._database.read(tenant_id) as session:
+            user_ids = (await session.exec(ids)).all()
+            rows = await session.exec(
+                select(User, Membership.created_at, Role.name)
+                .join(Membership, col(Membership.user_id) == User.id)
+                .join(Role, col(Role.id) == Membership.role_id)
+                .where(col(User.id).in_(user_ids))
+                .order_by(col(User.id), col(Role.rank).desc(), col(Role.name))
+            )
+            found = rows.all()
+        users = {user.id: user for user, _, _ in found}
+        return [
+            Member(
+                user.id,
+                user.email,
+                user.name,
+                tuple(role for one, _, role in found if one.id == user.id),
+                min(since for one, since, _ in found if one.id == user.id),
+                user.disabled_at is not None,
+            )
+            for user in users.values()
+        ]
+
+    async def remove(self, tenant_id: str, user_id: str, *, by: Actor | None) -> None:
+        """End a membership: the user's sessions, streams and runs in the tenant, and the
+        invitations that rest on their rank. The user, and what they said there, stay.
+
+        Raises Fault: "not_found" for who is no member; "permission_denied" for who ranks above
+        ``by``; "conflict" for the last owner.
+        """
+        async with self._database.write(tenant_id) as session:
+            hand, definitions = await hand_of(session, tenant_id, by, "member:remove")
+            if not await is_known(session, tenant_id, user_id):
+                raise Fault("not_found")
+            theirs = await held_by(session, tenant_id, user_id)
+            if (why := why_not_touch(hand, theirs.role_ids, definitions)) is not None:
+                raise Fault("permission_denied", why)
+            for table, whose in (
+                (Membership, col(Membership.user_id)),
+                (GroupMember, col(GroupMember.user_id)),
+                (ClientSession, col(ClientSession.user_id)),
+                (Invitation, col(Invitation.invited_by)),
+            ):
+                await session.exec(delete(table).where(whose == user_id))
+            await forget_shares(session, user_id, tenant_id)
+            await keep_an_owner(session, tenant_id)
+            await record(session, tenant_id, "member.remove", resource=("user", user_id))
+        await announce(self._changed, ("user", user_id))
+
+    async def of(self, user_id: str, after: str | None, limit: int) -> list[Belonging]:
+        """Up to ``limit`` tenants that a user may enter, in the order of their ids, those after the
+        id ``after``.
+        """
+        mine = (
+            select(Membership.tenant_id)
+            .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+            .where(Membership.user_id == user_id, lives(now()), col(Tenant.suspended_at).is_(None))
+            .distinct()
+            .order_by(col(Membership.tenant_id))
+            .limit(limit)
+        )
+        if after is not None:
+            mine = mine.where(col(Membership.tenant_id) > after)
+        async with self._database.read(EVERY_TENANT) as session:
+            tenant_ids = (await session.exec(mine)).all()
+            rows = await session.exec(
+                select(Tenant, Role.name)
+                .join(Membership, col(Membership.tenant_id) == Tenant.id)
+                .join(Role, col(Role.id) == Membership.role_id)
+                .where(Membership.user_id == user_id, col(Tenant.id).in_(tenant_ids))
+                .order_by(col(Tenant.id), col(Role.rank).desc(), col(Role.name))
+            )
+            found = rows.all()
+        tenants = {tenant.id: tenant for tenant, _ in found}
+        return [
+            Belonging(tenant, tuple(role for one, role in found if one.id == tenant.id))
+            for tenant in tenants.values()
+        ]
+
+    # --- invitations ---
+
+    async def invite(
+        self, tenant_id: str, role: str, email: str | None, *, by: Actor
+    ) -> tuple[Invitation, str]:
+        """A new invitation into a role (by id or name), and its code. ``email``, in its normal
+        form: for this person alone.
+
+        Raises Fault: "not_found" for a role that the tenant does not have; "permission_denied" for
+        one above the inviter's own rank, or that may do what they may not; "conflict" for an
+        address of a domain that the tenant does not take.
+        """
+        async with self._database.write(tenant_id) as session:
+            hand, definitions = await hand_of(session, tenant_id, by, invitations.PERMISSION)
+            role_id = _found(role, definitions)
+            if (why := why_not_give(hand, (role_id,), definitions)) is not None:
+                raise Fault("permission_denied", why)
+            domains = (await settings_of(session, tenant_id)).invitation_domains
+            if email is not None and domains and email.rpartition("@")[2] not in domains:
+                raise Fault(
+                    "conflict", f"Invitations here are for addresses of: {', '.join(domains)}."
+                )
+            made, code = invitations.make(session, tenant_id, role_id, by.user_id, email)
+            await session.flush()
+            await record(
+                session,
+                tenant_id,
+                "invitation.create",
+                resource=("invitation", made.id),
+                details={"role": role_id, "email": email},
+            )
+        return made, code
+
+    async def invited(self, tenant_id: str, after: str | None, limit: int) -> Sequence[Invitation]:
+        """Up to ``limit`` invitations that can still be accepted, in the order of their ids, those
+        after the id ``after``.
+        """
+        statement = (
+            select(Invitation)
+            .where(col(Invitation.used_at).is_(None), col(Invitation.expires_at) > now())
+            .order_by(col(Invitation.id))
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(col(Invitation.id) > after)
+        async with self._database.read(tenant_id) as session:
+            return (await session.exec(statement)).all()
+
+    async def revoke_invitation(self, tenant_id: str, invitation_id: str) -> None:
+        """Make an invitation void. Raises Fault("not_found") for one that does not wait."""
+        async with self._database.write(tenant_id) as session:
+            gone = await session.exec(
+                delete(Invitation).where(
+                    col(Invitation.id) == invitation_id, col(Invitation.used_at).is_(None)
+                )
+            )
+            if gone.rowcount == 0:
+                raise Fault("not_found")
+            resource = ("invitation", invitation_id)
+            await record(session, tenant_id, "invitation.revoke", resource=resource)
+
+    async def join(self, user_id: str, code: str) -> Belonging:
+        """Let a user that there is already into another tenant, by an invitation.
+
+        Raises Fault: "permission_denied" for an invitation that is not valid, or not for them;
+        "conflict" for who is a member already: it is not used up then.
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await session.get(User, user_id)
+            if user is None or user.disabled_at is not None:
+                raise Fault("unauthenticated")
+            tenant, role_id = await invitations.accept(session, code, user.email)
+            if (await held_by(session, tenant.id, user_id)).member:
+                raise Fault("conflict", "You are a member of this tenant already.")
+            await _forget_what_expired(session, tenant.id, user_id)
+            session.add(
+                Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user_id, role_id=role_id)
+            )
+            role = await session.get(Role, role_id)
+            assert role is not None, "a foreign key holds it"
+            # The session that asks is one of another tenant, and no matter of this one's.
+            with acting(replace(current(), session_id=None)):
+                await record(
+                    session,
+                    tenant.id,
+                    "invitation.accept",
+                    resource=("user", user_id),
+                    details={"role": role_id},
+                )
+        await announce(self._changed, ("user", user_id))
+        return Belonging(tenant, (role.name,))
+
+
+async def _forget_what_expired(session: AsyncSession, tenant_id: str, user_id: str) -> None:
+    """Delete the roles of a membership that ended by itself: the next begins with one of its own.
+    Its login sessions and API keys do not come to life again.
+    """
+    here = col(Membership.tenant_id) == tenant_id
+    await session.exec(delete(Membership).where(here, col(Membership.user_id) == user_id))
+    for way_in in (LoginSession, ApiKey):
+        await session.exec(
+            update(way_in)
+            .where(
+                col(way_in.user_id) == user_id,
+                col(way_in.tenant_id) == tenant_id,
+                col(way_in.revoked_at).is_(None),
+            )
+            .values(revoked_at=now())
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _found(wanted: str, definitions: Definitions) -> str:
+    """The role of this id, or else of this name. Raises Fault("not_found")."""
+    named = [id for id, role in definitions.items() if role.name.lower() == wanted.lower()]
+    if wanted not in definitions and not named:
+        raise Fault("not_found", "There is no such role here.")
+    return wanted if wanted in definitions else named[0]

@@ -1,0 +1,111 @@
+"""What is another tenant's answers as what is not there: in words, and in time."""
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any, Final
+
+import pytest
+
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.operations.call import Call
+from hub.operations.dispatcher import Dispatcher
+from hub.operations.table import OPERATIONS
+from hub.rbac.actor import Actor
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Run
+from tests.parts.hub import ServedHub, ServeHub
+
+TRIALS: Final = 400
+_NUMBERS = count(1)
+
+
+def likelihood(ones: list[float], others: list[float]) -> float:
+    """That one of ``ones`` is less than one of ``others``: the statistic of Mann and Whitney as a
+    share. 0.5 is what cannot be told apart.
+    """
+    ranked = sorted([(value, 0) for value in ones] + [(value, 1) for value in others])
+    ranks = sum(rank for rank, (_, whose) in enumerate(ranked, 1) if whose == 1)
+    return (ranks - len(others) * (len(others) + 1) / 2) / (len(ones) * len(others))
+
+
+Ask = Callable[..., Awaitable[Any]]
+
+
+async def somebody(hub: ServedHub) -> tuple[Actor, Ask]:
+    """The owner of a tenant of their own, and how they ask."""
+    services = hub.hub.services
+    session = await hub.sign_up(f"alike-{next(_NUMBERS)}@hub.example")
+    claims = services.tokens.read(session["access_token"])
+    dispatcher = Dispatcher(OPERATIONS)
+
+    async def ask(method: str, **params: Any) -> Any:
+        call = Call(services, await services.authority.actor(claims), claims, None, "test", "t")
+        return await dispatcher.dispatch(dispatcher.find(method), params, call)
+
+    return await services.authority.actor(claims), ask
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_url"])
+def url(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_a_foreign_conversation_takes_as_long_as_a_missing_one(
+    serve_hub: ServeHub, url: str
+) -> None:
+    async with serve_hub(worker=False, HUB_DATABASE_URL=url) as hub:
+        _, ask = await somebody(hub)
+        other, theirs = await somebody(hub)
+        made = (await theirs("conversation.create")).id
+        run = Run(
+            id=new_id("r"), tenant_id=other.tenant_id, conversation_id=made,
+            user_id=other.user_id, message_id=new_id("m"), turn=0, status="succeeded",
+            announced=True,
+        )  # fmt: skip
+        async with hub.hub.services.database.write(EVERY_TENANT) as session:
+            session.add(run)
+        for method, parameter, foreign in (
+            ("conversation.get", "conversation_id", made),
+            ("run.get", "run_id", run.id),
+        ):
+            times: dict[bool, list[float]] = {True: [], False: []}
+            answers = set()
+            for _ in range(TRIALS):
+                for is_foreign in random.sample((True, False), 2):
+                    # In use by its owner, and so in every cache of this node that there is.
+                    await theirs(method, **{parameter: foreign})
+                    id = foreign if is_foreign else new_id(foreign[0])
+                    began = time.perf_counter()
+                    with pytest.raises(Fault) as caught:
+                        await ask(method, **{parameter: id})
+                    times[is_foreign].append(time.perf_counter() - began)
+                    answers.add((caught.value.reason, caught.value.message))
+            assert len(answers) == 1
+            told = likelihood(times[True], times[False])
+            medians = [sorted(times[each])[TRIALS // 2] * 1e6 for each in (True, False)]
+            print(f"\n{method}: {medians} µs, foreign is the faster with p = {told:.3f}", end="")
+            # By chance 0.5 ± 0.02; a cache that answers for the one alone makes it 1.
+            assert 0.4 < told < 0.6
+
+
+def test_what_takes_longer_would_be_noticed() -> None:
+    shuffled = random.Random(1)
+    ones = [shuffled.gauss(100, 10) for _ in range(TRIALS)]
+    same = [shuffled.gauss(100, 10) for _ in range(TRIALS)]
+    slower = [shuffled.gauss(105, 10) for _ in range(TRIALS)]
+    assert 0.4 < likelihood(ones, same) < 0.6
+    assert likelihood(ones, slower) > 0.6
+
+
+async def test_metrics_name_no_tenant_user_or_conversation(served_hub: ServedHub) -> None:
+    actor, ask = await somebody(served_hub)
+    made = (await ask("conversation.create")).id
+    await ask("conversation.get", conversation_id=made)
+    text, _ = served_hub.hub.services.metrics.exposition("")
+    assert b"conversation.get" in text
+    for id in (actor.tenant_id, actor.user_id, actor.session_id, made):
+        assert id.encode() not in text

@@ -1,0 +1,241 @@
+"""Members come by invitation and go; nobody above one's own rank, and never the last owner."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlmodel import col, select, update
+
+from hub.faults import Fault
+from hub.ids import new_id
+from hub.rbac.actor import Actor
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Invitation, LoginSession, Membership, Role, Tenant, User, now
+from hub.storage.tenant_settings import TenantSettings
+from hub.tenancy.members import Member, Members
+from hub.tenancy.tenants import Tenants
+from tests.tenancy.conftest import Joined, Told, founded, trail
+from tests.tenancy.test_tenants import refused
+
+
+async def belongs(database: Database, who: Actor) -> bool:
+    async with database.read(who.tenant_id) as session:
+        of = select(Membership.id).where(Membership.user_id == who.user_id)
+        return (await session.exec(of)).first() is not None
+
+
+async def test_members_are_listed_with_their_roles_page_by_page(
+    members: Members, owner: Actor, joined: Joined
+) -> None:
+    users = {owner.user_id}
+    for _ in range(4):
+        users.add((await joined(owner.tenant_id)).user_id)
+    await joined(owner.tenant_id, "viewer", owner.user_id)
+    found: list[Member] = []
+    while page := await members.listed(owner.tenant_id, found[-1].user_id if found else None, 2):
+        found += page
+    assert [member.user_id for member in found] == sorted(users)
+    (first,) = [member for member in found if member.user_id == owner.user_id]
+    assert first.roles == ("owner", "viewer")
+    assert not first.disabled
+
+
+async def test_a_member_is_removed_and_it_is_told(
+    database: Database, members: Members, owner: Actor, joined: Joined, told: Told
+) -> None:
+    member = await joined(owner.tenant_id)
+    await members.remove(owner.tenant_id, member.user_id, by=owner)
+    assert not await belongs(database, member)
+    assert told.changes == [("user", member.user_id)]
+    (entry,) = await trail(database, owner.tenant_id)
+    assert (entry.action, entry.resource_id) == ("member.remove", member.user_id)
+
+
+async def test_a_stranger_of_another_tenant_and_one_who_is_not_are_the_same(
+    members: Members, owner: Actor, operator: Actor
+) -> None:
+    for user_id in (operator.user_id, new_id("u")):
+        assert await refused(members.remove(owner.tenant_id, user_id, by=owner)) == "not_found"
+
+
+async def test_nobody_removes_who_ranks_above_them(
+    members: Members, owner: Actor, joined: Joined
+) -> None:
+    admin = await joined(owner.tenant_id, "admin")
+    removing = members.remove(owner.tenant_id, owner.user_id, by=admin)
+    assert await refused(removing) == "permission_denied"
+
+
+async def test_the_last_owner_stays(
+    database: Database, members: Members, owner: Actor, joined: Joined
+) -> None:
+    removing = members.remove(owner.tenant_id, owner.user_id, by=owner)
+    assert await refused(removing) == "conflict"
+    second = await joined(owner.tenant_id, "owner")
+    async with database.write(EVERY_TENANT) as session:
+        of = col(User.id) == second.user_id
+        await session.exec(update(User).where(of).values(disabled_at=now()))
+    # One who can sign in nowhere is no owner to leave it to.
+    removing = members.remove(owner.tenant_id, owner.user_id, by=owner)
+    assert await refused(removing) == "conflict"
+
+
+async def test_owners_who_remove_each_other_at_once_leave_one(
+    database: Database, members: Members, owner: Actor, joined: Joined
+) -> None:
+    owners = [owner, *[await joined(owner.tenant_id, "owner") for _ in range(3)]]
+    outcomes = await asyncio.gather(
+        *(
+            members.remove(owner.tenant_id, other.user_id, by=each)
+            for each, other in zip(owners, owners[1:] + owners[:1], strict=True)
+        ),
+        return_exceptions=True,
+    )
+    assert all(o is None or isinstance(o, Fault) for o in outcomes)
+    assert sum([await belongs(database, each) for each in owners]) >= 1
+
+
+async def test_an_invitation_is_made_listed_and_accepted_once(
+    database: Database, members: Members, owner: Actor, operator: Actor, told: Told
+) -> None:
+    made, code = await members.invite(owner.tenant_id, "Member", None, by=owner)
+    assert [each.id for each in await members.invited(owner.tenant_id, None, 10)] == [made.id]
+    assert await members.invited(operator.tenant_id, None, 10) == []
+    joined = await members.join(operator.user_id, code)
+    assert (joined.tenant.id, joined.roles) == (owner.tenant_id, ("member",))
+    assert told.changes == [("user", operator.user_id)]
+    assert await members.invited(owner.tenant_id, None, 10) == []
+    assert await refused(members.join(owner.user_id, code)) == "permission_denied"
+    mine = await members.of(operator.user_id, None, 10)
+    assert {each.tenant.id: each.roles for each in mine} == {
+        operator.tenant_id: ("owner",),
+        owner.tenant_id: ("member",),
+    }
+    actions = [entry.action for entry in await trail(database, owner.tenant_id)]
+    assert actions == ["invitation.create", "invitation.accept"]
+
+
+async def test_an_invitation_is_bounded_by_rank_and_by_the_tenants_roles(
+    database: Database, members: Members, owner: Actor, operator: Actor, joined: Joined
+) -> None:
+    admin = await joined(owner.tenant_id, "admin")
+    tenant_id = owner.tenant_id
+    assert await refused(members.invite(tenant_id, "owner", None, by=admin)) == "permission_denied"
+    assert await refused(members.invite(tenant_id, "king", None, by=admin)) == "not_found"
+    role = Role(id=new_id("ro"), tenant_id=operator.tenant_id, name="theirs", rank=1)
+    async with database.write(EVERY_TENANT) as session:
+        session.add(role)
+    for foreign in (role.id, role.name):
+        assert await refused(members.invite(tenant_id, foreign, None, by=admin)) == "not_found"
+
+
+async def test_an_invitation_rests_on_the_rank_of_whoever_invites(
+    database: Database, members: Members, owner: Actor, operator: Actor, joined: Joined
+) -> None:
+    admin = await joined(owner.tenant_id, "admin")
+    _, code = await members.invite(owner.tenant_id, "admin", None, by=admin)
+    async with database.write(EVERY_TENANT) as session:
+        of = col(Membership.user_id) == admin.user_id
+        await session.exec(update(Membership).where(of).values(role_id="member"))
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+
+
+async def test_the_invitations_of_a_removed_member_are_void(
+    members: Members, owner: Actor, operator: Actor, joined: Joined
+) -> None:
+    admin = await joined(owner.tenant_id, "admin")
+    _, code = await members.invite(owner.tenant_id, "member", None, by=admin)
+    await members.remove(owner.tenant_id, admin.user_id, by=owner)
+    assert await members.invited(owner.tenant_id, None, 10) == []
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+
+
+async def test_an_invitation_for_one_address_lets_no_other_in(
+    database: Database, members: Members, owner: Actor, operator: Actor
+) -> None:
+    _, code = await members.invite(owner.tenant_id, "member", "ada@hub.example", by=owner)
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+    async with database.read(owner.tenant_id) as session:
+        (kept,) = (await session.exec(select(Invitation))).all()
+    assert kept.used_at is None
+
+
+async def test_a_tenant_takes_addresses_of_its_domains_alone(
+    members: Members, tenants: Tenants, owner: Actor, operator: Actor
+) -> None:
+    settings = TenantSettings(invitation_domains=["acme.example"])
+    await tenants.update(owner.tenant_id, settings, by=owner)
+    inviting = members.invite(owner.tenant_id, "member", "ada@hub.example", by=owner)
+    assert await refused(inviting) == "conflict"
+    _, code = await members.invite(owner.tenant_id, "member", None, by=owner)
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+
+
+async def test_who_is_a_member_already_does_not_use_an_invitation_up(
+    members: Members, owner: Actor, operator: Actor
+) -> None:
+    _, code = await members.invite(owner.tenant_id, "admin", None, by=owner)
+    assert await refused(members.join(owner.user_id, code)) == "conflict"
+    assert (await members.join(operator.user_id, code)).roles == ("admin",)
+
+
+async def test_an_invitation_is_revoked_by_its_own_tenant_alone(
+    members: Members, owner: Actor, operator: Actor
+) -> None:
+    made, code = await members.invite(owner.tenant_id, "member", None, by=owner)
+    for wrong in (made.id, new_id("iv")):
+        revoking = members.revoke_invitation(operator.tenant_id, wrong)
+        assert await refused(revoking) == "not_found"
+    await members.revoke_invitation(owner.tenant_id, made.id)
+    assert await refused(members.revoke_invitation(owner.tenant_id, made.id)) == "not_found"
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+
+
+@pytest.mark.parametrize("closed", ["suspended", "deleted"])
+async def test_a_closed_tenant_lets_nobody_in(
+    members: Members, tenants: Tenants, owner: Actor, operator: Actor, closed: str
+) -> None:
+    _, code = await members.invite(owner.tenant_id, "member", None, by=owner)
+    if closed == "suspended":
+        await tenants.suspend(owner.tenant_id, by=operator)
+    else:
+        await tenants.delete(owner.tenant_id, "acme", by=owner)
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+    assert [each.tenant.id for each in await members.of(owner.user_id, None, 10)] == []
+
+
+async def test_one_code_lets_one_of_many_in(
+    database: Database, members: Members, owner: Actor, joined: Joined
+) -> None:
+    other = await founded(database, "other")
+    guests = [await joined(other) for _ in range(8)]
+    _, code = await members.invite(owner.tenant_id, "member", None, by=owner)
+    outcomes = await asyncio.gather(
+        *(members.join(guest.user_id, code) for guest in guests), return_exceptions=True
+    )
+    assert sum(not isinstance(outcome, Exception) for outcome in outcomes) == 1
+
+
+async def test_the_sessions_of_a_membership_that_ended_do_not_come_back_with_the_next(
+    database: Database, members: Members, owner: Actor, joined: Joined
+) -> None:
+    member = await joined(owner.tenant_id)
+    session_id = new_id("s")
+    async with database.write(EVERY_TENANT) as session:
+        session.add(
+            LoginSession(
+                id=session_id,
+                tenant_id=owner.tenant_id,
+                user_id=member.user_id,
+                expires_at=now() + timedelta(days=1),
+            )
+        )
+    await members.remove(owner.tenant_id, member.user_id, by=owner)
+    _, code = await members.invite(owner.tenant_id, "member", None, by=owner)
+    await members.join(member.user_id, code)
+    async with database.read(EVERY_TENANT) as session:
+        login = await session.get(LoginSession, session_id)
+        assert await session.get(Tenant, owner.tenant_id) is not None
+    assert login is not None
+    assert login.revoked_at is not None
