@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hub.agents.conversations.transcript import Transcript
+from hub.agents.erasure import Erasures
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
 from hub.backplane.choice import open_backplane
@@ -27,11 +28,20 @@ from hub.identity.accounts import Accounts
 from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.delivery import open_delivery
+from hub.identity.departures import Departures
+from hub.identity.export import Exports
 from hub.identity.groups import Groups
+from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
+from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
+from hub.identity.sightings import Sightings
 from hub.identity.signing import signing_key
+from hub.identity.sweeper import Sweeper
+from hub.identity.throttle import Throttle
 from hub.identity.tokens import Tokens
+from hub.identity.users import Users
 from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
@@ -108,6 +118,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
 
 async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     key = signing_key(settings)
+    delivery = open_delivery(settings)
     node = new_id("n")
     metrics = Metrics()
     loop = asyncio.get_running_loop()
@@ -149,6 +160,15 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(pulse.close)
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
+    throttle = Throttle(backplane)
+    mailing = Mailing(database, delivery, throttle, metrics, settings.url)
+    orchestrator = Orchestrator(database, backplane)
+    erasures = Erasures(database, backplane, orchestrator, resources.gone)
+    sightings = Sightings(database)
+    for keeper in (mailing, erasures, sightings, Sweeper(database, backplane)):
+        await keeper.start()
+        stack.push_async_callback(keeper.close)
+    changed = authority.changed
     return Services(
         settings=settings,
         database=database,
@@ -156,7 +176,20 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         fanout=fanout,
         outboxes=outboxes,
         presence=presence,
-        accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
+        accounts=Accounts(
+            database,
+            passwords,
+            tokens,
+            settings,
+            changed=changed,
+            throttle=throttle,
+            mailing=mailing,
+        ),
+        recovery=Recovery(database, passwords, throttle, mailing, changed),
+        users=Users(database, changed),
+        departures=Departures(database, changed, erasures.wake),
+        exports=Exports(database),
+        sightings=sightings,
         tokens=tokens,
         authority=authority,
         watches=watches,
@@ -166,7 +199,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         client_sessions=client_sessions,
         resources=resources,
         catalogue=catalogue,
-        orchestrator=Orchestrator(database, backplane),
+        orchestrator=orchestrator,
         transcript=Transcript(database, backplane),
         metrics=metrics,
         rates=rates,

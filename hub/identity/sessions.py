@@ -9,16 +9,18 @@ A token that comes back later, or whose child was used already, is in two hands:
 import base64
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import lives
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
@@ -36,6 +38,8 @@ from hub.storage.tables import (
 
 GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
+LISTED: Final = 200
+"""Sessions that are listed at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +104,36 @@ class LoginSessions:
             await self._announce("session", outcome)
         raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
 
-    async def revoke(self, session_id: str) -> None:
-        """End the session: its refresh tokens and, at once, its access tokens. Idempotent."""
+    async def revoke(self, session_id: str, *, noted_in: str | None = None) -> None:
+        """End the session: its refresh tokens and, at once, its access tokens. Idempotent.
+
+        ``noted_in``: the tenant that it is of, in whose trail it is noted.
+        """
         async with self._database.write(EVERY_TENANT) as session:
-            await self._revoke(session, session_id)
+            await end_sessions(session, col(LoginSession.id) == session_id)
+            if noted_in is not None:
+                await record(session, noted_in, "session.revoke", resource=("session", session_id))
         await self._announce("session", session_id)
+
+    async def revoke_all(self, user_id: str) -> None:
+        """End all sessions of the user, in every tenant. Idempotent."""
+        async with self._database.write(EVERY_TENANT) as session:
+            await end_sessions(session, col(LoginSession.user_id) == user_id)
+        await self._announce("user", user_id)
+
+    async def alive(self, session: AsyncSession, user_id: str) -> Sequence[LoginSession]:
+        """The user's sessions that are not over, the newest first, in the scope of ``session``."""
+        found = await session.exec(
+            select(LoginSession)
+            .where(
+                LoginSession.user_id == user_id,
+                col(LoginSession.revoked_at).is_(None),
+                col(LoginSession.expires_at) > now(),
+            )
+            .order_by(col(LoginSession.id).desc())
+            .limit(LISTED)
+        )
+        return found.all()
 
     async def link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs this user in, once, for as long as links live."""
@@ -151,6 +180,7 @@ class LoginSessions:
                 lives(now()),
                 col(User.disabled_at).is_(None),
                 col(Tenant.suspended_at).is_(None),
+                not_disabled_there(),
             )
             .limit(1)
         )
@@ -183,16 +213,8 @@ class LoginSessions:
         next_one = await session.get(RefreshToken, digest(child))
         if moment - row.used_at <= GRACE and next_one is not None and next_one.used_at is None:
             return self._pair(login, child)
-        await self._revoke(session, login.id)
+        await end_sessions(session, col(LoginSession.id) == login.id)
         return login.id
-
-    async def _revoke(self, session: AsyncSession, session_id: str) -> None:
-        await session.exec(
-            update(LoginSession)
-            .where(col(LoginSession.id) == session_id, col(LoginSession.revoked_at).is_(None))
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
-        )
 
     async def _announce(self, kind: str, id: str) -> None:
         if self._changed is None:
@@ -226,6 +248,16 @@ class LoginSessions:
     def _child(self, token: str) -> str:
         derived = self._tokens.derive("refresh token", token)
         return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
+
+
+async def end_sessions(session: AsyncSession, which: ColumnElement[bool]) -> None:
+    """Revoke those of these login sessions that are not, in the transaction of ``session``."""
+    await session.exec(
+        update(LoginSession)
+        .where(which, col(LoginSession.revoked_at).is_(None))
+        .values(revoked_at=now())
+        .execution_options(synchronize_session=False)
+    )
 
 
 def digest(secret: str) -> str:

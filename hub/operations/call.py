@@ -21,9 +21,14 @@ from hub.identity.accounts import Accounts
 from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
+from hub.identity.departures import Departures
+from hub.identity.export import Exports
 from hub.identity.groups import Groups
+from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
+from hub.identity.sightings import Sightings
 from hub.identity.tokens import Claims, Tokens
+from hub.identity.users import Users
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
 from hub.limits.rates import Rates
@@ -45,6 +50,11 @@ class Services:
     outboxes: FlushScheduler
     presence: Presence
     accounts: Accounts
+    recovery: Recovery
+    users: Users
+    departures: Departures
+    exports: Exports
+    sightings: Sightings
     tokens: Tokens
     authority: Authority
     watches: Watches

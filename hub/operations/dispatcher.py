@@ -126,6 +126,7 @@ async def authenticate(operation: AnyOperation, call: Call) -> None:
     call.actor = await call.services.authority.actor(call.claims)
     if call.actor is ANONYMOUS:
         raise Fault("unauthenticated")
+    call.services.sightings.seen(call.actor.session_id)
 
 
 def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:

@@ -23,7 +23,15 @@ from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation, Group, Role, Run, Tenant
+from hub.storage.tables import (
+    Conversation,
+    Group,
+    LoginSession,
+    Membership,
+    Role,
+    Run,
+    Tenant,
+)
 from hub.telemetry.logs import log
 
 TOPIC: Final = "gone"
@@ -78,6 +86,8 @@ class Resources:
             return await self._find_metrics()
         if kind in ("role", "group"):
             return await self._find_of_tenant(kind, identifier, actor.tenant_id)
+        if kind in ("user", "account", "session"):
+            return await self._find_person(kind, identifier, actor.tenant_id)
         conversation_id = await self._conversation_of(kind, identifier, actor.tenant_id)
         owner_id = conversation_id and await self._owner(conversation_id, actor.tenant_id)
         if not owner_id:
@@ -172,6 +182,19 @@ class Resources:
             if (await session.exec(found)).first() is None:
                 raise Fault("not_found")
         return Resource(kind, identifier, tenant_id, None)
+
+    async def _find_person(self, kind: str, identifier: str, tenant_id: str) -> Resource:
+        """A member (``user``: the tenant's; ``account``: their own), or a login session there."""
+        wanted = (
+            select(LoginSession.user_id).where(col(LoginSession.id) == identifier)
+            if kind == "session"
+            else select(Membership.user_id).where(col(Membership.user_id) == identifier)
+        )
+        async with self._database.read(tenant_id) as session:
+            user_id = (await session.exec(wanted.limit(1))).first()
+        if user_id is None:
+            raise Fault("not_found")
+        return Resource(kind, identifier, tenant_id, None if kind == "user" else user_id)
 
     async def _conversation_of(self, kind: str, identifier: str, tenant_id: str) -> str | None:
         """The conversation that the thing is of: its owner is the thing's."""

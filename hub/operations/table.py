@@ -12,16 +12,22 @@ from hub.operations import (
     group,
     message,
     model,
+    own_account,
     presence,
+    recovery,
     role,
     run,
     session,
+    user,
 )
 from hub.operations.operation import AnyOperation, Operation
 
 _FAMILIES: Final[tuple[ModuleType, ...]] = (
     account,
+    recovery,
+    own_account,
     session,
+    user,
     channel,
     presence,
     conversation,

@@ -42,6 +42,10 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "role:assign": "Give roles to others and to groups, and take them, up to what one is oneself.",
     "group:read": "See the groups of the tenant, and who is in them.",
     "group:write": "Make, change and delete groups of the tenant, and say who is in them.",
+    "user:read": "See the users of the tenant.",
+    "user:disable": "Disable users of the tenant whose rank is not higher, and enable them.",
+    "user:delete": "Delete users from the tenant whose rank is not higher.",
+    "user:export": "Read all that the hub holds of a user of the tenant.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -96,6 +96,10 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "role:assign",
                     "group:read",
                     "group:write",
+                    "user:read",
+                    "user:disable",
+                    "user:delete",
+                    "user:export",
                 }
             ),
             "Administers the tenant.",

@@ -16,7 +16,10 @@ from hub.storage.tables.audit import AuditEntry, AuditHead
 from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
 from hub.storage.tables.conversations import Conversation, Message, Run, Usage
 from hub.storage.tables.identity import (
+    AccountToken,
     ClientSession,
+    DisabledMember,
+    Erasure,
     Invitation,
     LoginLink,
     LoginSession,
@@ -26,11 +29,14 @@ from hub.storage.tables.identity import (
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
+    "AccountToken",
     "AuditEntry",
     "AuditHead",
     "ClientSession",
     "Conversation",
     "Dated",
+    "DisabledMember",
+    "Erasure",
     "Group",
     "GroupMember",
     "GroupRole",
