@@ -168,7 +168,6 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     for keeper in (mailing, erasures, sightings, Sweeper(database, backplane)):
         await keeper.start()
         stack.push_async_callback(keeper.close)
-    changed = authority.changed
     return Services(
         settings=settings,
         database=database,
@@ -181,13 +180,13 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
             passwords,
             tokens,
             settings,
-            changed=changed,
+            changed=authority.changed,
             throttle=throttle,
             mailing=mailing,
         ),
-        recovery=Recovery(database, passwords, throttle, mailing, changed),
-        users=Users(database, changed),
-        departures=Departures(database, changed, erasures.wake),
+        recovery=Recovery(database, passwords, throttle, mailing, authority.changed),
+        users=Users(database, authority.changed),
+        departures=Departures(database, authority.changed, erasures.wake),
         exports=Exports(database),
         sightings=sightings,
         tokens=tokens,
