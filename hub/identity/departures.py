@@ -6,7 +6,7 @@ in others' conversations and for the audit trail, which speak of nobody by it. T
 follow after that (``hub.agents.erasure``), and a note of them is in the same transaction.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from sqlmodel import SQLModel, col, select
@@ -14,10 +14,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.changes import Changed, announce
+from hub.identity.holdings import held_by
 from hub.identity.owners import keep_an_owner
 from hub.identity.users import may_change
 from hub.ids import new_id
 from hub.rbac.actor import Actor
+from hub.rbac.roles import OWNER
 from hub.storage.database import Database
 from hub.storage.erasing import forget
 from hub.storage.scope import EVERY_TENANT
@@ -47,7 +50,7 @@ class Departures:
     def __init__(
         self,
         database: Database,
-        changed: Callable[[str, str], Awaitable[None]],
+        changed: Changed,
         erase: Callable[[], None],
     ) -> None:
         self._database = database
@@ -62,7 +65,11 @@ class Departures:
         """
         async with self._database.write(EVERY_TENANT) as session:
             tenants = await _tenants_of(session, user_id)
-            peopled = [each for each in tenants if not await _left_alone(session, user_id, each)]
+            owned = []
+            for each in tenants:
+                if not await _left_alone(session, user_id, each):
+                    held = await held_by(session, each, user_id)
+                    owned += [each] if OWNER in held.role_ids else []
             # The tenants before the user: whoever removes them takes the locks in this order.
             user = await session.get(User, user_id, with_for_update=True)
             if user is None or user.deleted_at is not None:
@@ -70,7 +77,7 @@ class Departures:
             if await _tenants_of(session, user_id) != tenants:
                 raise Fault("conflict", "Your memberships are being changed now; try again.")
             await _bury(session, user, "account.delete")
-            for tenant_id in peopled:
+            for tenant_id in owned:
                 await keep_an_owner(session, tenant_id)
         await self._announce(user_id)
 
@@ -83,7 +90,7 @@ class Departures:
         """
         tenant_id = actor.tenant_id
         async with self._database.write(EVERY_TENANT) as session:
-            await may_change(session, actor, user_id, "user:delete")
+            owns = await may_change(session, actor, user_id, "user:delete")
             user = await session.get(User, user_id, with_for_update=True)
             if user is None:
                 raise Fault("not_found")
@@ -93,7 +100,8 @@ class Departures:
                 await record(session, tenant_id, "user.delete", resource=("user", user_id))
                 await forget(session, User, [user_id], keep=STAYS, tenant_id=tenant_id)
                 session.add(Erasure(id=new_id("er"), user_id=user_id, tenant_id=tenant_id))
-            await keep_an_owner(session, tenant_id)
+            if owns:
+                await keep_an_owner(session, tenant_id)
         await self._announce(user_id)
 
     async def erase(self, user_id: str) -> None:
@@ -112,11 +120,7 @@ class Departures:
 
     async def _announce(self, user_id: str) -> None:
         self._erase()
-        try:
-            await self._changed("user", user_id)
-        except Fault:
-            # It is in the database, and every node looks there within seconds anyway.
-            return
+        await announce(self._changed, ("user", user_id))
 
 
 async def _left_alone(session: AsyncSession, user_id: str, tenant_id: str) -> bool:

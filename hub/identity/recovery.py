@@ -1,6 +1,5 @@
 """Recovery: whose an address is, and a new password, by the old one or by a letter."""
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sqlmodel import col, select
@@ -11,6 +10,7 @@ from hub.faults import Fault
 from hub.identity import account_tokens
 from hub.identity.account_tokens import Purpose
 from hub.identity.addresses import address_or_nobodys, own_parts
+from hub.identity.changes import Changed, announce
 from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import end_sessions
@@ -33,7 +33,7 @@ class Recovery:
         passwords: Passwords,
         throttle: Throttle,
         mailing: Mailing,
-        changed: Callable[[str, str], Awaitable[None]],
+        changed: Changed,
     ) -> None:
         self._database = database
         self._passwords = passwords
@@ -79,7 +79,7 @@ class Recovery:
             await self._set(session, user, hashed)
             await end_sessions(session, col(LoginSession.user_id) == user.id)
             await tell(session, user.id, "account.reset")
-        await self._announce("user", user.id)
+        await announce(self._changed, ("user", user.id))
 
     async def change(self, user_id: str, session_id: str, current: str, password: str) -> None:
         """Set a password, by the one that it is; the user's other sessions end.
@@ -97,7 +97,7 @@ class Recovery:
             others = col(LoginSession.id) != session_id
             await end_sessions(session, (col(LoginSession.user_id) == user_id) & others)
             await tell(session, user_id, "account.change_password")
-        await self._announce("user", user_id)
+        await announce(self._changed, ("user", user_id))
 
     async def set(self, user_id: str, password: str) -> None:
         """Set a password, for an operator at the machine; all sessions of the user end.
@@ -116,7 +116,7 @@ class Recovery:
             await self._set(session, user, hashed)
             await end_sessions(session, col(LoginSession.user_id) == user_id)
             await tell(session, user_id, "account.reset")
-        await self._announce("user", user_id)
+        await announce(self._changed, ("user", user_id))
 
     async def reset_token(self, user_id: str) -> str:
         """A token with which the user chooses a password, for an operator at the machine to pass
@@ -149,13 +149,6 @@ class Recovery:
         session.add(user)
         # A link that was asked for before is not to undo it.
         await account_tokens.void(session, user.id, "reset")
-
-    async def _announce(self, kind: str, id: str) -> None:
-        try:
-            await self._changed(kind, id)
-        except Fault:
-            # It is in the database, and every node looks there within seconds anyway.
-            return
 
 
 async def tell(session: AsyncSession, user_id: str, action: str) -> None:

@@ -4,7 +4,7 @@ An administrator acts in one tenant. Who is disabled there may be a member of ot
 there; nobody learns of it here. An operator at the machine disables a user everywhere.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,11 +15,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.addresses import address_or_nobodys, user_of
+from hub.identity.changes import Changed, announce
 from hub.identity.holdings import hand_of, held_by, is_known
 from hub.identity.owners import keep_an_owner
 from hub.identity.recovery import tell
 from hub.rbac.actor import Actor
 from hub.rbac.ranks import why_not_touch
+from hub.rbac.roles import OWNER
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import DisabledMember, LoginSession, Membership, Role, Tenant, User, now
@@ -42,7 +44,7 @@ class Profile:
 class Users:
     """The members of tenants. ``changed(kind, id)`` is told of what must act at once."""
 
-    def __init__(self, database: Database, changed: Callable[[str, str], Awaitable[None]]) -> None:
+    def __init__(self, database: Database, changed: Changed) -> None:
         self._database = database
         self._changed = changed
 
@@ -76,16 +78,15 @@ class Users:
         """
         tenant_id = actor.tenant_id
         async with self._database.write(tenant_id) as session:
-            await may_change(session, actor, user_id, "user:disable")
-            if (
-                await session.get(DisabledMember, {"tenant_id": tenant_id, "user_id": user_id})
-                is None
-            ):
+            owns = await may_change(session, actor, user_id, "user:disable")
+            row = await session.get(DisabledMember, {"tenant_id": tenant_id, "user_id": user_id})
+            if row is None:
                 session.add(DisabledMember(tenant_id=tenant_id, user_id=user_id))
                 await record(session, tenant_id, "user.disable", resource=("user", user_id))
-            await keep_an_owner(session, tenant_id)
+                if owns:
+                    await keep_an_owner(session, tenant_id)
             profile = await _profile(session, user_id)
-        await self._announce(user_id)
+        await announce(self._changed, ("user", user_id))
         return profile
 
     async def enable(self, actor: Actor, user_id: str) -> Profile:
@@ -102,7 +103,7 @@ class Users:
                 await record(session, tenant_id, "user.enable", resource=("user", user_id))
                 await session.flush()
             profile = await _profile(session, user_id)
-        await self._announce(user_id)
+        await announce(self._changed, ("user", user_id))
         return profile
 
     async def account(self, user_id: str) -> User:
@@ -168,7 +169,7 @@ class Users:
                     .execution_options(synchronize_session=False)
                 )
             await tell(session, user_id, "user.disable" if disabled else "user.enable")
-        await self._announce(user_id)
+        await announce(self._changed, ("user", user_id))
 
     async def set_verified(self, user_id: str) -> None:
         """The operator says that the address is the user's."""
@@ -180,17 +181,10 @@ class Users:
             session.add(user)
             await tell(session, user_id, "account.verify")
 
-    async def _announce(self, user_id: str) -> None:
-        try:
-            await self._changed("user", user_id)
-        except Fault:
-            # It is in the database, and every node looks there within seconds anyway.
-            return
 
-
-async def may_change(session: AsyncSession, actor: Actor, user_id: str, permission: str) -> None:
+async def may_change(session: AsyncSession, actor: Actor, user_id: str, permission: str) -> bool:
     """Begin what an actor does about a member of their tenant by ``permission``; from here on no
-    other change of who may do what is under way there.
+    other change of who may do what is under way there. Whether the member is an owner.
 
     Raises Fault: "not_found" for no member, "conflict" for the actor themself, and
     "permission_denied" for who ranks above them, or when they may not do it any more.
@@ -203,6 +197,7 @@ async def may_change(session: AsyncSession, actor: Actor, user_id: str, permissi
     held = await held_by(session, actor.tenant_id, user_id)
     if (why := why_not_touch(hand, held.role_ids, definitions)) is not None:
         raise Fault("permission_denied", why)
+    return OWNER in held.role_ids
 
 
 async def _profile(session: AsyncSession, user_id: str) -> Profile:
