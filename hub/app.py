@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hub.agents.conversations.transcript import Transcript
+from hub.agents.erasure import Erasures
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
 from hub.audit.keeper import Keeper
@@ -30,13 +31,22 @@ from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
 from hub.identity.credentials import Credentials
+from hub.identity.delivery import open_delivery
+from hub.identity.departures import Departures
+from hub.identity.export import Exports
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
 from hub.identity.keyring import open_ring
+from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
+from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
 from hub.identity.service_accounts import ServiceAccounts
+from hub.identity.sightings import Sightings
+from hub.identity.sweeper import Sweeper
+from hub.identity.throttle import Throttle
 from hub.identity.tokens import Tokens
+from hub.identity.users import Users
 from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
@@ -117,8 +127,25 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
         yield _hub(services, driver)
 
 
+class _Room(Protocol):
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+_R = TypeVar("_R", bound=_Room)
+
+
+async def _running(stack: AsyncExitStack, room: _R) -> _R:
+    """Started, and closed with the stack."""
+    await room.start()
+    stack.push_async_callback(room.close)
+    return room
+
+
 async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     keys = open_ring(settings)
+    delivery = open_delivery(settings)
     node = new_id("n")
     metrics = Metrics()
     loop = asyncio.get_running_loop()
@@ -141,23 +168,17 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     await resources.start()
     stack.callback(resources.close)
     authority.on_change(resources.changed)  # before those who ask it again at a change
-    watches = Watches(authority)
-    await watches.start()
-    stack.push_async_callback(watches.close)
+    watches = await _running(stack, Watches(authority))
     key_use = KeyUse(database)
     stack.push_async_callback(key_use.close)
-    client_sessions = ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
-    await client_sessions.start()
-    stack.push_async_callback(client_sessions.close)
-    catalogue = Catalogue(settings)
-    await catalogue.start()
-    stack.push_async_callback(catalogue.close)
+    client_sessions = await _running(
+        stack, ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
+    )
+    catalogue = await _running(stack, Catalogue(settings))
     quotas = Quotas(database, backplane, settings, metrics)
     await quotas.start()
     outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)
-    rates = Rates(backplane, settings, metrics)
-    await rates.start()
-    stack.push_async_callback(rates.close)
+    rates = await _running(stack, Rates(backplane, settings, metrics))
     fanout = Fanout(backplane, metrics, outboxes)
     stack.push_async_callback(fanout.close)
     audit = Keeper(database, backplane, metrics, settings, fanout.followed)
@@ -165,14 +186,17 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(audit.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
-    pulse = Pulse(backplane, metrics, node)
-    await pulse.start()
-    stack.push_async_callback(pulse.close)
-    purge = Purge(database, backplane)
-    await purge.start()
-    stack.push_async_callback(purge.close)
+    await _running(stack, Pulse(backplane, metrics, node))
+    await _running(stack, Purge(database, backplane))
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
+    throttle = Throttle(backplane)
+    mailing = Mailing(database, delivery, throttle, metrics, settings.url)
+    orchestrator = Orchestrator(database, backplane, quotas)
+    erasures = Erasures(database, backplane, orchestrator, resources.gone)
+    sightings = Sightings(database)
+    for keeper in (mailing, erasures, sightings, Sweeper(database, backplane)):
+        await _running(stack, keeper)
     return Services(
         settings=settings,
         database=database,
@@ -180,7 +204,20 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         fanout=fanout,
         outboxes=outboxes,
         presence=presence,
-        accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
+        accounts=Accounts(
+            database,
+            passwords,
+            tokens,
+            settings,
+            changed=authority.changed,
+            throttle=throttle,
+            mailing=mailing,
+        ),
+        recovery=Recovery(database, passwords, throttle, mailing, authority.changed),
+        users=Users(database, authority.changed),
+        departures=Departures(database, authority.changed, erasures.wake),
+        exports=Exports(database),
+        sightings=sightings,
         tenants=Tenants(database, grace_days=settings.tenant_grace_days, changed=authority.changed),
         members=Members(database, changed=authority.changed),
         tokens=tokens,
@@ -197,7 +234,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         resources=resources,
         catalogue=catalogue,
         quotas=quotas,
-        orchestrator=Orchestrator(database, backplane, quotas),
+        orchestrator=orchestrator,
         transcript=Transcript(database, backplane),
         metrics=metrics,
         rates=rates,

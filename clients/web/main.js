@@ -49,6 +49,17 @@ $("sign-in").onsubmit = async (event) => {
   }
 };
 
+$("forgotten").onclick = async () => {
+  const { email } = $("sign-in").elements;
+  if (!email.reportValidity()) return;
+  try {
+    await post("/v1/auth/recover", { email: email.value });
+    $("sign-in-notice").textContent = "If the address has an account, a letter is on its way to it.";
+  } catch (error) {
+    $("sign-in-problem").textContent = error.message;
+  }
+};
+
 $("sign-out").onclick = async () => {
   await post("/v1/auth/logout", {}, hub.token).catch(() => {});
   hub.end();
@@ -236,14 +247,42 @@ $("stop").onclick = () =>
 
 // --- the beginning ---
 
-const code = new URLSearchParams(location.hash.slice(1)).get("code");
-if (code) {
-  history.replaceState(null, "", location.pathname); // the code does not stay in the history
+const letter = new URLSearchParams(location.hash.slice(1));
+if (location.hash) history.replaceState(null, "", location.pathname); // what a link carries does not stay in the history
+
+function signIn(said, where = "notice") {
+  $(`sign-in-${where}`).textContent = said;
+  show(false);
+}
+
+function choosePassword(token) {
+  $("new-password").hidden = false;
+  $("new-password").elements.password.focus();
+  $("new-password").onsubmit = async (event) => {
+    event.preventDefault();
+    try {
+      await post("/v1/auth/reset", { token, password: event.target.elements.password.value });
+    } catch (error) {
+      $("new-password-problem").textContent = error.message;
+      return;
+    }
+    $("new-password").hidden = true;
+    keepSession(null);
+    signIn("The password is set. Sign in with it.");
+  };
+}
+
+if (letter.has("code")) {
   try {
-    begin(await post("/v1/auth/link", { code }));
+    begin(await post("/v1/auth/link", { code: letter.get("code") }));
   } catch (error) {
-    $("sign-in-problem").textContent = error instanceof Fault ? `${error.message} Sign in instead.` : String(error);
-    show(false);
+    signIn(error instanceof Fault ? `${error.message} Sign in instead.` : String(error), "problem");
   }
+} else if (letter.has("reset")) choosePassword(letter.get("reset"));
+else if (letter.has("verify")) {
+  await post("/v1/auth/verify", { token: letter.get("verify") }).then(
+    () => (keptSession() ? begin(keptSession()) : signIn("The address is verified. Sign in.")),
+    (error) => signIn(error.message, "problem"),
+  );
 } else if (keptSession()) begin(keptSession());
 else show(false);

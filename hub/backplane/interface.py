@@ -230,5 +230,6 @@ class Backplane(Protocol):
     async def take(self, bucket: str, cost: float, *, rate: float, burst: float) -> int:
         """Take ``cost`` tokens from a token bucket that refills at ``rate`` a second up to
         ``burst``. Answers 0 if taken, else the milliseconds until there are enough; a cost that
-        is above ``burst`` answers as if it were ``burst``.
+        is above ``burst`` answers as if it were ``burst``. A negative cost gives tokens back; a
+        bucket never holds more than ``burst``.
         """

@@ -320,7 +320,7 @@ class MemoryBackplane:
         tokens = min(burst, tokens + (now - since) * rate)
         wait_ms = 0
         if tokens + NEARLY >= cost:
-            tokens -= cost
+            tokens = min(burst, tokens - cost)
         else:
             wait_ms = math.ceil((cost - tokens) / rate * 1000)
         # After this long it is full again, which is how an unknown bucket begins.

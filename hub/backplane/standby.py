@@ -367,4 +367,5 @@ class StandbyBackplane:
         await self._remote.cache_delete(key)
 
     async def take(self, bucket: str, cost: float, *, rate: float, burst: float) -> int:
+        self._raise_away()
         return await self._remote.take(bucket, cost, rate=rate, burst=burst)

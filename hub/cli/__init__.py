@@ -22,6 +22,7 @@ from hub.cli import (
     roles,
     serving,
     tenants,
+    users,
 )
 from hub.cli.claim import Claimed
 from hub.faults import Fault
@@ -91,12 +92,12 @@ def _run(given: argparse.Namespace) -> int:
         "init": lambda: administration.init(settings),
         "token": lambda: administration.token(settings, given.email),
         "link": lambda: administration.link(settings, given.email),
-        "user": lambda: administration.create_user(settings, given),
         "role": lambda: roles.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
         "audit": lambda: audit.run(settings, given),
         "usage": lambda: limits.usage(settings, given),
         "quota": lambda: limits.quota(settings, given),
+        "user": lambda: users.administer(settings, given),
     }
     return asyncio.run(steps[given.command]())
 
@@ -158,20 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("worker", "drive runs, on the backplane of HUB_REDIS_URL")
     command("init", "make the data directory, the secrets, the tables and the administrator")
-    user = commands.add_parser("user", help="administer users").add_subparsers(
-        dest="action", required=True, metavar="ACTION"
-    )
-    create = user.add_parser("create", help="create a user")
-    create.add_argument("--data-dir", metavar="DIR")
-    create.add_argument("--email", required=True)
-    create.add_argument(
-        "--tenant", default="default", help="tenant's name or id (default: default)"
-    )
-    create.add_argument("--role", default="member", help="role in the tenant (default: member)")
-    create.add_argument("--name", help="display name")
-    create.add_argument(
-        "--password-stdin", action="store_true", help="read the password from standard input"
-    )
+    users.add_actions(commands.add_parser("user", help="administer users"))
     roles.add_commands(commands)
     apikeys.declare(commands)
     keys.declare(commands)

@@ -27,11 +27,8 @@ ADMINISTRATOR_FILE: Final = "administrator.json"
 async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[Accounts]:
     """``makes``: whether what is not there yet is made; without it a hub must be there."""
     database = Database(settings.database)
-    if not makes and database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
+    if not makes:
+        must_be_there(database)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     passwords = Passwords(settings.bcrypt_cost)
     await database.start()
@@ -43,6 +40,15 @@ async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[
     finally:
         passwords.close()
         await database.close()
+
+
+def must_be_there(database: Database) -> None:
+    """Raise Fault("not_found") where a hub never was."""
+    if database.file is not None and not database.file.exists():
+        raise Fault(
+            "not_found",
+            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
+        )
 
 
 async def first_administrator(services: Services) -> tuple[str, str] | None:
@@ -108,16 +114,21 @@ async def link(settings: Settings, email: str) -> int:
     return 0
 
 
+def asked_password(from_stdin: bool) -> str:
+    """The password that the operator gives. Raises Fault("invalid_params") if none can be asked."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        raise Fault("invalid_params", "Give the password with --password-stdin.")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise Fault("invalid_params", "The two passwords differ.")
+    return password
+
+
 async def create_user(settings: Settings, given: argparse.Namespace) -> int:
     """``hub user create``"""
-    if given.password_stdin:
-        password = sys.stdin.readline().rstrip("\n")
-    elif sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if getpass.getpass("Again: ") != password:
-            raise Fault("invalid_params", "The two passwords differ.")
-    else:
-        raise Fault("invalid_params", "Give the password with --password-stdin.")
+    password = asked_password(given.password_stdin)
     async with _accounts(settings) as accounts:
         # None is made once there is a user.
         _tell(await _make_administrator(accounts, settings.data_dir))

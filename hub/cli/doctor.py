@@ -13,6 +13,7 @@ from hub.backplane.choice import open_backplane
 from hub.cli.greeting import elsewhere
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
+from hub.identity.delivery import LogDelivery, open_delivery
 from hub.identity.keyring import directory_of, open_ring
 from hub.inference.catalogue import Catalogue
 from hub.settings import LOOPBACK, BadSettings, Settings
@@ -32,6 +33,7 @@ async def examine(settings: Settings) -> int:
         ("backplane", _backplane),
         ("model", _model),
         ("address", _address),
+        ("mail", _mail),
         ("hub", _hub),
     ]
     well = True
@@ -125,6 +127,12 @@ async def _address(settings: Settings) -> str:
     if settings.host in LOOPBACK:
         return f"{found}, for this machine alone"
     return " ".join([f"{found}.", *elsewhere(settings)])
+
+
+async def _mail(settings: Settings) -> str:
+    if isinstance(open_delivery(settings), LogDelivery):
+        return "letters are written to the log (HUB_SMTP_URL has them mailed)"
+    return f"letters go to the mail server, from {settings.mail_from}"
 
 
 async def _hub(settings: Settings) -> str:

@@ -33,8 +33,8 @@ from hub.cli.serving import (
     serve_metrics,
     settle_memory,
     signals,
-    url_of,
 )
+from hub.identity.delivery import open_delivery
 from hub.settings import Settings
 from hub.telemetry.logs import log
 
@@ -76,6 +76,7 @@ def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool) -> 
     bind(settings.host, settings.port).close()
     held = bind(settings.host, settings.port, shared=True)
     with closing(held):
+        open_delivery(settings)  # before processes are started that could not go on without it
         bound = settings.model_copy(update={"port": held.getsockname()[1]})
         return asyncio.run(Parent(bound, count, worker=worker).run(greet=greet))
 
@@ -94,7 +95,7 @@ class Parent:
         self._at_once = False
 
     async def run(self, *, greet: bool) -> int:
-        settings, url = self._settings, url_of(self._settings)
+        settings, url = self._settings, self._settings.local_url
         generated, code = await prepare(settings)
         with signals(self._end, self._end_at_once):
             keepers = [asyncio.create_task(self._keep(index)) for index in range(self._count)]

@@ -19,6 +19,8 @@ from prometheus_client import start_http_server
 from hub.app import Hub, running
 from hub.backplane.choice import open_backplane
 from hub.cli.administration import first_administrator
+from hub.cli.changes import FILE as CHANGES_FILE
+from hub.cli.changes import Changes
 from hub.cli.claim import claim
 from hub.cli.greeting import Welcome, greeting
 from hub.faults import Fault
@@ -194,8 +196,12 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         generated = await first_administrator(hub.services)
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
+        if settings.redis_url is None:
+            changes = Changes(settings.data_dir / CHANGES_FILE)
+            following = asyncio.create_task(changes.follow(hub.services.authority.found))
+            stack.callback(following.cancel)
         server = HubServer(hub)
-        url = url_of(settings)
+        url = settings.local_url
         stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
@@ -228,12 +234,6 @@ def serve_metrics(settings: Settings, hub: Hub) -> None:
             f"cannot serve metrics on port {settings.metrics_port}: {error.strerror}; "
             "see HUB_METRICS_PORT."
         ) from None
-
-
-def url_of(settings: Settings) -> str:
-    # Who listens everywhere is reached at loopback from here.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Accounts: registering, signing in and out, and the first administrator."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
-from sqlalchemy import func, or_, update
+from sqlalchemy import or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -13,15 +14,18 @@ from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity import addresses, invitations
-from hub.identity.holdings import lives
+from hub.identity.addresses import address_or_nobodys, own_parts, user_of
+from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
-from hub.identity.sessions import LoginSessions, TokenPair, signed_in
+from hub.identity.sessions import LoginSessions, TokenPair
+from hub.identity.sign_in import SignIn, choose_tenant
+from hub.identity.throttle import Throttle
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Membership, Role, Tenant, User, now
+from hub.storage.tables import LoginSession, Membership, Role, Tenant, User, now
 
 ADMINISTRATOR: Final = "admin@hub.example"
 """The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""
@@ -30,7 +34,10 @@ LINK_MINUTES: Final = 10
 
 
 class Accounts:
-    """Users, as they come and go. ``changed(kind, id)`` is told of what must act at once."""
+    """Users, as they come and go. ``changed(kind, id)`` is told of what must act at once.
+
+    ``throttle`` slows guesses, and ``mailing`` sends letters; without them there are neither.
+    """
 
     def __init__(
         self,
@@ -40,12 +47,15 @@ class Accounts:
         settings: Settings,
         *,
         changed: Callable[[str, str], Awaitable[None]] | None = None,
+        throttle: Throttle | None = None,
+        mailing: Mailing | None = None,
         link_minutes: int = LINK_MINUTES,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._tokens = tokens
         self._settings = settings
+        self._mailing = mailing
         self._sessions = LoginSessions(
             database,
             tokens,
@@ -53,12 +63,19 @@ class Accounts:
             link_minutes=link_minutes,
             changed=changed,
         )
+        self._sign_in = SignIn(
+            database,
+            passwords,
+            self._sessions,
+            throttle,
+            require_verified=bool(settings.require_verified),
+        )
 
     async def register(
         self, email: str, password: str, name: str | None = None, invitation: str | None = None
     ) -> tuple[User, Tenant]:
         """A new user: in the tenant of the invitation, or as the owner of a tenant of their own,
-        which is called after their address.
+        which is called after their address. They are sent a letter to verify the address.
 
         Raises Fault: "permission_denied" when registration is off, or by invitation and there is
         no valid one; "conflict" when the address has an account; "invalid_params" for an address
@@ -68,7 +85,7 @@ class Accounts:
             raise Fault("permission_denied", "Registration is off. Ask an administrator.")
         if self._settings.registration == "invite" and invitation is None:
             raise Fault("permission_denied", "Registration needs an invitation.")
-        address = _address(email)
+        address = addresses.normal(email)
         if invitation is not None:
             # Before the costly hash; the transaction below decides.
             async with self._database.read(EVERY_TENANT) as session:
@@ -77,7 +94,7 @@ class Accounts:
             id=new_id("u"),
             email=address,
             name=name,
-            password_hash=await self._passwords.hash(password),
+            password_hash=await self._passwords.hash(password, own_parts(address)),
         )
         try:
             async with self._database.write(EVERY_TENANT) as session:
@@ -100,6 +117,9 @@ class Accounts:
                     )
         except IntegrityError:
             raise Fault("conflict", "This address has an account. Sign in instead.") from None
+        if self._mailing is not None:
+            with suppress(Fault):  # too many letters wait; one can be asked for later
+                self._mailing.want("verify", address)
         return user, tenant
 
     async def login(
@@ -113,28 +133,11 @@ class Accounts:
         """Sign in. ``tenant`` (id or name) chooses among several memberships; by default the
         oldest. ``device`` and ``address`` are what the user will see in their list of sessions.
 
-        Raises Fault("unauthenticated"), the same and after the same time, for an unknown address,
-        a wrong password, a disabled user, and a tenant one cannot enter.
+        Raises Fault: "unauthenticated", the same and after the same time, for an unknown address,
+        a wrong password, a disabled user, an address that is not verified where it must be, and a
+        tenant one cannot enter; "rate_limited", before anything is hashed.
         """
-        async with self._database.read(EVERY_TENANT) as session:
-            user = await _find(session, email)
-        verified = await self._passwords.verify(password, user.password_hash if user else None)
-        if user is None or not verified.right:
-            raise _refused()
-        renewed = await self._passwords.hash(password) if verified.stale else None
-        async with self._database.write(EVERY_TENANT) as session:
-            chosen = await _choose_tenant(session, user.id, tenant)
-            if chosen is None or not await self._sessions.may_enter(session, user.id, chosen):
-                raise _refused()
-            if renewed is not None:
-                await session.exec(
-                    update(User)
-                    .where(col(User.id) == user.id, col(User.password_hash) == user.password_hash)
-                    .values(password_hash=renewed)
-                )
-            pair = await self._sessions.open(session, user.id, chosen, device, address)
-            await signed_in(session, chosen, "account.login", user.id, pair.session_id)
-            return pair
+        return await self._sign_in.login(email, password, tenant, device, address)
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """The next tokens of a session; see ``hub.identity.sessions``.
@@ -146,6 +149,21 @@ class Accounts:
     async def logout(self, session_id: str) -> None:
         """End a login session, on every node. Idempotent."""
         await self._sessions.revoke(session_id, "account.logout")
+
+    async def logout_everywhere(self, user_id: str) -> None:
+        """End all login sessions of the user, in every tenant, on every node. Idempotent."""
+        await self._sessions.revoke_all(user_id)
+
+    async def sessions(self, tenant_id: str, user_id: str) -> Sequence[LoginSession]:
+        """The user's login sessions in the tenant that are not over, the newest first; some
+        hundreds at most.
+        """
+        async with self._database.read(tenant_id) as session:
+            return await self._sessions.alive(session, user_id)
+
+    async def revoke_session(self, session_id: str) -> None:
+        """End a login session, and note it in the trail of its tenant. Idempotent."""
+        await self._sessions.revoke(session_id)
 
     async def login_link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs the user in once, within ten minutes."""
@@ -166,7 +184,7 @@ class Accounts:
         """
         async with self._database.write(EVERY_TENANT) as session:
             await _check_role(session, tenant_id, role)
-            address = _address(email) if email is not None else None
+            address = addresses.normal(email) if email is not None else None
             code = invitations.make(session, tenant_id, role, invited_by, address)[1]
             await record(session, tenant_id, "invitation.create", details={"role": role})
             return code
@@ -180,9 +198,12 @@ class Accounts:
         Raises Fault: "conflict"; "not_found" for an id without a tenant; "invalid_params", also
         for a name with an @, as tenants have that somebody made by registering.
         """
-        address = _address(email)
-        hashed = await self._passwords.hash(password)
-        user = User(id=new_id("u"), email=address, name=name, password_hash=hashed)
+        address = addresses.normal(email)
+        hashed = await self._passwords.hash(password, own_parts(address))
+        # The operator says whose address it is.
+        user = User(
+            id=new_id("u"), email=address, name=name, password_hash=hashed, verified_at=now()
+        )
         try:
             async with self._database.write(EVERY_TENANT) as session:
                 place = await _operators_tenant(session, tenant)
@@ -240,8 +261,8 @@ class Accounts:
         return await self.login_link(user_id, tenant_id)
 
     async def _entrance(self, session: AsyncSession, email: str) -> tuple[str, str]:
-        user = await _find(session, email)
-        tenant_id = await _choose_tenant(session, user.id, None) if user else None
+        user = await user_of(session, address_or_nobodys(email))
+        tenant_id = await choose_tenant(session, user.id, None) if user else None
         if (
             user is None
             or tenant_id is None
@@ -280,27 +301,6 @@ async def _join(session: AsyncSession, user: User, tenant: Tenant, role: str) ->
     session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user.id, role_id=role))
 
 
-async def _find(session: AsyncSession, email: str) -> User | None:
-    try:
-        address = _address(email)
-    except Fault:
-        return None
-    return (await session.exec(select(User).where(User.email == address))).one_or_none()
-
-
-async def _choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:
-    memberships = (
-        select(Membership.tenant_id)
-        .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-        .where(Membership.user_id == user_id, lives(now()), col(Tenant.suspended_at).is_(None))
-        .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
-        .group_by(col(Membership.tenant_id))
-    )
-    if wanted is not None:
-        memberships = memberships.where(or_(col(Tenant.id) == wanted, col(Tenant.name) == wanted))
-    return (await session.exec(memberships.limit(1))).first()
-
-
 async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
     roles = select(Role.id).where(
         or_(col(Role.tenant_id).is_(None), col(Role.tenant_id) == tenant_id)
@@ -309,11 +309,3 @@ async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:
     if role not in found:
         there = ", ".join(found)
         raise Fault("invalid_params", f"There is no role {role!r} here. There are: {there}.")
-
-
-def _address(email: str) -> str:
-    return addresses.normal(email)
-
-
-def _refused() -> Fault:
-    return Fault("unauthenticated", "Wrong e-mail address or password.")

@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.identity.definitions import definitions_of
+from hub.identity.disabled import not_disabled_there
 from hub.identity.owners import lock
 from hub.rbac.actor import Actor
 from hub.rbac.explaining import Holding
@@ -129,7 +130,17 @@ async def hand_of(
         ancestry(held.role_ids, definitions) | held.group_ids,
         within=by.permissions,
     )
-    enabled = select(User.id).where(User.id == by.user_id, col(User.disabled_at).is_(None))
+    enabled = (
+        select(User.id)
+        .join(Membership, col(Membership.user_id) == User.id)
+        .where(
+            User.id == by.user_id,
+            Membership.tenant_id == tenant_id,
+            col(User.disabled_at).is_(None),
+            not_disabled_there(),
+        )
+        .limit(1)
+    )
     if not hand.holds(permission) or (await session.exec(enabled)).first() is None:
         raise Fault("permission_denied")
     return hand, definitions

@@ -4,6 +4,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.identity.disabled import not_disabled_there
 from hub.rbac.roles import OWNER
 from hub.storage.tables import Membership, Tenant, User
 
@@ -35,6 +36,7 @@ async def keep_an_owner(session: AsyncSession, tenant_id: str) -> None:
             Membership.role_id == OWNER,
             col(Membership.expires_at).is_(None),
             col(User.disabled_at).is_(None),
+            not_disabled_there(),
         )
         .limit(1)
     )

@@ -10,18 +10,19 @@ A token that comes back later, or whose child was used already, is in two hands:
 import base64
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import lives
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
@@ -39,6 +40,8 @@ from hub.storage.tables import (
 
 GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
+LISTED: Final = 200
+"""Sessions that are listed at most."""
 
 
 _PURPOSE: Final = "refresh token"
@@ -114,11 +117,31 @@ class LoginSessions:
         async with self._database.write(EVERY_TENANT) as session:
             login = await session.get(LoginSession, session_id, with_for_update=True)
             if login is not None and login.revoked_at is None:
-                login.revoked_at = now()
+                await end_sessions(session, col(LoginSession.id) == session_id)
                 resource = ("session", session_id)
                 details = {"user": login.user_id}
                 await record(session, login.tenant_id, action, resource=resource, details=details)
         await self._announce("session", session_id)
+
+    async def revoke_all(self, user_id: str) -> None:
+        """End all sessions of the user, in every tenant. Idempotent."""
+        async with self._database.write(EVERY_TENANT) as session:
+            await end_sessions(session, col(LoginSession.user_id) == user_id)
+        await self._announce("user", user_id)
+
+    async def alive(self, session: AsyncSession, user_id: str) -> Sequence[LoginSession]:
+        """The user's sessions that are not over, the newest first, in the scope of ``session``."""
+        found = await session.exec(
+            select(LoginSession)
+            .where(
+                LoginSession.user_id == user_id,
+                col(LoginSession.revoked_at).is_(None),
+                col(LoginSession.expires_at) > now(),
+            )
+            .order_by(col(LoginSession.id).desc())
+            .limit(LISTED)
+        )
+        return found.all()
 
     async def link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs this user in, once, for as long as links live."""
@@ -168,6 +191,7 @@ class LoginSessions:
                 lives(now()),
                 col(User.disabled_at).is_(None),
                 col(Tenant.suspended_at).is_(None),
+                not_disabled_there(),
             )
             .limit(1)
         )
@@ -199,7 +223,7 @@ class LoginSessions:
             return self._pair(login, child)
         if moment - row.used_at <= GRACE and (living := await self._living(session, row)):
             return self._pair(login, self._again(token, living))
-        login.revoked_at = moment
+        await end_sessions(session, col(LoginSession.id) == login.id)
         await record(
             session,
             login.tenant_id,
@@ -268,6 +292,16 @@ async def signed_in(
     """Record that somebody has signed in, who is who acts from then on."""
     with acting_as(user_id, session_id):
         await record(session, tenant_id, action, resource=("session", session_id))
+
+
+async def end_sessions(session: AsyncSession, which: ColumnElement[bool]) -> None:
+    """Revoke those of these login sessions that are not, in the transaction of ``session``."""
+    await session.exec(
+        update(LoginSession)
+        .where(which, col(LoginSession.revoked_at).is_(None))
+        .values(revoked_at=now())
+        .execution_options(synchronize_session=False)
+    )
 
 
 def digest(secret: str) -> str:

@@ -8,12 +8,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
-from sqlalchemy import bindparam, tuple_
+from sqlalchemy import bindparam, func, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.definitions import definitions_for
+from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import InGroup, in_groups, lives
 from hub.identity.key_standing import ByKey, Grant, grants, refusals
 from hub.rbac.actor import Actor
@@ -22,7 +23,7 @@ from hub.rbac.roles import compile_roles
 from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
-from hub.storage.tables import LoginSession, Membership, Tenant, User, now
+from hub.storage.tables import DisabledMember, LoginSession, Membership, Tenant, User, now
 
 UNLIMITED_S: Final = 1e9
 """What remains of what does not expire."""
@@ -102,6 +103,7 @@ _HOLDERS: Final[Any] = prebuilt(
         lives(bindparam("moment")),
         col(User.disabled_at).is_(None),
         col(Tenant.suspended_at).is_(None),
+        not_disabled_there(),
     )
 )
 
@@ -201,11 +203,17 @@ async def _why_sessions(
             LoginSession.id,
             LoginSession.revoked_at,
             LoginSession.expires_at,
-            User.disabled_at,
+            func.coalesce(User.disabled_at, DisabledMember.disabled_at),
             Tenant.suspended_at,
         )
         .join(User, col(User.id) == LoginSession.user_id)
         .join(Tenant, col(Tenant.id) == LoginSession.tenant_id)
+        .join(
+            DisabledMember,
+            (col(DisabledMember.user_id) == LoginSession.user_id)
+            & (col(DisabledMember.tenant_id) == LoginSession.tenant_id),
+            isouter=True,
+        )
         .where(col(LoginSession.id).in_(session_ids))
     )
     causes: dict[str, Why] = {}
@@ -241,6 +249,7 @@ async def _members(session: AsyncSession, members: list[Member], moment: datetim
             lives(moment),
             col(User.disabled_at).is_(None),
             col(Tenant.suspended_at).is_(None),
+            not_disabled_there(),
         )
     )
     return [

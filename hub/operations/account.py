@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import EmailStr, Field, SecretStr
+from pydantic import EmailStr, Field, SecretStr, StrictBool
 
 from hub.faults import Fault
+from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.identity.sessions import TokenPair
 from hub.operations.call import Call
 from hub.operations.operation import (
@@ -12,7 +13,6 @@ from hub.operations.operation import (
     SIGNED_IN,
     Done,
     Http,
-    Nothing,
     Params,
     Result,
     operation,
@@ -25,8 +25,8 @@ class Register(Params):
     # The account's own rule says it in better words; the schema is for those who read it.
     password: SecretStr = Field(
         max_length=1_024,
-        description="12 to 128 characters.",
-        json_schema_extra={"minLength": 12, "maxLength": 128},
+        description="15 to 128 characters, and none of those that many people use.",
+        json_schema_extra={"minLength": MIN_CHARACTERS, "maxLength": MAX_CHARACTERS},
     )
     name: Text | None = Field(None, min_length=1, max_length=200)
     invitation: str | None = Field(
@@ -79,6 +79,12 @@ class Refresh(Params):
     )
 
 
+class Logout(Params):
+    everywhere: StrictBool = Field(
+        False, description="End all of your login sessions, in every tenant, not just this one."
+    )
+
+
 class Session(Result):
     """Tokens of a login session. Send the access token as ``Authorization: Bearer …``."""
 
@@ -105,7 +111,9 @@ async def register(call: Call, params: Register) -> Registered:
     """Register a user.
 
     An invitation joins its tenant; an open registration makes a tenant of one's own, with the new
-    user as its owner. Whether registration is open is the operator's choice (`HUB_REGISTRATION`).
+    user as its owner. Whether registration is open is the operator's choice (`HUB_REGISTRATION`). A
+    letter is sent to verify the address; whether one may sign in before it is verified is the
+    operator's choice too (`HUB_REQUIRE_VERIFIED`).
     """
     user, tenant = await call.services.accounts.register(
         params.email, params.password.get_secret_value(), params.name, params.invitation
@@ -130,13 +138,15 @@ def _session(pair: TokenPair, call: Call | None = None, *, cookie: bool = False)
     kind="write",
     http=Http("POST", "/v1/auth/login"),
     socket=False,
-    faults=("unauthenticated",),
     cost=20,
+    faults=("unauthenticated", "rate_limited"),
 )
 async def login(call: Call, params: Login) -> Session:
     """Sign in with e-mail and password.
 
-    The answer is the same for an unknown user, a wrong password and a disabled user.
+    The answer is the same for an unknown user, a wrong password, a disabled user and an address
+    that is not verified where it must be. Who fails too often, with an account or from an address,
+    is answered `rate_limited` for a while, whether the password is right or not.
     """
     try:
         pair = await call.services.accounts.login(
@@ -146,8 +156,9 @@ async def login(call: Call, params: Login) -> Session:
             device=call.device,
             address=call.address,
         )
-    except Exception:
-        call.services.metrics.logins.labels("refused").inc()
+    except Fault as fault:
+        outcome = "limited" if fault.reason == "rate_limited" else "refused"
+        call.services.metrics.logins.labels(outcome).inc()
         raise
     call.services.metrics.logins.labels("accepted").inc()
     return _session(pair, call, cookie=params.cookie)
@@ -200,9 +211,12 @@ async def refresh(call: Call, params: Refresh) -> Session:
     kind="write",
     http=Http("POST", "/v1/auth/logout"),
 )
-async def logout(call: Call, params: Nothing) -> Done:
-    """Sign out: end this login session, its tokens and its sockets."""
-    await call.services.accounts.logout(call.actor.session_id)
+async def logout(call: Call, params: Logout) -> Done:
+    """Sign out: end this login session, its tokens and its sockets; or all of yours."""
+    if params.everywhere:
+        await call.services.accounts.logout_everywhere(call.actor.user_id)
+    else:
+        await call.services.accounts.logout(call.actor.session_id)
     if call.refresh_cookie is not None:
         call.set_refresh_cookie = ""
     return Done()

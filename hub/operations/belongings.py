@@ -11,7 +11,7 @@ from hub.operations import subjects
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
 from hub.storage.database import Database
-from hub.storage.tables import ApiKey, Group, Membership, Role, User
+from hub.storage.tables import ApiKey, Group, LoginSession, Membership, Role, User
 
 Finder = Callable[[Database, str, str, Actor], Awaitable[Resource]]
 """``await find(database, kind, identifier, actor)``. Raises Fault not_found."""
@@ -46,11 +46,28 @@ async def _find_program(database: Database, kind: str, identifier: str, actor: A
     return Resource(kind, identifier, actor.tenant_id, owner_id)
 
 
+async def _find_person(database: Database, kind: str, identifier: str, actor: Actor) -> Resource:
+    """A member (``user``: the tenant's; ``account``: their own), or a login session there."""
+    wanted = (
+        select(LoginSession.user_id).where(col(LoginSession.id) == identifier)
+        if kind == "session"
+        else select(Membership.user_id).where(col(Membership.user_id) == identifier)
+    )
+    async with database.read(actor.tenant_id) as session:
+        user_id = (await session.exec(wanted.limit(1))).first()
+    if user_id is None:
+        raise Fault("not_found")
+    return Resource(kind, identifier, actor.tenant_id, None if kind == "user" else user_id)
+
+
 FINDERS: Final[Mapping[str, Finder]] = {
     "role": _find_of_tenant,
     "group": _find_of_tenant,
     "apikey": _find_program,
     "service": _find_program,
+    "user": _find_person,
+    "account": _find_person,
+    "session": _find_person,
     **dict.fromkeys(subjects.KINDS, subjects.find_subject),
 }
 """How each kind is found."""

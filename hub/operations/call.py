@@ -24,11 +24,16 @@ from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
 from hub.identity.credentials import Credentials
+from hub.identity.departures import Departures
+from hub.identity.export import Exports
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
+from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
 from hub.identity.service_accounts import ServiceAccounts
+from hub.identity.sightings import Sightings
 from hub.identity.tokens import Claims, Tokens
+from hub.identity.users import Users
 from hub.identity.watches import Watches
 from hub.inference.catalogue import Catalogue
 from hub.limits.quotas import Quotas
@@ -55,6 +60,11 @@ class Services:
     accounts: Accounts
     tenants: Tenants
     members: Members
+    recovery: Recovery
+    users: Users
+    departures: Departures
+    exports: Exports
+    sightings: Sightings
     tokens: Tokens
     credentials: Credentials
     api_keys: ApiKeys

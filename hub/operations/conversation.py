@@ -4,10 +4,9 @@ from typing import Any
 
 from pydantic import Field
 from sqlalchemy import and_
-from sqlalchemy import delete as delete_rows
 from sqlmodel import col, select
 
-from hub.agents.run_state import ACTIVE
+from hub.agents.erasure import delete_conversation
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.ids import new_id
@@ -180,24 +179,13 @@ async def delete(call: Call, params: Named) -> Done:
     """
     tenant_id, conversation_id = call.actor.tenant_id, params.conversation_id
     async with call.services.database.write(tenant_id) as session:
-        row = await session.get(tables.Conversation, conversation_id, with_for_update=True)
-        if row is None:
-            raise Fault("not_found")
-        runs = select(tables.Run.id).where(col(tables.Run.conversation_id) == conversation_id)
-        active = await session.exec(runs.where(col(tables.Run.status).in_(ACTIVE)).limit(1))
-        if active.first() is not None:
-            raise Fault("conversation_busy", "A run is active here; cancel it, then delete.")
-        for table in (tables.Message, tables.Run):
-            await session.exec(
-                delete_rows(table).where(col(table.conversation_id) == conversation_id)
-            )
-        await session.delete(row)
+        owner_id = await delete_conversation(session, conversation_id)
         await record(
             session,
             tenant_id,
             "conversation.delete",
             resource=("conversation", conversation_id),
-            details={"owner": row.owner_id},
+            details={"owner": owner_id},
         )
     try:
         await call.services.resources.gone(conversation_id, tenant_id)

@@ -170,6 +170,8 @@ async def authenticate(operation: AnyOperation, call: Call) -> None:
         raise Fault("unauthenticated")
     if call.claims.holder is not None:
         call.services.key_use.note(call.claims.session_id, call.actor.tenant_id)
+    else:
+        call.services.sightings.seen(call.actor.session_id)
 
 
 def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:

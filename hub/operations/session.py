@@ -16,8 +16,10 @@ from hub.operations.operation import (
     Result,
     operation,
 )
-from hub.operations.shapes import Id
+from hub.operations.shapes import Id, Listing
 from hub.protocol.limits import SESSION_KEY_PATTERN
+from hub.rbac.actor import Actor
+from hub.storage import tables
 
 
 class Refresh(Params):
@@ -54,6 +56,34 @@ class Info(Result):
     permissions: list[str]
     expires_at: datetime | None = None
     node: str
+
+
+class LoginSession(Result):
+    """A sign-in, and all that descends from it."""
+
+    id: Id
+    device: str | None = Field(None, description="What it said of itself (`User-Agent`).")
+    address: str | None = None
+    created_at: datetime
+    last_seen_at: datetime = Field(description="To the minute.")
+    expires_at: datetime
+    current: bool = Field(description="Whether it is the one that asks.")
+
+    @classmethod
+    def of(cls, row: tables.LoginSession, actor: Actor) -> "LoginSession":
+        return cls(
+            id=row.id,
+            device=row.device,
+            address=row.address,
+            created_at=row.created_at,
+            last_seen_at=row.last_seen_at,
+            expires_at=row.expires_at,
+            current=row.id == actor.session_id,
+        )
+
+
+class Named(Params):
+    session_id: Id
 
 
 class Pong(Result):
@@ -115,6 +145,34 @@ async def info(call: Call, params: Nothing) -> Info:
         expires_at=call.claims.end,
         node=call.services.node,
     )
+
+
+@operation(
+    "session.list",
+    permission="session:read",
+    kind="read",
+    http=Http("GET", "/v1/sessions"),
+    faults=("permission_denied",),
+)
+async def listing(call: Call, params: Nothing) -> Listing[LoginSession]:
+    """List your login sessions in this tenant that are not over, the newest first: 200 at most."""
+    actor = call.actor
+    found = await call.services.accounts.sessions(actor.tenant_id, actor.user_id)
+    return Listing(items=[LoginSession.of(row, actor) for row in found])
+
+
+@operation(
+    "session.revoke",
+    permission="session:revoke",
+    kind="write",
+    http=Http("POST", "/v1/sessions/{session_id}/revoke"),
+    guards=("session", "session_id"),
+    faults=("not_found", "permission_denied"),
+)
+async def revoke(call: Call, params: Named) -> Done:
+    """End a login session, its tokens and its sockets, on every node within a second."""
+    await call.services.accounts.revoke_session(params.session_id)
+    return Done()
 
 
 @operation(

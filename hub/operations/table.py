@@ -15,8 +15,10 @@ from hub.operations import (
     member,
     message,
     model,
+    own_account,
     presence,
     quota,
+    recovery,
     role,
     run,
     service,
@@ -24,12 +26,16 @@ from hub.operations import (
     sharing,
     tenant,
     usage,
+    user,
 )
 from hub.operations.operation import AnyOperation, Operation
 
 _FAMILIES: Final[tuple[ModuleType, ...]] = (
     account,
+    recovery,
+    own_account,
     session,
+    user,
     channel,
     presence,
     conversation,

@@ -82,6 +82,10 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "tenant:read:any": "See any tenant, in the tenant that the hub began with.",
     "tenant:update:any": "Settle for any tenant, in the tenant that the hub began with.",
     "tenant:delete:any": "Delete any tenant, in the tenant that the hub began with.",
+    "user:read": "See the users of the tenant.",
+    "user:disable": "Disable users of the tenant whose rank is not higher, and enable them.",
+    "user:delete": "Delete users from the tenant whose rank is not higher.",
+    "user:export": "Read all that the hub holds of a user of the tenant.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -131,6 +131,10 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "member:read",
                     "member:remove",
                     "member:invite",
+                    "user:read",
+                    "user:disable",
+                    "user:delete",
+                    "user:export",
                 }
             ),
             "Administers the tenant.",

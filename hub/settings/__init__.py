@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
+from hub.settings.mail import MailSettings
 from hub.settings.quotas import QuotaSettings
 from hub.settings.tenancy import TenancySettings
 
@@ -22,7 +23,9 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings, TenancySettings):
+class Settings(
+    IdentitySettings, MailSettings, LimitSettings, QuotaSettings, AuditSettings, TenancySettings
+):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(
@@ -181,14 +184,31 @@ class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings, Te
         return f"{scheme}://{_reachable(host)}{slash}{path}".rstrip("/")
 
     @model_validator(mode="after")
-    def _default_database(self) -> Self:
+    def _defaults(self) -> Self:
         if self.database_url is None:
             path = (self.data_dir / "hub.db").absolute()
             object.__setattr__(self, "database_url", f"sqlite+aiosqlite:///{path}")
         if self.registration is None:
             policy = "open" if self.host in LOOPBACK else "invite"
             object.__setattr__(self, "registration", policy)
+        if self.environment is None:
+            known = "development" if self.host in LOOPBACK else "production"
+            object.__setattr__(self, "environment", known)
+        if self.require_verified is None:
+            object.__setattr__(self, "require_verified", self.environment == "production")
         return self
+
+    @property
+    def local_url(self) -> str:
+        """Where the hub is reached from its own machine."""
+        # Who listens everywhere is reached at loopback from here.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where people reach the hub, as far as it knows."""
+        return self.public_url or self.local_url
 
     @property
     def database(self) -> str:

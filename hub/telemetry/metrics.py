@@ -155,7 +155,17 @@ class Metrics:
             registry=registry,
         )
         self.logins = Counter(
-            "hub_logins", "Sign-ins, by outcome.", ("outcome",), registry=registry
+            "hub_logins",
+            "Sign-ins, by outcome (`accepted`, `refused`, `limited`).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.letters = Counter(
+            "hub_letters",
+            "Letters for the verification of an address or a new password, by outcome (`sent`, "
+            "`failed`, `dropped` where too many were asked for).",
+            ("outcome",),
+            registry=registry,
         )
         self.audit_entries = Counter(
             "hub_audit_entries",

@@ -579,6 +579,21 @@ async def test_a_cost_above_the_burst_counts_as_the_burst(nodes: Nodes) -> None:
     assert 1_500 < await nodes.one.take("b", 100, rate=1, burst=2) <= 2_000
 
 
+async def test_what_was_taken_from_a_bucket_can_be_given_back(nodes: Nodes) -> None:
+    for _ in range(2):
+        assert await nodes.one.take("b", 1, rate=0.01, burst=2) == 0
+    assert await nodes.two.take("b", 1, rate=0.01, burst=2) > 0
+    assert await nodes.two.take("b", -1, rate=0.01, burst=2) == 0
+    assert await nodes.one.take("b", 1, rate=0.01, burst=2) == 0
+    assert await nodes.one.take("b", 1, rate=0.01, burst=2) > 0
+
+
+async def test_a_bucket_that_is_given_back_more_than_was_taken_is_full(nodes: Nodes) -> None:
+    assert await nodes.one.take("b", -5, rate=0.01, burst=2) == 0
+    assert await nodes.one.take("b", 2, rate=0.01, burst=2) == 0
+    assert await nodes.one.take("b", 1, rate=0.01, burst=2) > 0
+
+
 async def test_a_bucket_has_enough_again_when_it_said(nodes: Nodes) -> None:
     assert await nodes.one.take("b", 1, rate=20, burst=1) == 0
     wait_ms = await nodes.one.take("b", 1, rate=20, burst=1)

@@ -11,6 +11,7 @@ from playwright.async_api import Page, async_playwright, expect
 from hub.faults import Fault
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+from tests.parts.mail import MailServer
 
 
 @pytest.fixture
@@ -57,12 +58,39 @@ async def test_a_wrong_password_is_told_and_the_right_one_signs_in(
     await served_hub.sign_up("ada@hub.example")
     await browser_page.goto(served_hub.url)
     await browser_page.fill("input[name=email]", "ada@hub.example")
-    await browser_page.fill("input[name=password]", "a wrong password")
+    await browser_page.fill("#sign-in input[name=password]", "a wrong password")
     await browser_page.keyboard.press("Enter")
     await expect(browser_page.get_by_role("alert")).not_to_be_empty()
-    await browser_page.fill("input[name=password]", PASSWORD)
+    await browser_page.fill("#sign-in input[name=password]", PASSWORD)
     await browser_page.keyboard.press("Enter")
     await expect(browser_page.get_by_role("button", name="New conversation")).to_be_visible()
+
+
+async def test_a_forgotten_password_is_chosen_anew_by_the_link_of_a_letter(
+    serve_hub: ServeHub, browser_page: Page, mail: MailServer
+) -> None:
+    async with serve_hub(HUB_SMTP_URL=mail.url) as hub:
+        await hub.sign_up("ada@hub.example")
+        await browser_page.goto(hub.url)
+        await browser_page.fill("input[name=email]", "ada@hub.example")
+        await browser_page.get_by_role("button", name="forgotten").click()
+        await expect(browser_page.locator("#sign-in-notice")).to_contain_text("a letter is on")
+        token = await mail.token_to("ada@hub.example", "reset")
+        await browser_page.goto("about:blank")
+        await browser_page.goto(f"{hub.url}/#reset={token}")
+        field = browser_page.locator("#new-password input")
+        await field.fill("passwordpassword")
+        await browser_page.keyboard.press("Enter")
+        problem = browser_page.locator("#new-password-problem")
+        await expect(problem).to_contain_text("many people use")
+        await field.fill("a better horse and battery")
+        await browser_page.keyboard.press("Enter")
+        await expect(browser_page.locator("#sign-in-notice")).to_contain_text("is set")
+        assert token not in browser_page.url
+        await browser_page.fill("input[name=email]", "ada@hub.example")
+        await browser_page.fill("#sign-in input[name=password]", "a better horse and battery")
+        await browser_page.keyboard.press("Enter")
+        await expect(browser_page.get_by_role("button", name="New conversation")).to_be_visible()
 
 
 async def test_stop_ends_the_answer_and_keeps_what_was_said(
@@ -92,7 +120,7 @@ async def test_the_page_shows_who_else_is_here_and_tells_others_of_typing(
     bob = await accounts.login("bob@hub.example", PASSWORD)
     await browser_page.goto(served_hub.url)
     await browser_page.fill("input[name=email]", "ada@hub.example")
-    await browser_page.fill("input[name=password]", PASSWORD)
+    await browser_page.fill("#sign-in input[name=password]", PASSWORD)
     await browser_page.keyboard.press("Enter")
     await browser_page.fill("#text", "one two three")
     await browser_page.keyboard.press("Enter")

@@ -10,12 +10,10 @@ from pathlib import Path
 import httpx
 
 from hub.identity.api_key_text import parse
-from tests.cli.test_refusals import Hub, hub
+from tests.cli.conftest import Hub
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import HubProcess
 from tests.parts.redis import RedisProcess
-
-__all__ = ["hub"]  # the fixture: commands that run in this process
 
 SOON_S = 1.0
 

@@ -3,66 +3,18 @@
 The commands run in this process: what they do not catch is raised here.
 """
 
-import io
 import json
-import logging
-import os
 import socket
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import structlog
 
-from hub.cli import main
+from tests.cli.conftest import Hub
 from tests.parts.hub import PASSWORD
 from tests.parts.redis import free_port
-
-
-class Ended(NamedTuple):
-    """A command that has ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Hub = Callable[..., Ended]
-
-
-@pytest.fixture
-def hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Hub]:
-    """``hub("init", HUB_PORT="1")``: run a command with a data directory of the test."""
-    mask = os.umask(0o022)
-    root = logging.getLogger()
-    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HUB_DATA_DIR", str(tmp_path / ".hub"))
-    monkeypatch.setenv("HUB_BCRYPT_COST", "4")
-    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:9")
-
-    def run(*words: str, stdin: str = "", **environment: str) -> Ended:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        with monkeypatch.context() as changed:
-            for name, value in environment.items():
-                changed.setenv(name, value)
-            try:
-                status = main(words)
-            except SystemExit as wrong_usage:
-                status = int(str(wrong_usage.code))
-        return Ended(status, *capsys.readouterr())
-
-    yield run
-    os.umask(mask)
-    structlog.configure(**config)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:
@@ -74,7 +26,7 @@ def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:
         (hub(*create, "ada@hub.example", stdin=PASSWORD), "has an account already"),
         (hub(*create, "b@hub.example", "--role", "king", stdin=PASSWORD), "no role 'king'"),
         (hub(*create, "b@hub.example", "--role", "king", stdin=PASSWORD), "member, "),
-        (hub(*create, "c@hub.example", stdin="short"), "12 to 128 characters"),
+        (hub(*create, "c@hub.example", stdin="short"), "15 to 128 characters"),
         (hub(*create, "nonsense", stdin=PASSWORD), "Not an e-mail address"),
         (hub("user", "create", "--email", "d@hub.example"), "--password-stdin"),
     ):
@@ -129,6 +81,9 @@ def test_what_is_kept_is_the_operators_alone_in_a_directory_that_is_open_to_othe
         ({"HUB_REDIS_URL": "http://127.0.0.1"}, "HUB_REDIS_URL"),
         ({"HUB_REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis"),
         ({"HUB_HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
+        ({"HUB_HOST": "0.0.0.0"}, "HUB_SMTP_URL"),
+        ({"HUB_ENVIRONMENT": "production"}, "HUB_SMTP_URL"),
+        ({"HUB_SMTP_URL": "mail.example"}, "HUB_SMTP_URL"),
         ({"HUB_DATA_DIR": "/dev/null/hub"}, "/dev/null/hub"),
     ],
     ids=str,

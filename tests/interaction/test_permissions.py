@@ -60,6 +60,13 @@ ALSO_NEEDED: Final[dict[str, dict[str, Any]]] = {
     "tenant.resume": {},
     "tenant.delete": {"confirm": "acme"},
     "tenant.restore": {},
+    "session.revoke": {},
+    "user.get": {},
+    "user.disable": {},
+    "user.enable": {},
+    "user.delete": {},
+    "user.export": {},
+    "user.sessions": {},
 }
 """What a guarded operation needs besides the id of what it acts on."""
 
@@ -106,12 +113,16 @@ async def _things(person: Person) -> dict[str, list[str]]:
         "message.send",
         {"conversation_id": conversation, "client_message_id": "1", "content": "Private."},
     )
-    user = (await person.ask("session.info"))["user_id"]
+    told = await person.ask("session.info")
+    user = told["user_id"]
     group = await person.ask("group.create", {"name": f"group of {user}"})
     role = await person.ask("role.create", {"name": f"role-{user[-8:].lower()}"})
     return {
         "group": [group["id"]],
         "role": [role["id"]],
+        "user": [user],
+        "account": [user],
+        "session": [told["session_id"]],
         "conversation": [conversation],
         "run": [sent["run_id"]],
         "channel": [f"conversation:{conversation}", f"user:{user}"],
@@ -128,6 +139,9 @@ def _houses(tenant_id: str) -> dict[str, list[str]]:
 
 def _missing() -> dict[str, list[str]]:
     return {
+        "user": [new_id("u"), new_id("c")],
+        "account": [new_id("u"), new_id("c")],
+        "session": [new_id("s"), new_id("u")],
         "conversation": [new_id("c"), new_id("r")],
         "run": [new_id("r"), new_id("c")],
         "group": [new_id("g"), new_id("c")],

@@ -76,6 +76,7 @@ async def serving(
     listening.setblocking(False)
     host, port = listening.getsockname()
     environment.setdefault("HUB_DRAIN_SECONDS", "1")
+    environment.setdefault("HUB_ENVIRONMENT", "development")  # whatever address it listens on
     settings = read_settings(
         HUB_HOST=host, HUB_PORT=port, HUB_DATA_DIR=data_dir, HUB_BCRYPT_COST="4", **environment
     )
@@ -148,6 +149,7 @@ class HubProcess:
                     "HUB_DATA_DIR": str(self.data_dir),
                     "HUB_BCRYPT_COST": "4",
                     "HUB_DRAIN_SECONDS": "1",
+                    "HUB_ENVIRONMENT": "development",
                     **self.environment,
                 },
                 cwd=self.data_dir,

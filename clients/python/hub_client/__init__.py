@@ -8,6 +8,7 @@
             print(event.delta, end="", flush=True)
 """
 
+from hub_client.account import recover, resend, reset_password, verify_email
 from hub_client.auth import register
 from hub_client.callbacks import Registration
 from hub_client.conversations import Conversation
@@ -56,5 +57,9 @@ __all__ = [
     "SubscriptionEnded",
     "Usage",
     "connect",
+    "recover",
     "register",
+    "resend",
+    "reset_password",
+    "verify_email",
 ]

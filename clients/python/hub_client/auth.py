@@ -43,6 +43,9 @@ class Auth(Protocol):
     async def logout(self) -> None:
         """End the login session, if there is one."""
 
+    def password_is(self, password: str) -> None:
+        """The account has another password now."""
+
     async def close(self) -> None:
         """Let go of connections and tasks."""
 
@@ -63,6 +66,9 @@ class TokenAuth:
         return self._token
 
     async def logout(self) -> None:
+        return None
+
+    def password_is(self, password: str) -> None:
         return None
 
     async def close(self) -> None:
@@ -112,6 +118,10 @@ class LoginAuth:
             headers = {"Authorization": f"Bearer {self._access}"}
             await post(self._client, "/v1/auth/logout", {}, headers)
             self._access = self._refresh = None
+
+    def password_is(self, password: str) -> None:
+        if "password" in self._body:
+            self._body["password"] = password
 
     async def close(self) -> None:
         if self._renewal is not None and not self._renewal.done():

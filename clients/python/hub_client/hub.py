@@ -88,10 +88,23 @@ class Hub:
         """Go to the hub and back."""
         await self._connection.call("session.ping", {})
 
-    async def logout(self) -> None:
-        """End the login session, and close."""
+    async def change_password(self, current: str, password: str) -> None:
+        """Change the password; the account's other sessions end, and this one goes on.
+
+        Raises PermissionDenied (the current one is wrong), InvalidParams (the new one),
+        RateLimited.
+        """
+        params = {"current": current, "password": password}
+        await self._connection.call("account.change_password", params)
+        self._auth.password_is(password)
+
+    async def logout(self, *, everywhere: bool = False) -> None:
+        """End the login session, or all of the account's, and close."""
         try:
-            await self._auth.logout()
+            if everywhere:
+                await self._connection.call("account.logout", {"everywhere": True})
+            else:
+                await self._auth.logout()
         finally:
             await self.close()
 

@@ -1,7 +1,7 @@
 #!lua
 -- Take tokens from a bucket that refills by the server's clock.
 -- KEYS  bucket
--- ARGV  cost, rate a second, burst
+-- ARGV  cost (negative: given back), rate a second, burst
 -- Answers 0 if taken, else the milliseconds until there are enough.
 local cost, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -15,7 +15,7 @@ end
 cost = math.min(cost, burst)
 local wait = 0
 if tokens + 1e-9 >= cost then
-  tokens = tokens - cost
+  tokens = math.min(burst, tokens - cost)
 else
   wait = math.ceil((cost - tokens) / rate * 1000)
 end

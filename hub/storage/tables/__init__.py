@@ -17,7 +17,10 @@ from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
 from hub.storage.tables.conversations import Conversation, Message, Run, Usage
 from hub.storage.tables.grants import Grant
 from hub.storage.tables.identity import (
+    AccountToken,
     ClientSession,
+    DisabledMember,
+    Erasure,
     Invitation,
     LoginLink,
     LoginSession,
@@ -29,12 +32,15 @@ from hub.storage.tables.limits import Quota
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
+    "AccountToken",
     "ApiKey",
     "AuditEntry",
     "AuditHead",
     "ClientSession",
     "Conversation",
     "Dated",
+    "DisabledMember",
+    "Erasure",
     "Grant",
     "Group",
     "GroupMember",

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from sqlalchemy import UniqueConstraint
-from sqlmodel import Field
+from sqlalchemy import Index, UniqueConstraint
+from sqlmodel import Field, SQLModel
 
 from hub.ids import new_id
 from hub.storage.tables.columns import Dated, TenantOwned, instant, now
@@ -25,20 +25,63 @@ class User(Dated, table=True):
     email: str = Field(unique=True, max_length=320)  # lower case
     name: str | None = Field(default=None, max_length=200)
     password_hash: str | None = Field(default=None, max_length=200)
-    disabled_at: datetime | None = instant(default=None, nullable=True)
+    verified_at: datetime | None = instant(default=None, nullable=True)  # the address is theirs
+    disabled_at: datetime | None = instant(default=None, nullable=True)  # everywhere
+    # The account is no more; the row stays for its id, and holds nothing of the person.
+    deleted_at: datetime | None = instant(default=None, nullable=True)
+
+
+class DisabledMember(TenantOwned, table=True):
+    """That a user may do nothing in one tenant, whose administrators said so. They stay a member,
+    with their roles.
+    """
+
+    __tablename__ = "disabled_members"
+
+    tenant_id: str = Field(primary_key=True, foreign_key="tenants.id", max_length=32)
+    user_id: str = Field(primary_key=True, foreign_key="users.id", index=True, max_length=32)
+    disabled_at: datetime = instant(default_factory=now)
+
+
+class AccountToken(SQLModel, table=True):
+    """A single-use token that was sent to an address, stored as its SHA-256: it shows that who has
+    it reads what comes there. Good for one purpose (``verify``, ``reset``).
+    """
+
+    __tablename__ = "account_tokens"
+
+    token_hash: str = Field(primary_key=True, max_length=64)
+    user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
+    purpose: str = Field(max_length=16)
+    email: str = Field(max_length=320)
+    expires_at: datetime = instant(index=True)
+    used_at: datetime | None = instant(default=None, nullable=True)
+
+
+class Erasure(SQLModel, table=True):
+    """That a user's conversations are to be deleted, in one tenant or in all."""
+
+    __tablename__ = "erasures"
+
+    id: str = Field(primary_key=True, max_length=32)
+    user_id: str = Field(foreign_key="users.id", max_length=32)
+    tenant_id: str | None = Field(default=None, foreign_key="tenants.id", max_length=32)
+    created_at: datetime = instant(default_factory=now)
 
 
 class LoginSession(TenantOwned, Dated, table=True):
     """One sign-in: the family of refresh tokens that descend from it, and the sockets it opened."""
 
     __tablename__ = "login_sessions"
+    # Where somebody has signed in before: asked at each sign-in, in the same time for everybody.
+    __table_args__ = (Index("ix_login_sessions_place", "user_id", "address"),)
 
     id: str = Field(primary_key=True, max_length=32)
     user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
     device: str | None = Field(default=None, max_length=400)
     address: str | None = Field(default=None, max_length=64)
     last_seen_at: datetime = instant(default_factory=now)
-    expires_at: datetime = instant()
+    expires_at: datetime = instant(index=True)
     revoked_at: datetime | None = instant(default=None, nullable=True)
 
 
@@ -51,7 +94,7 @@ class RefreshToken(TenantOwned, table=True):
     session_id: str = Field(foreign_key="login_sessions.id", index=True, max_length=32)
     parent_hash: str | None = Field(default=None, max_length=64)
     created_at: datetime = instant(default_factory=now)
-    expires_at: datetime = instant()
+    expires_at: datetime = instant(index=True)
     used_at: datetime | None = instant(default=None, nullable=True)
 
 
@@ -62,7 +105,7 @@ class LoginLink(TenantOwned, table=True):
 
     code_hash: str = Field(primary_key=True, max_length=64)
     user_id: str = Field(foreign_key="users.id", max_length=32)
-    expires_at: datetime = instant()
+    expires_at: datetime = instant(index=True)
     used_at: datetime | None = instant(default=None, nullable=True)
 
 
@@ -76,7 +119,7 @@ class Invitation(TenantOwned, Dated, table=True):
     role_id: str = Field(foreign_key="roles.id", max_length=64)
     email: str | None = Field(default=None, max_length=320)
     invited_by: str | None = Field(default=None, foreign_key="users.id", max_length=32)
-    expires_at: datetime = instant()
+    expires_at: datetime = instant(index=True)
     used_at: datetime | None = instant(default=None, nullable=True)
 
 

@@ -1,0 +1,41 @@
+"""What one does about an account without being signed in: a new one, its address, its password."""
+
+from hub_client.addresses import parse_address
+from hub_client.auth import http_client, post
+
+
+async def recover(url: str, *, email: str) -> None:
+    """Have a letter sent with a link to choose a new password.
+
+    Nothing tells whether the address has an account. Raises RateLimited, InvalidParams,
+    ConnectFailed.
+    """
+    await _ask(url, "recover", email=email)
+
+
+async def reset_password(url: str, *, token: str, password: str) -> None:
+    """Choose a new password with the token of a letter (what follows ``#reset=`` in its link); all
+    sessions of the account end.
+
+    Raises Unauthenticated (it was used, or is too old), InvalidParams (the password), RateLimited,
+    ConnectFailed.
+    """
+    await _ask(url, "reset", token=token, password=password)
+
+
+async def resend(url: str, *, email: str) -> None:
+    """Have the letter sent again that verifies an address. Raises as ``recover`` does."""
+    await _ask(url, "resend", email=email)
+
+
+async def verify_email(url: str, *, token: str) -> None:
+    """Verify an address with the token of a letter (what follows ``#verify=`` in its link).
+
+    Raises Unauthenticated (it was used, or is too old), RateLimited, ConnectFailed.
+    """
+    await _ask(url, "verify", token=token)
+
+
+async def _ask(url: str, what: str, **body: str) -> None:
+    async with http_client(parse_address(url)) as client:
+        await post(client, f"/v1/auth/{what}", body)

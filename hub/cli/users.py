@@ -1,0 +1,195 @@
+"""``hub user``: what an operator does about users, in every tenant."""
+
+import argparse
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from hub.audit.origin import Origin, acting
+from hub.backplane.choice import open_backplane
+from hub.backplane.interface import Backplane
+from hub.cli.administration import asked_password, create_user, must_be_there
+from hub.cli.changes import teller
+from hub.faults import Fault
+from hub.identity.authority import Authority
+from hub.identity.delivery import LogDelivery
+from hub.identity.departures import Departures
+from hub.identity.export import Exports
+from hub.identity.mailing import Mailing, link
+from hub.identity.passwords import Passwords
+from hub.identity.recovery import Recovery
+from hub.identity.throttle import Throttle
+from hub.identity.users import Users
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.telemetry.metrics import Metrics
+
+PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What the operator works with."""
+
+    settings: Settings
+    users: Users
+    recovery: Recovery
+    departures: Departures
+    exports: Exports
+
+
+@asynccontextmanager
+async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
+    """Where a hub is. Those that run are told of what changes."""
+    database = Database(settings.database)
+    must_be_there(database)
+    async with AsyncExitStack() as stack:
+        await database.start()
+        stack.push_async_callback(database.close)
+        await database.migrate()
+        metrics = Metrics()
+        backplane: Backplane = open_backplane(settings.redis_url, "operator", metrics)
+        await backplane.start()
+        stack.push_async_callback(backplane.close)
+        passwords = Passwords(settings.bcrypt_cost)
+        stack.callback(passwords.close)
+        changed = teller(settings, Authority(database, backplane))
+        throttle = Throttle(backplane)
+        mailing = Mailing(database, LogDelivery(), throttle, metrics, settings.url)
+        yield _Desk(
+            settings,
+            Users(database, changed),
+            Recovery(database, passwords, throttle, mailing, changed),
+            # Nodes look for conversations that are to be deleted.
+            Departures(database, changed, lambda: None),
+            Exports(database),
+        )
+
+
+async def administer(settings: Settings, given: argparse.Namespace) -> int:
+    """``hub user …``"""
+    with acting(Origin(transport="cli")):
+        if given.action == "create":
+            return await create_user(settings, given)
+        async with _desk(settings) as desk:
+            await _ACTIONS[given.action](desk, given)
+    return 0
+
+
+async def _list(desk: _Desk, given: argparse.Namespace) -> None:
+    after: str | None = None
+    while True:
+        found = await desk.users.everyone(given.tenant, after=after, limit=PAGE)
+        for user, tenants in found:
+            marks = [
+                "disabled" if user.disabled_at else "",
+                "" if user.verified_at else "not verified",
+            ]
+            said = ", ".join(mark for mark in marks if mark)
+            print(f"{user.id} {user.email} {' '.join(tenants)}{f' ({said})' if said else ''}")
+            after = user.id
+        if len(found) < PAGE:
+            return
+
+
+async def _disable(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    await desk.users.set_disabled(user.id, True)
+    print(f"{user.id} {user.email} may come in nowhere")
+
+
+async def _enable(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    await desk.users.set_disabled(user.id, False)
+    print(f"{user.id} {user.email} may come in")
+
+
+async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    await desk.users.set_verified(user.id)
+    print(f"{user.id} {user.email} is verified")
+
+
+async def _delete(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    if not given.yes:
+        raise Fault(
+            "invalid_params",
+            f"This deletes {user.email} and all of their conversations for good; `hub user export` "
+            "first, then say --yes.",
+        )
+    await desk.departures.erase(user.id)
+    print(f"{user.id} is deleted; a running hub deletes the conversations within a minute")
+
+
+async def _reset_password(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    if given.link:
+        token = await desk.recovery.reset_token(user.id)
+        print(link("reset", token, desk.settings.url))
+        return
+    await desk.recovery.set(user.id, asked_password(given.password_stdin))
+    print(f"{user.id} {user.email} has a new password; their sessions have ended")
+
+
+async def _export(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    cursor: str | None = None
+    while found := await desk.exports.page(user.id, None, cursor, PAGE):
+        for item in found:
+            print(json.dumps({"section": item.section, **item.data}, ensure_ascii=False))
+        cursor = found[-1].cursor
+
+
+_ACTIONS: Final[dict[str, Callable[[_Desk, argparse.Namespace], Awaitable[None]]]] = {
+    "list": _list,
+    "disable": _disable,
+    "enable": _enable,
+    "verify": _verify,
+    "delete": _delete,
+    "reset-password": _reset_password,
+    "export": _export,
+}
+
+
+def add_actions(user: argparse.ArgumentParser) -> None:
+    """Add what ``hub user`` can do to its parser."""
+    actions = user.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        added.add_argument("--data-dir", metavar="DIR", help="default: HUB_DATA_DIR or .hub")
+        return added
+
+    def of_one(name: str, summary: str) -> argparse.ArgumentParser:
+        added = action(name, summary)
+        added.add_argument("--email", required=True)
+        return added
+
+    def takes_password(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--password-stdin", action="store_true", help="read the password from standard input"
+        )
+
+    create = of_one("create", "create a user")
+    create.add_argument(
+        "--tenant", default="default", help="tenant's name or id (default: default)"
+    )
+    create.add_argument("--role", default="member", help="role in the tenant (default: member)")
+    create.add_argument("--name", help="display name")
+    takes_password(create)
+    listing = action("list", "list users")
+    listing.add_argument("--tenant", help="only of this tenant, by name or id")
+    of_one("disable", "let a user come in nowhere any more")
+    of_one("enable", "let a user come in again")
+    of_one("verify", "say that the address is the user's")
+    reset = of_one("reset-password", "set a user's password, and end their sessions")
+    takes_password(reset)
+    reset.add_argument(
+        "--link", action="store_true", help="print a single-use link for the user instead"
+    )
+    of_one("export", "print all that the hub holds of a user, as JSON lines")
+    delete = of_one("delete", "delete a user, for good")
+    delete.add_argument("--yes", action="store_true", help="say that you mean it")

@@ -1,0 +1,141 @@
+"""How letters reach people: by a mail server, or, while one develops, in the log.
+
+A letter holds a single-use token, so the log is no place for it where the hub is for real: there a
+hub without a mail server does not start.
+"""
+
+import asyncio
+import smtplib
+import ssl
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from ipaddress import ip_address
+from typing import Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+from hub.settings import BadSettings, Settings
+from hub.telemetry.logs import log
+
+TIMEOUT_S: Final = 10.0
+"""How long the mail server may take for each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is sent to somebody, in plain text."""
+
+    to: str
+    subject: str
+    text: str
+
+
+class Undelivered(Exception):
+    """The letter was not taken; the message says why, without anything of the letter."""
+
+
+class Delivery(Protocol):
+    """Takes letters to people."""
+
+    async def deliver(self, letter: Letter) -> None:
+        """Hand the letter over. Raises Undelivered; nothing hangs."""
+
+
+def open_delivery(settings: Settings) -> Delivery:
+    """The mail server of HUB_SMTP_URL; without one the log, in development alone.
+
+    Raises BadSettings for production without a mail server.
+    """
+    if settings.smtp_url is not None:
+        return SmtpDelivery(settings.smtp_url.get_secret_value(), settings.mail_from)
+    if settings.environment == "production":
+        raise BadSettings(
+            "HUB_SMTP_URL: in production letters go by mail, not into the log; give a mail server "
+            "(smtp://host:587), or set HUB_ENVIRONMENT=development if this hub is not for real"
+        )
+    return LogDelivery()
+
+
+class LogDelivery:
+    """Writes letters to the log: the one place where a token may stand in it."""
+
+    async def deliver(self, letter: Letter) -> None:
+        # One field, and none whose name says that it is secret: the operator is to read it.
+        log.warning("a letter that no mail server takes", to=letter.to, text=letter.text)
+
+
+class SmtpDelivery:
+    """Hands letters to a mail server (RFC 5321, RFC 6409), each over a connection of its own."""
+
+    def __init__(self, url: str, sender: str) -> None:
+        """``url``: ``smtp://`` or ``smtps://``, as HUB_SMTP_URL takes it."""
+        parts = urlsplit(url)
+        self._encrypted = parts.scheme == "smtps"
+        self._host = parts.hostname or "localhost"
+        self._port = parts.port or (465 if self._encrypted else 587)
+        self._user = unquote(parts.username) if parts.username else None
+        self._password = unquote(parts.password or "")
+        self._sender = sender
+
+    async def deliver(self, letter: Letter) -> None:
+        try:
+            # smtplib blocks, with a deadline for each step.
+            await asyncio.to_thread(self._send, _message(letter, self._sender))
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            raise Undelivered(_why(error)) from None
+
+    def _send(self, message: EmailMessage) -> None:
+        context = ssl.create_default_context()
+        with self._connected(context) as server:
+            server.ehlo()
+            safe = self._encrypted
+            if not safe and server.has_extn("starttls"):
+                server.starttls(context=context)
+                server.ehlo()
+                safe = True
+            if self._user is not None:
+                if not safe and not _is_here(self._host):
+                    raise ValueError("it offers no TLS, without which no password is sent to it")
+                server.login(self._user, self._password)
+            server.send_message(message)
+
+    def _connected(self, context: ssl.SSLContext) -> smtplib.SMTP:
+        if self._encrypted:
+            return smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT_S, context=context)
+        return smtplib.SMTP(self._host, self._port, timeout=TIMEOUT_S)
+
+
+def _message(letter: Letter, sender: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = letter.to
+    message["Subject"] = letter.subject
+    message["Date"] = formatdate()
+    message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
+    # RFC 3834: no answering machine is to answer it.
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(letter.text)
+    return message
+
+
+def _is_here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, in the server's code or the system's words: its own may quote the letter."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        codes = sorted({code for code, _ in error.recipients.values()})
+        return f"the mail server refuses the recipient ({', '.join(map(str, codes))})"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"the mail server answers {error.smtp_code}"
+    if isinstance(error, smtplib.SMTPException):
+        return f"the mail server cannot be used ({type(error).__name__})"
+    if isinstance(error, OSError):
+        return f"the mail server cannot be reached: {error.strerror or type(error).__name__}"
+    return str(error)

@@ -1,0 +1,166 @@
+"""The export of what the hub holds of a user, a page at a time.
+
+A page is of one section; the sections follow each other in the order of ``SECTIONS``, and each is
+in the order of its ids, so that whoever asks page after page gets everything once, and nobody holds
+more than a page of it. Hashes and tokens are no part of it: they are of no use but to an attacker.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import or_
+from sqlmodel import SQLModel, col, select
+
+from hub.audit.trail import record
+from hub.faults import Fault
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT, Scope
+from hub.storage.tables import (
+    Conversation,
+    LoginSession,
+    Membership,
+    Message,
+    Run,
+    Usage,
+    User,
+)
+
+
+class Section(NamedTuple):
+    """A kind of what there is: the fields that are told, and which rows are a user's."""
+
+    kind: type[SQLModel]
+    fields: tuple[str, ...]
+    of: Callable[[str], Any]
+
+
+def _messages_of(user_id: str) -> Any:
+    own = select(Conversation.id).where(col(Conversation.owner_id) == user_id)
+    return or_(col(Message.conversation_id).in_(own), col(Message.author_id) == user_id)
+
+
+SECTIONS: Final[Mapping[str, Section]] = {
+    "profile": Section(
+        User,
+        ("id", "email", "name", "verified_at", "disabled_at", "created_at", "updated_at"),
+        lambda user_id: col(User.id) == user_id,
+    ),
+    "membership": Section(
+        Membership,
+        ("id", "tenant_id", "role_id", "created_at"),
+        lambda user_id: col(Membership.user_id) == user_id,
+    ),
+    "session": Section(
+        LoginSession,
+        (
+            "id", "tenant_id", "device", "address", "created_at", "last_seen_at", "expires_at",
+            "revoked_at",
+        ),
+        lambda user_id: col(LoginSession.user_id) == user_id,
+    ),
+    "conversation": Section(
+        Conversation,
+        ("id", "tenant_id", "title", "model", "instructions", "created_at", "updated_at"),
+        lambda user_id: col(Conversation.owner_id) == user_id,
+    ),
+    "message": Section(
+        Message,
+        (
+            "id", "tenant_id", "conversation_id", "role", "content", "author_id", "run_id",
+            "complete", "created_at",
+        ),
+        _messages_of,
+    ),
+    "run": Section(
+        Run,
+        (
+            "id", "tenant_id", "conversation_id", "message_id", "status", "model", "created_at",
+            "started_at", "finished_at",
+        ),
+        lambda user_id: col(Run.user_id) == user_id,
+    ),
+    "usage": Section(
+        Usage,
+        (
+            "id", "tenant_id", "run_id", "provider", "model", "input_tokens", "output_tokens",
+            "created_at",
+        ),
+        lambda user_id: col(Usage.user_id) == user_id,
+    ),
+}  # fmt: skip
+"""Every section by its name, in the order in which they are told."""
+_ORDER: Final = tuple(SECTIONS)
+
+
+class Item(NamedTuple):
+    """A row of a section: the fields that are told and have a value; instants are RFC 3339."""
+
+    section: str
+    data: dict[str, Any]
+
+    @property
+    def cursor(self) -> str:
+        """What follows it."""
+        return f"{self.section}:{self.data['id']}"
+
+
+class Exports:
+    """Tells what there is of a user."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begun(self, tenant_id: str, user_id: str) -> None:
+        """Note in the tenant's trail that an export was begun."""
+        async with self._database.write(tenant_id) as session:
+            await record(session, tenant_id, "user.export", resource=("user", user_id))
+
+    async def page(
+        self, user_id: str, tenant_id: str | None, cursor: str | None, limit: int
+    ) -> Sequence[Item]:
+        """Up to ``limit`` items after ``cursor``: in a tenant, or (None) in all that the user is a
+        member of. It may be less, of one section; empty when there is no more.
+
+        Raises Fault("invalid_params") for a cursor that is none.
+        """
+        name, after = _read(cursor)
+        for at in range(_ORDER.index(name), len(_ORDER)):
+            rows = await self._rows(SECTIONS[_ORDER[at]], user_id, tenant_id, after, limit)
+            if rows:
+                fields = SECTIONS[_ORDER[at]].fields
+                return [Item(_ORDER[at], _told(row, fields)) for row in rows]
+            after = ""
+        return []
+
+    async def _rows(
+        self, section: Section, user_id: str, tenant_id: str | None, after: str, limit: int
+    ) -> Sequence[SQLModel]:
+        key: Any = section.kind.id  # type: ignore[attr-defined]
+        wanted = select(section.kind).where(section.of(user_id), key > after)
+        wanted = wanted.order_by(key).limit(limit)
+        scope: Scope = EVERY_TENANT if tenant_id is None else tenant_id
+        if tenant_id is None and section.kind is not User:
+            # What is theirs where they are no member any more is not theirs to see.
+            theirs = select(Membership.tenant_id).where(col(Membership.user_id) == user_id)
+            wanted = wanted.where(section.kind.tenant_id.in_(theirs))  # type: ignore[attr-defined]
+        async with self._database.read(scope) as session:
+            return (await session.exec(wanted)).all()
+
+
+def _read(cursor: str | None) -> tuple[str, str]:
+    if cursor is None:
+        return _ORDER[0], ""
+    name, _, after = cursor.partition(":")
+    if name not in SECTIONS:
+        raise Fault("invalid_params", "cursor: not one of this list")
+    return name, after
+
+
+def _told(row: SQLModel, fields: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in fields}
+    return {
+        name: value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+        for name, value in values.items()
+        if value is not None
+    }

@@ -1,0 +1,150 @@
+"""Signing in with a password: who it is, where they may enter, and nothing that tells a stranger.
+
+The answer and its time are the same for an unknown address, a wrong password, a disabled user, an
+address that is not verified, and a tenant one cannot enter. So all that is asked of the database is
+asked before the hash, for everybody alike, and nothing is written for who is refused.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import func, or_, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.faults import Fault
+from hub.identity.addresses import address_or_nobodys, user_of
+from hub.identity.disabled import not_disabled_there
+from hub.identity.holdings import lives
+from hub.identity.passwords import Passwords
+from hub.identity.sessions import LoginSessions, TokenPair, signed_in
+from hub.identity.throttle import NOTHING, Taken, Throttle
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession, Membership, Tenant, User, now
+
+
+class _Candidate(NamedTuple):
+    """Who may be signing in, and where, as far as it is known before the password is looked at."""
+
+    user: User | None
+    tenant_id: str | None  # where they may enter, if they may
+    at_home: bool  # they have signed in from this address before
+
+
+class SignIn:
+    """Takes passwords. ``throttle``: None where guesses are not slowed."""
+
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        sessions: LoginSessions,
+        throttle: Throttle | None,
+        *,
+        require_verified: bool,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._sessions = sessions
+        self._throttle = throttle
+        self._require_verified = require_verified
+
+    async def login(
+        self, email: str, password: str, tenant: str | None, device: str | None, address: str | None
+    ) -> TokenPair:
+        """See ``Accounts.login``."""
+        account = address_or_nobodys(email)
+        taken = await self._throttle.sign_in(account, address) if self._throttle else NOTHING
+        candidate = await self._candidate(account, tenant, address)
+        if self._throttle is not None and not candidate.at_home:
+            taken = await self._throttle.unknown_place(account, taken)
+        try:
+            pair = None
+            while pair is None:
+                renewed = await self._verified(candidate, password)
+                pair = await self._enter(candidate, renewed, device, address)
+                if pair is None:
+                    candidate = await self._candidate(account, tenant, address)
+        except Fault as fault:
+            if fault.reason != "unauthenticated":
+                await self._give_back(taken)
+            raise
+        await self._give_back(taken)
+        return pair
+
+    async def _give_back(self, taken: Taken) -> None:
+        if self._throttle is not None:
+            await self._throttle.give_back(taken)
+
+    async def _candidate(self, account: str, tenant: str | None, address: str | None) -> _Candidate:
+        async with self._database.read(EVERY_TENANT) as session:
+            user = await user_of(session, account)
+            user_id = user.id if user is not None else ""
+            tenant_id = await choose_tenant(session, user_id, tenant)
+            before = await session.exec(
+                select(LoginSession.id)
+                .where(LoginSession.user_id == user_id, LoginSession.address == address)
+                .limit(1)
+            )
+            at_home = before.first() is not None
+        unproven = self._require_verified and user is not None and user.verified_at is None
+        return _Candidate(user, None if unproven else tenant_id, at_home)
+
+    async def _verified(self, candidate: _Candidate, password: str) -> str | None:
+        """A hash at today's cost, if the one that is kept is not. Raises Fault("unauthenticated")
+        for who may not enter.
+        """
+        stored = candidate.user.password_hash if candidate.user is not None else None
+        verified = await self._passwords.verify(password, stored)
+        if candidate.tenant_id is None or not verified.right:
+            raise refused()
+        return await self._passwords.rehash(password) if verified.stale else None
+
+    async def _enter(
+        self, candidate: _Candidate, renewed: str | None, device: str | None, address: str | None
+    ) -> TokenPair | None:
+        """Open a session, unless the password is not what was verified any more: None then."""
+        user, tenant_id = candidate.user, candidate.tenant_id
+        assert user is not None
+        assert tenant_id is not None
+        async with self._database.write(EVERY_TENANT) as session:
+            # Held, so that a password that is changed now ends this session too.
+            held = select(User.password_hash).where(User.id == user.id)
+            stored = await session.exec(held.with_for_update(key_share=True))
+            if stored.first() != user.password_hash:
+                return None
+            if not await self._sessions.may_enter(session, user.id, tenant_id):
+                raise refused()
+            if renewed is not None:
+                await session.exec(
+                    update(User).where(col(User.id) == user.id).values(password_hash=renewed)
+                )
+            pair = await self._sessions.open(session, user.id, tenant_id, device, address)
+            await signed_in(session, tenant_id, "account.login", user.id, pair.session_id)
+            return pair
+
+
+async def choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:
+    """The tenant (by id or name; else the oldest membership) that the user may enter."""
+    memberships = (
+        select(Membership.tenant_id)
+        .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+        .join(User, col(User.id) == Membership.user_id)
+        .where(
+            Membership.user_id == user_id,
+            lives(now()),
+            col(Tenant.suspended_at).is_(None),
+            col(User.disabled_at).is_(None),
+            not_disabled_there(),
+        )
+        .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
+        .group_by(col(Membership.tenant_id))
+    )
+    if wanted is not None:
+        memberships = memberships.where(or_(col(Tenant.id) == wanted, col(Tenant.name) == wanted))
+    return (await session.exec(memberships.limit(1))).first()
+
+
+def refused() -> Fault:
+    """What everybody is told who may not enter."""
+    return Fault("unauthenticated", "Wrong e-mail address or password.")

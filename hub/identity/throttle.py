@@ -1,0 +1,161 @@
+"""The throttle of signing in: guessing is slow, and nobody can lock somebody else out.
+
+Budgets are token buckets on the backplane, so that they hold across nodes. An attempt takes from
+each before anything is hashed, which a hundred attempts at once cannot get round, and what was
+taken is given back when the password was right: only failures cost.
+
+- An address has a budget: it guesses slowly, whosever passwords.
+- An account and an address together have two, a short one and a long one, so that the pause after a
+  failure grows.
+- An account has one for all the addresses it never signed in from. An attacker with many addresses
+  uses that one up, and then guesses slowly; the owner, at a place where they were before, does not
+  depend on it.
+
+Whether an account exists makes no difference. While the backplane is away, each node keeps budgets
+of its own.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final, NamedTuple
+
+from hub.backplane.interface import Backplane
+from hub.backplane.memory import MemoryBackplane
+from hub.faults import Fault
+
+
+class Budget(NamedTuple):
+    """``burst`` failures at once, then one in ``every_s`` seconds."""
+
+    name: str
+    burst: int
+    every_s: float
+
+
+OF_ADDRESS: Final = Budget("address", 100, 1.0)
+OF_PAIR: Final = (Budget("pair", 20, 6.0), Budget("pair-long", 50, 300.0))
+OF_ACCOUNT: Final = Budget("account", 100, 60.0)
+OF_TOKENS: Final = Budget("tokens", 30, 10.0)
+"""Single-use tokens that were not valid, by address."""
+OF_PASSWORD: Final = Budget("password", 10, 60.0)
+"""Wrong current passwords of who is signed in, by user: a stolen session is no way to guess."""
+OF_REQUESTS: Final = (Budget("letters-address", 30, 10.0), Budget("letters-pair", 5, 60.0))
+"""Letters that an address asks for, in all and for one account."""
+OF_LETTERS: Final = Budget("letters", 5, 600.0)
+"""Letters to one account, whoever asks for them. A letter is good for longer than the pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What an attempt has taken from budgets."""
+
+    buckets: tuple[tuple[str, Budget], ...]
+
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(self.buckets + other.buckets)
+
+
+NOTHING: Final = Taken(())
+
+
+class Throttle:
+    """The budgets of one node, on the backplane that it shares with others."""
+
+    def __init__(self, backplane: Backplane) -> None:
+        self._backplane = backplane
+        self._here = MemoryBackplane()
+
+    async def sign_in(self, account: str, address: str | None) -> Taken:
+        """Take for an attempt to sign in. Raises Fault("rate_limited"), with what was taken given
+        back: an attempt that is not made costs nothing.
+
+        ``account``: the e-mail address, in the form in which it is kept.
+        """
+        place, whose = place_of(address), _whose(account)
+        pair = f"{whose}:{place}"
+        return await self._take(
+            [(place, OF_ADDRESS), *((pair, budget) for budget in OF_PAIR)], "sign-ins"
+        )
+
+    async def unknown_place(self, account: str, taken: Taken) -> Taken:
+        """Take from the account's own budget as well, at a place where it never signed in; all
+        that was taken. Raises Fault("rate_limited"), with all of it given back.
+        """
+        try:
+            return taken + await self._take([(_whose(account), OF_ACCOUNT)], "sign-ins")
+        except Fault:
+            await self.give_back(taken)
+            raise
+
+    async def current_password(self, user_id: str) -> Taken:
+        """Take for a password that somebody who is signed in gives again."""
+        return await self._take([(user_id, OF_PASSWORD)], "attempts")
+
+    async def token(self, address: str | None) -> Taken:
+        """Take for a single-use token that somebody shows."""
+        return await self._take([(place_of(address), OF_TOKENS)], "attempts")
+
+    async def letter(self, account: str, address: str | None) -> None:
+        """Take for a letter that somebody asks for."""
+        place = place_of(address)
+        keys = (place, f"{_whose(account)}:{place}")
+        await self._take(list(zip(keys, OF_REQUESTS, strict=True)), "letters")
+
+    async def may_write_to(self, account: str) -> bool:
+        """Whether one more letter may go to the account."""
+        try:
+            await self._take([(_whose(account), OF_LETTERS)], "letters")
+        except Fault as fault:
+            if fault.reason != "rate_limited":
+                raise
+            return False
+        return True
+
+    async def give_back(self, taken: Taken) -> None:
+        """The attempt was no guess: it costs nothing."""
+        for key, budget in taken.buckets:
+            await self._one(key, budget, -1)
+
+    async def _take(self, wanted: Sequence[tuple[str, Budget]], what: str) -> Taken:
+        taken: list[tuple[str, Budget]] = []
+        for key, budget in wanted:
+            wait_ms = await self._one(key, budget, 1)
+            if wait_ms:
+                await self.give_back(Taken(tuple(taken)))
+                raise Fault(
+                    "rate_limited",
+                    f"Too many {what} from here; wait, then try again.",
+                    details={"retry_after_ms": wait_ms},
+                )
+            taken.append((key, budget))
+        return Taken(tuple(taken))
+
+    async def _one(self, key: str, budget: Budget, cost: float) -> int:
+        bucket = f"sign-in:{budget.name}:{key}"
+        rate, burst = 1 / budget.every_s, float(budget.burst)
+        try:
+            return await self._backplane.take(bucket, cost, rate=rate, burst=burst)
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+            return await self._here.take(bucket, cost, rate=rate, burst=burst)
+
+
+def place_of(address: str | None) -> str:
+    """What counts as one address: of IPv6 the network that one customer has (RFC 6177)."""
+    if address is None:
+        return "-"
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(known, IPv6Address):
+        return str(ip_network((known, 64), strict=False))
+    return str(known)
+
+
+def _whose(account: str) -> str:
+    # Of any length, and nothing that Redis should hold in the clear.
+    return hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,97 @@
+"""One's own account: what it is, what there is of one, and its end."""
+
+from datetime import datetime
+
+from pydantic import Field, JsonValue, SecretStr
+
+from hub.identity.export import SECTIONS, Item
+from hub.ids import ID_PATTERN
+from hub.operations.call import Call
+from hub.operations.operation import SIGNED_IN, Done, Http, Nothing, Params, Result, operation
+from hub.operations.shapes import Id, Listing, Page
+
+
+class Account(Result):
+    id: Id
+    email: str
+    name: str | None = None
+    verified_at: datetime | None = Field(None, description="When the address was verified, if so.")
+    created_at: datetime
+
+
+class Leave(Params):
+    password: SecretStr = Field(max_length=1_024, description="Your password, once more.")
+
+
+class ExportPage(Page):
+    """Which part of an export."""
+
+    cursor: str | None = Field(
+        None,
+        pattern=f"^({'|'.join(SECTIONS)}):{ID_PATTERN[1:]}",
+        max_length=60,
+        description="`next_cursor` of the page before; none: the first page.",
+    )
+
+
+class Exported(Result):
+    """Something that the hub holds of a user."""
+
+    section: str = Field(
+        description="`profile`, `membership`, `session`, `conversation`, `message`, `run` or "
+        "`usage`; they come in this order."
+    )
+    data: dict[str, JsonValue]
+
+
+def exported(found: list[Item], limit: int) -> Listing[Exported]:
+    """A page of it. The last one is empty."""
+    shown = [Exported(section=item.section, data=item.data) for item in found]
+    page = Listing[Exported].page(shown, limit, lambda item: "")
+    if not found:
+        return page
+    return Listing(items=page.items, next_cursor=found[len(page.items) - 1].cursor)
+
+
+@operation("account.get", permission=SIGNED_IN, kind="read", http=Http("GET", "/v1/account"))
+async def get(call: Call, params: Nothing) -> Account:
+    """Read your own account."""
+    return Account.model_validate(
+        await call.services.users.account(call.actor.user_id), from_attributes=True
+    )
+
+
+@operation(
+    "account.export", permission=SIGNED_IN, kind="read", http=Http("GET", "/v1/account/export")
+)
+async def export(call: Call, params: ExportPage) -> Listing[Exported]:
+    """Read all that the hub holds of you, page after page until one has no `next_cursor`.
+
+    It is that of every tenant that you are a member of. Passwords, tokens and their hashes are no
+    part of it.
+    """
+    actor = call.actor
+    if params.cursor is None:
+        await call.services.exports.begun(actor.tenant_id, actor.user_id)
+    found = await call.services.exports.page(actor.user_id, None, params.cursor, params.limit)
+    return exported(list(found), params.limit)
+
+
+@operation(
+    "account.delete",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/account/delete"),
+    cost=20,
+    faults=("permission_denied", "conflict", "rate_limited"),
+)
+async def delete(call: Call, params: Leave) -> Done:
+    """Delete your account, in every tenant, for good: export what you want to keep before.
+
+    All your sessions end. Your conversations are deleted within moments; what you have said in the
+    conversations of others stays, by an id that says nothing of you. A wrong password is
+    `permission_denied`, and the last owner of a tenant that others are in gets `conflict`.
+    """
+    await call.services.recovery.confirm(call.actor.user_id, params.password.get_secret_value())
+    await call.services.departures.leave(call.actor.user_id)
+    return Done()

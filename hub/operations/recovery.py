@@ -1,0 +1,128 @@
+"""Accounts: verified addresses, and passwords that are forgotten or changed."""
+
+from pydantic import EmailStr, Field, SecretStr
+
+from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
+from hub.operations.call import Call
+from hub.operations.operation import PUBLIC, SIGNED_IN, Done, Http, Params, operation
+
+
+def _new_password() -> SecretStr:
+    field: SecretStr = Field(
+        max_length=1_024,
+        description=f"{MIN_CHARACTERS} to {MAX_CHARACTERS} characters, and none of those that many "
+        "people use.",
+        json_schema_extra={"minLength": MIN_CHARACTERS, "maxLength": MAX_CHARACTERS},
+    )
+    return field
+
+
+class OfAddress(Params):
+    email: EmailStr = Field(max_length=320)
+
+
+class Proof(Params):
+    token: SecretStr = Field(max_length=200, description="The token of the letter's link.")
+
+
+class Reset(Proof):
+    password: SecretStr = _new_password()
+
+
+class Change(Params):
+    current: SecretStr = Field(max_length=1_024, description="The password as it is.")
+    password: SecretStr = _new_password()
+
+
+@operation(
+    "account.recover",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/recover"),
+    socket=False,
+    cost=5,
+    faults=("rate_limited",),
+)
+async def recover(call: Call, params: OfAddress) -> Done:
+    """Have a letter sent with a link to choose a new password.
+
+    The answer is the same, after the same time, whether the address has an account or not. The link
+    works once, for 30 minutes.
+    """
+    await call.services.recovery.ask("reset", params.email, call.address)
+    return Done()
+
+
+@operation(
+    "account.reset",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/reset"),
+    socket=False,
+    cost=20,
+    faults=("unauthenticated", "rate_limited"),
+)
+async def reset(call: Call, params: Reset) -> Done:
+    """Choose a new password with the token of a letter; all of the user's sessions end.
+
+    It verifies the address too. A password that is refused leaves the token as good as it was.
+    """
+    token, password = params.token.get_secret_value(), params.password.get_secret_value()
+    await call.services.recovery.reset(token, password, call.address)
+    return Done()
+
+
+@operation(
+    "account.resend",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/resend"),
+    socket=False,
+    cost=5,
+    faults=("rate_limited",),
+)
+async def resend(call: Call, params: OfAddress) -> Done:
+    """Have the letter sent again that verifies an address, as `account.register` sends it.
+
+    The answer is the same, after the same time, whether the address has an account or not, and is
+    verified or not. The link works once, for a day.
+    """
+    await call.services.recovery.ask("verify", params.email, call.address)
+    return Done()
+
+
+@operation(
+    "account.verify",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/verify"),
+    socket=False,
+    cost=5,
+    faults=("unauthenticated", "rate_limited"),
+)
+async def verify(call: Call, params: Proof) -> Done:
+    """Verify an address with the token of a letter that was sent to it."""
+    await call.services.recovery.verify(params.token.get_secret_value(), call.address)
+    return Done()
+
+
+@operation(
+    "account.change_password",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/auth/password"),
+    cost=20,
+    faults=("permission_denied", "rate_limited"),
+)
+async def change_password(call: Call, params: Change) -> Done:
+    """Change your password; your other sessions end, and this one goes on.
+
+    A wrong current password is `permission_denied`.
+    """
+    await call.services.recovery.change(
+        call.actor.user_id,
+        call.actor.session_id,
+        params.current.get_secret_value(),
+        params.password.get_secret_value(),
+    )
+    return Done()

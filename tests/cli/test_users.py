@@ -1,0 +1,127 @@
+"""``hub user``: what an operator does about users at the machine."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hub.cli.changes import Changes
+from tests.cli.conftest import Hub
+from tests.interaction.drivers import open_socket
+from tests.parts.hub import PASSWORD, HubProcess, ServeHub, sign_up
+from tests.parts.redis import RedisProcess
+
+EMAIL, NEW = "ada@hub.example", "a better horse and battery"
+OF_ADA = ("--email", EMAIL)
+
+
+@pytest.fixture
+def peopled(hub: Hub) -> Hub:
+    """A hub's data with the administrator and Ada."""
+    made = hub("user", "create", "--password-stdin", "--role", "admin", *OF_ADA, stdin=PASSWORD)
+    assert made.status == 0, made.err
+    return hub
+
+
+def test_users_are_listed_with_what_they_are(peopled: Hub) -> None:
+    assert peopled("user", "disable", *OF_ADA).status == 0
+    listed = peopled("user", "list")
+    assert listed.status == 0
+    lines = listed.out.splitlines()
+    assert any(line.endswith(" ada@hub.example default:admin (disabled)") for line in lines)
+    assert any(line.endswith(" admin@hub.example default:owner") for line in lines)
+    assert peopled("user", "list", "--tenant", "nowhere").out == ""
+    assert peopled("user", "enable", *OF_ADA).status == 0
+    assert "(disabled)" not in peopled("user", "list", "--tenant", "default").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("disable",),
+        ("enable",),
+        ("verify",),
+        ("reset-password", "--password-stdin"),
+        ("reset-password", "--link"),
+        ("export",),
+        ("delete", "--yes"),
+    ],
+    ids=" ".join,
+)
+def test_an_address_without_an_account_is_told(peopled: Hub, words: tuple[str, ...]) -> None:
+    ended = peopled("user", *words, "--email", "nobody@hub.example", stdin=NEW)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.splitlines()[-1] == "hub: There is no account nobody@hub.example."
+
+
+def test_a_command_about_users_makes_no_hub(hub: Hub, tmp_path: Path) -> None:
+    ended = hub("user", "list")
+    assert ended.status == 1
+    assert "--data-dir" in ended.err
+    assert not (tmp_path / ".hub").exists()
+
+
+def test_a_password_is_set_or_a_link_is_printed(peopled: Hub) -> None:
+    weak = peopled("user", "reset-password", "--password-stdin", *OF_ADA, stdin="short")
+    assert (weak.status, "15 to 128" in weak.err) == (1, True)
+    done = peopled("user", "reset-password", "--password-stdin", *OF_ADA, stdin=NEW)
+    assert (done.status, NEW in done.out) == (0, False)
+    link = peopled("user", "reset-password", "--link", *OF_ADA, HUB_PUBLIC_URL="https://hub.test")
+    assert link.out.startswith("https://hub.test/#reset=")
+
+
+def test_a_user_is_exported_and_deleted_by_who_means_it(peopled: Hub) -> None:
+    exported = peopled("user", "export", *OF_ADA)
+    lines = [json.loads(line) for line in exported.out.splitlines()]
+    assert [line["section"] for line in lines] == ["profile", "membership"]
+    assert lines[0]["email"] == EMAIL
+    hesitant = peopled("user", "delete", *OF_ADA)
+    assert (hesitant.status, "--yes" in hesitant.err) == (1, True)
+    assert peopled("user", "delete", "--yes", *OF_ADA).status == 0
+    assert EMAIL not in peopled("user", "list").out
+    assert peopled("user", "delete", "--yes", *OF_ADA).status == 1
+
+
+async def test_what_is_done_at_the_machine_acts_on_the_running_hub(
+    serve_hub: ServeHub, redis_server: RedisProcess, hub: Hub
+) -> None:
+    async with serve_hub(HUB_REDIS_URL=redis_server.url) as served:
+        session = await served.sign_up(EMAIL)
+        async with open_socket(served.ws_url, session["access_token"]) as socket:
+            where = ("--data-dir", str(served.data_dir))
+            done = await asyncio.to_thread(
+                lambda: hub("user", "disable", *where, *OF_ADA, HUB_REDIS_URL=redis_server.url)
+            )
+            assert done.status == 0, done.err
+            assert (await socket.notice("session.revoked", within=1))["reason"] == "user_disabled"
+        async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
+            account = {"email": EMAIL, "password": PASSWORD}
+            assert (await client.post("/v1/auth/login", json=account)).status_code == 401
+
+
+async def test_what_is_done_at_the_machine_acts_on_a_hub_without_redis_too(
+    hub_process: HubProcess, hub: Hub
+) -> None:
+    await asyncio.to_thread(hub_process.start)
+    session = await sign_up(hub_process.url, EMAIL)
+    ws_url = hub_process.url.replace("http", "ws", 1) + "/ws"
+    async with open_socket(ws_url, session["access_token"]) as socket:
+        where = ("--data-dir", str(hub_process.data_dir))
+        done = await asyncio.to_thread(lambda: hub("user", "disable", *where, *OF_ADA))
+        assert done.status == 0, done.err
+        assert (await socket.notice("session.revoked", within=1))["reason"] == "user_disabled"
+
+
+def test_what_others_have_written_is_read_once_and_nonsense_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "changes.jsonl"
+    file.write_text('["user", "u_before"]\n')
+    changes = Changes(file)
+    assert changes.news() == []
+    file.write_text('["user", "u_1"]\nnonsense\n["moon", "x"]\n["session", 7]\n["role", "ro')
+    assert changes.news() == [("user", "u_1")]
+    with file.open("a") as more:
+        more.write('_2"]\n')
+    assert changes.news() == [("role", "ro_2")]
+    assert changes.news() == []

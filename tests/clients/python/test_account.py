@@ -1,0 +1,63 @@
+"""Accounts through the SDK: forgotten and changed passwords, and addresses."""
+
+import pytest
+from hub_client import (
+    connect,
+    recover,
+    register,
+    resend,
+    reset_password,
+    verify_email,
+)
+from hub_client.faults import InvalidParams, PermissionDenied, Unauthenticated
+
+from tests.parts.hub import ServeHub
+from tests.parts.mail import MailServer
+
+EMAIL, PASSWORD, NEW = "you@example.org", "correct horse battery", "a better horse and battery"
+
+
+async def test_an_account_is_verified_and_recovered_by_letters(
+    serve_hub: ServeHub, mail: MailServer
+) -> None:
+    async with serve_hub(HUB_SMTP_URL=mail.url, HUB_REQUIRE_VERIFIED="true") as served:
+        url = served.url
+        await register(url, email=EMAIL, password=PASSWORD)
+        with pytest.raises(Unauthenticated):
+            await connect(url, email=EMAIL, password=PASSWORD)
+        first = await mail.token_to(EMAIL, "verify")
+        await resend(url, email=EMAIL)
+        await verify_email(url, token=await mail.token_to(EMAIL, "verify"))
+        await verify_email(url, token=first)
+        await recover(url, email=EMAIL)
+        token = await mail.token_to(EMAIL, "reset")
+        with pytest.raises(InvalidParams):
+            await reset_password(url, token=token, password="too short")
+        await reset_password(url, token=token, password=NEW)
+        with pytest.raises(Unauthenticated):
+            await reset_password(url, token=token, password=NEW)
+        async with connect(url, email=EMAIL, password=NEW) as hub:
+            await hub.ping()
+
+
+async def test_a_password_is_changed_and_the_client_goes_on_with_it(serve_hub: ServeHub) -> None:
+    async with serve_hub() as served:
+        await register(served.url, email=EMAIL, password=PASSWORD)
+        async with connect(served.url, email=EMAIL, password=PASSWORD) as hub:
+            with pytest.raises(PermissionDenied):
+                await hub.change_password(NEW, NEW)
+            await hub.change_password(PASSWORD, NEW)
+            await hub.ping()
+            session = served.hub.services.tokens.read(await hub._auth.access()).session_id
+            await served.hub.services.accounts.logout(session)
+            assert await hub._auth.access(renew=True), "it signs in again, with the new password"
+
+
+async def test_logging_out_everywhere_ends_the_other_sessions(serve_hub: ServeHub) -> None:
+    async with serve_hub() as served:
+        await register(served.url, email=EMAIL, password=PASSWORD)
+        other = await connect(served.url, email=EMAIL, password=PASSWORD)
+        hub = await connect(served.url, email=EMAIL, password=PASSWORD)
+        await hub.logout(everywhere=True)
+        await other.wait_closed()
+        await other.close()

@@ -1,0 +1,197 @@
+"""Guessing is slow from wherever it comes, and nobody locks anybody out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import pytest
+
+from hub.backplane.choice import open_backplane
+from hub.backplane.interface import Backplane
+from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.faults import Fault
+from hub.identity import throttle as budgets
+from hub.identity.accounts import Accounts
+from hub.identity.passwords import Passwords
+from hub.identity.throttle import Throttle, place_of
+from hub.identity.tokens import Tokens
+from hub.settings import Settings
+from hub.storage.database import Database
+from hub.telemetry.metrics import Metrics
+from tests.parts.redis import RedisProcess
+
+EMAIL, PASSWORD = "ada@hub.example", "correct horse battery"
+HOME, ABROAD = "192.0.2.1", "198.51.100.7"
+PAIR, ACCOUNT, ADDRESS = (
+    budgets.OF_PAIR[0].burst,
+    budgets.OF_ACCOUNT.burst,
+    budgets.OF_ADDRESS.burst,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def throttled(
+    database: Database, passwords: Passwords, tokens: Tokens, settings: Settings, clock: Clock
+) -> Accounts:
+    """Accounts whose sign-ins are slowed, by a clock of the test."""
+    throttle = Throttle(MemoryBackplane(MemoryShared(clock=clock)))
+    return Accounts(database, passwords, tokens, settings, throttle=throttle)
+
+
+async def outcome(work: Awaitable[Any]) -> str:
+    """``ok``, or the reason of the fault."""
+    try:
+        await work
+    except Fault as fault:
+        refusal = fault
+    else:
+        return "ok"
+    assert refusal.reason != "rate_limited" or refusal.details["retry_after_ms"] > 0
+    return refusal.reason
+
+
+async def guess(accounts: Accounts, times: int, address: str, email: str = EMAIL) -> list[str]:
+    return [
+        await outcome(accounts.login(email, f"a wrong guess {at}", address=address))
+        for at in range(times)
+    ]
+
+
+async def test_after_some_wrong_guesses_even_the_right_password_waits(
+    throttled: Accounts, clock: Clock
+) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    said = await guess(throttled, PAIR + 5, ABROAD)
+    assert said == ["unauthenticated"] * PAIR + ["rate_limited"] * 5
+    with pytest.raises(Fault) as caught:
+        await throttled.login(EMAIL, PASSWORD, address=ABROAD)
+    assert caught.value.reason == "rate_limited"
+    clock.now += caught.value.details["retry_after_ms"] / 1000
+    await throttled.login(EMAIL, PASSWORD, address=ABROAD)
+
+
+async def test_the_pause_grows_for_who_goes_on_guessing(throttled: Accounts, clock: Clock) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    pauses, guesses = [], 0
+    while guesses < budgets.OF_PAIR[1].burst + 3:
+        try:
+            await throttled.login(EMAIL, "a wrong guess", address=ABROAD)
+        except Fault as fault:
+            if fault.reason == "unauthenticated":
+                guesses += 1
+                continue
+            pauses.append(fault.details["retry_after_ms"] / 1000)
+            clock.now += pauses[-1]
+    assert max(pauses[:5]) <= 6
+    assert min(pauses[-2:]) > 60
+
+
+async def test_who_signs_in_rightly_is_never_slowed(throttled: Accounts) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    for _ in range(PAIR * 2):
+        await throttled.login(EMAIL, PASSWORD, address=HOME)
+
+
+async def test_nothing_is_hashed_for_who_is_slowed(
+    database: Database, tokens: Tokens, settings: Settings
+) -> None:
+    class Counting(Passwords):
+        checked = 0
+
+        async def verify(self, password: str, stored: str | None) -> Any:
+            Counting.checked += 1
+            return await super().verify(password, stored)
+
+    passwords = Counting(cost=4)
+    accounts = Accounts(database, passwords, tokens, settings, throttle=Throttle(MemoryBackplane()))
+    outcomes = await asyncio.gather(
+        *(outcome(accounts.login(EMAIL, "a wrong guess", address=ABROAD)) for _ in range(50))
+    )
+    passwords.close()
+    assert outcomes.count("rate_limited") == 50 - PAIR
+    assert Counting.checked == PAIR
+
+
+async def test_many_addresses_guess_slowly_and_the_owner_at_home_comes_in(
+    throttled: Accounts,
+) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    await throttled.login(EMAIL, PASSWORD, address=HOME)
+    said: list[str] = []
+    for number in range(ACCOUNT // 10 + 3):
+        said += await guess(throttled, 10, f"198.51.100.{number}")
+    assert said.count("unauthenticated") == ACCOUNT
+    assert set(said[ACCOUNT:]) == {"rate_limited"}
+    unknown = throttled.login(EMAIL, PASSWORD, address="203.0.113.9")
+    assert await outcome(unknown) == "rate_limited"
+    assert await outcome(throttled.login(EMAIL, PASSWORD, address=HOME)) == "ok"
+
+
+async def test_an_address_guesses_slowly_whosever_passwords_and_others_are_not_slowed(
+    throttled: Accounts,
+) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    said: list[str] = []
+    for number in range(ADDRESS // 10 + 2):
+        said += await guess(throttled, 10, ABROAD, f"user{number}@hub.example")
+    assert said.count("unauthenticated") == ADDRESS
+    assert await outcome(throttled.login(EMAIL, PASSWORD, address=ABROAD)) == "rate_limited"
+    assert await outcome(throttled.login(EMAIL, PASSWORD, address=HOME)) == "ok"
+
+
+async def test_an_account_that_is_not_there_is_slowed_as_one_that_is(throttled: Accounts) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    known = await guess(throttled, PAIR + 2, ABROAD)
+    assert await guess(throttled, PAIR + 2, ABROAD, "nobody@hub.example") == known
+
+
+async def test_writing_an_address_otherwise_is_no_way_round(throttled: Accounts) -> None:
+    await throttled.register(EMAIL, PASSWORD)
+    await guess(throttled, PAIR, ABROAD)
+    for email in ("Ada@Hub.Example", "ADA@HUB.EXAMPLE"):
+        assert await guess(throttled, 1, ABROAD, email) == ["rate_limited"]
+
+
+def test_a_network_of_one_customer_is_one_place() -> None:
+    assert place_of("2001:db8:1:2::1") == place_of("2001:db8:1:2:ffff::9")
+    assert place_of("2001:db8:1:2::1") != place_of("2001:db8:1:3::1")
+    assert place_of("192.0.2.1") != place_of("192.0.2.2")
+    assert place_of(None) == "-"
+
+
+@pytest.fixture
+async def nodes(own_redis: RedisProcess) -> AsyncIterator[list[Backplane]]:
+    """Two nodes on one Redis, which can be killed."""
+    found: list[Backplane] = [
+        open_backplane(own_redis.url, name, Metrics()) for name in ("n_one", "n_two")
+    ]
+    for node in found:
+        await node.start()
+    yield found
+    for node in found:
+        await node.close()
+
+
+async def test_budgets_hold_across_nodes_and_on_each_while_redis_is_away(
+    nodes: list[Backplane], own_redis: RedisProcess
+) -> None:
+    throttles = [Throttle(node) for node in nodes]
+    said = [await outcome(throttles[at % 2].sign_in(EMAIL, ABROAD)) for at in range(PAIR + 4)]
+    assert said == ["ok"] * PAIR + ["rate_limited"] * 4
+    own_redis.kill()
+    for throttle in throttles:
+        said = [await outcome(throttle.sign_in(EMAIL, ABROAD)) for _ in range(PAIR + 1)]
+        assert said == ["ok"] * PAIR + ["rate_limited"]
