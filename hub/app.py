@@ -30,11 +30,16 @@ from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
 from hub.identity.credentials import Credentials
+from hub.identity.factor_rules import FactorRules
+from hub.identity.factors import Factors
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
 from hub.identity.keyring import open_ring
 from hub.identity.passwords import Passwords
+from hub.identity.providers import Providers
+from hub.identity.provisioning import Provisioning
 from hub.identity.roles import Roles
+from hub.identity.seal import Seal, seal_of
 from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Tokens
 from hub.identity.watches import Watches
@@ -55,6 +60,7 @@ from hub.transports.admission import Admission
 from hub.transports.asyncapi import asyncapi
 from hub.transports.draining import Draining
 from hub.transports.health import health_routes
+from hub.transports.oidc import SignIn
 from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
 from hub.transports.request_ids import RequestIds
@@ -159,6 +165,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(audit.close)
     looking = asyncio.create_task(resources.keep_looking(fanout.followed))
     stack.callback(looking.cancel)
+    accounts = Accounts(database, passwords, tokens, settings, changed=authority.changed)
+    seal = seal_of(settings)
     pulse = Pulse(backplane, metrics, node)
     await pulse.start()
     stack.push_async_callback(pulse.close)
@@ -171,7 +179,22 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         fanout=fanout,
         outboxes=outboxes,
         presence=presence,
-        accounts=Accounts(database, passwords, tokens, settings, changed=authority.changed),
+        accounts=accounts,
+        factors=Factors(
+            database,
+            passwords,
+            seal,
+            backplane,
+            accounts.login_sessions,
+            changed=authority.changed,
+        ),
+        factor_rules=FactorRules(database, changed=authority.changed),
+        providers=_providers(
+            settings,
+            seal,
+            Provisioning(database, accounts.login_sessions, changed=authority.changed),
+            stack,
+        ),
         tokens=tokens,
         credentials=Credentials(tokens, authority),
         api_keys=ApiKeys(database, authority, authority.changed),
@@ -195,6 +218,14 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     )
 
 
+def _providers(
+    settings: Settings, seal: Seal, provisioning: Provisioning, stack: AsyncExitStack
+) -> Providers:
+    providers = Providers(settings.providers, settings.public_url, seal, provisioning)
+    stack.push_async_callback(providers.close)
+    return providers
+
+
 def _hub(services: Services, worker: Worker | None) -> Hub:
     dispatcher = Dispatcher(OPERATIONS)
     rest = Rest(services, dispatcher)
@@ -209,6 +240,7 @@ def _hub(services: Services, worker: Worker | None) -> Hub:
         WebSocketRoute("/ws", socket),
         Route("/ws", socket),
         streams.route(),
+        *SignIn(services).routes(),
         *rest.routes(),
         *health_routes(services, dispatcher, rest, draining),
         *well_known_routes(services.tokens.keys),

@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.parts.scripted",
     "tests.parts.hub",
     "tests.parts.namespace",
+    "tests.parts.provider",
 ]

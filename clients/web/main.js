@@ -1,6 +1,7 @@
 // The page: sign in, conversations, one conversation's messages as they stream.
 
 import { Fault, Hub, keepSession, keptSession, post } from "./hub.js";
+import { enrol, isChallenge, mustEnrol, providerProblem, secondFactor, showProviders } from "./factor.js";
 
 const $ = (id) => document.getElementById(id);
 let hub = null;
@@ -11,13 +12,26 @@ let typedAt = 0; // when it was last told that one types; 0 if it is not so
 const items = new Map(); // message id -> its list item
 
 function show(signedIn) {
+  for (const part of ["second-factor", "enrolment", "recovery"]) $(part).hidden = true;
   $("sign-in").hidden = signedIn;
   $("workplace").hidden = !signedIn;
+  if (!signedIn) showProviders().catch(() => {});
   (signedIn ? $("text") : $("sign-in").elements.email).focus();
 }
 
-function begin(session) {
+async function signIn(path, body) {
+  try {
+    return await post(path, body);
+  } catch (error) {
+    if (!isChallenge(error)) throw error;
+    return await secondFactor(error.details.challenge);
+  }
+}
+
+async function begin(session) {
+  if (!session) return show(false);
   keepSession(session);
+  if (await mustEnrol(session.access_token).catch(() => false)) await enrol(session.access_token);
   show(true);
   hub = new Hub(session, {
     ready: (params) => {
@@ -43,7 +57,7 @@ $("sign-in").onsubmit = async (event) => {
   event.preventDefault();
   const { email, password } = event.target.elements;
   try {
-    begin(await post("/v1/auth/login", { email: email.value, password: password.value }));
+    await begin(await signIn("/v1/auth/login", { email: email.value, password: password.value }));
   } catch (error) {
     $("sign-in-problem").textContent = error.message;
   }
@@ -236,14 +250,19 @@ $("stop").onclick = () =>
 
 // --- the beginning ---
 
-const code = new URLSearchParams(location.hash.slice(1)).get("code");
-if (code) {
+const told = new URLSearchParams(location.hash.slice(1));
+const code = told.get("code");
+if (told.has("problem")) {
+  history.replaceState(null, "", location.pathname);
+  show(false);
+  $("sign-in-problem").textContent = providerProblem(told.get("problem"));
+} else if (code) {
   history.replaceState(null, "", location.pathname); // the code does not stay in the history
   try {
-    begin(await post("/v1/auth/link", { code }));
+    await begin(await signIn("/v1/auth/link", { code }));
   } catch (error) {
     $("sign-in-problem").textContent = error instanceof Fault ? `${error.message} Sign in instead.` : String(error);
     show(false);
   }
-} else if (keptSession()) begin(keptSession());
+} else if (keptSession()) await begin(keptSession());
 else show(false);

@@ -11,7 +11,18 @@ from typing import Final
 import orjson
 
 from hub import __version__
-from hub.cli import administration, apikeys, audit, doctor, keys, limits, processes, roles, serving
+from hub.cli import (
+    administration,
+    apikeys,
+    audit,
+    doctor,
+    factors,
+    keys,
+    limits,
+    processes,
+    roles,
+    serving,
+)
 from hub.cli.claim import Claimed
 from hub.faults import Fault
 from hub.identity.accounts import ADMINISTRATOR
@@ -80,7 +91,7 @@ def _run(given: argparse.Namespace) -> int:
         "init": lambda: administration.init(settings),
         "token": lambda: administration.token(settings, given.email),
         "link": lambda: administration.link(settings, given.email),
-        "user": lambda: administration.create_user(settings, given),
+        "user": lambda: _user(settings, given),
         "role": lambda: roles.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
         "audit": lambda: audit.run(settings, given),
@@ -88,6 +99,12 @@ def _run(given: argparse.Namespace) -> int:
         "quota": lambda: limits.quota(settings, given),
     }
     return asyncio.run(steps[given.command]())
+
+
+async def _user(settings: Settings, given: argparse.Namespace) -> int:
+    if given.action == "reset-factor":
+        return await factors.reset_factor(settings, given.email)
+    return await administration.create_user(settings, given)
 
 
 def _serve(settings: Settings, given: argparse.Namespace) -> int:
@@ -159,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
     )
+    reset = user.add_parser("reset-factor", help="take a user's second factor away")
+    reset.add_argument("--data-dir", metavar="DIR")
+    reset.add_argument("--email", required=True)
     roles.add_commands(commands)
     apikeys.declare(commands)
     keys.declare(commands)

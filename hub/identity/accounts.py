@@ -16,7 +16,7 @@ from hub.faults import Fault
 from hub.identity import invitations
 from hub.identity.holdings import lives
 from hub.identity.passwords import Passwords
-from hub.identity.sessions import LoginSessions, TokenPair, signed_in
+from hub.identity.sessions import LoginSessions, TokenPair, granted, signed_in
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings
@@ -47,7 +47,7 @@ class Accounts:
         self._passwords = passwords
         self._tokens = tokens
         self._settings = settings
-        self._sessions = LoginSessions(
+        self.login_sessions = self._sessions = LoginSessions(
             database,
             tokens,
             refresh_days=settings.refresh_token_days,
@@ -115,7 +115,8 @@ class Accounts:
         oldest. ``device`` and ``address`` are what the user will see in their list of sessions.
 
         Raises Fault("unauthenticated"), the same and after the same time, for an unknown address,
-        a wrong password, a disabled user, and a tenant one cannot enter.
+        a wrong password, a disabled user, and a tenant one cannot enter. After the right password
+        of somebody with a second factor, Fault("second_factor_required"): see ``identity.factors``.
         """
         async with self._database.read(EVERY_TENANT) as session:
             user = await _find(session, email)
@@ -133,9 +134,10 @@ class Accounts:
                     .where(col(User.id) == user.id, col(User.password_hash) == user.password_hash)
                     .values(password_hash=renewed)
                 )
-            pair = await self._sessions.open(session, user.id, chosen, device, address)
-            await signed_in(session, chosen, "account.login", user.id, pair.session_id)
-            return pair
+            entered = await self._sessions.enter(session, user.id, chosen, device, address)
+            if isinstance(entered, TokenPair):
+                await signed_in(session, chosen, "account.login", user.id, entered.session_id)
+        return granted(entered)
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """The next tokens of a session; see ``hub.identity.sessions``.

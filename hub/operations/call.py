@@ -24,8 +24,11 @@ from hub.identity.assignments import Assignments
 from hub.identity.authority import Authority
 from hub.identity.client_sessions import ClientSessions
 from hub.identity.credentials import Credentials
+from hub.identity.factor_rules import FactorRules
+from hub.identity.factors import Factors
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
+from hub.identity.providers import Providers
 from hub.identity.roles import Roles
 from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.tokens import Claims, Tokens
@@ -51,6 +54,9 @@ class Services:
     outboxes: FlushScheduler
     presence: Presence
     accounts: Accounts
+    factors: Factors
+    factor_rules: FactorRules
+    providers: Providers
     tokens: Tokens
     credentials: Credentials
     api_keys: ApiKeys

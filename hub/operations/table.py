@@ -11,6 +11,7 @@ from hub.operations import (
     audit,
     channel,
     conversation,
+    factor,
     group,
     message,
     model,
@@ -27,6 +28,7 @@ from hub.operations.operation import AnyOperation, Operation
 
 _FAMILIES: Final[tuple[ModuleType, ...]] = (
     account,
+    factor,
     session,
     channel,
     presence,

@@ -67,6 +67,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "quota:set": "Set quotas of who stands below in the tenant; for its owners, of all of it.",
     "usage:read": "See what one's own runs have used.",
     "usage:read:any": "See what the runs of others in the tenant have used.",
+    "factor:reset": "Take the second factor from another user, who has lost it.",
+    "factor:require": "Say who must have a second factor in the tenant.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -127,6 +127,8 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "audit:verify",
                     "audit:export",
                     "quota:set",
+                    "factor:reset",
+                    "factor:require",
                 }
             ),
             "Administers the tenant.",

@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
+from hub.settings.providers import FactorSettings
 from hub.settings.quotas import QuotaSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -21,7 +22,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 """A list that the environment writes as ``a,b,c``."""
 
 
-class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings):
+class Settings(IdentitySettings, FactorSettings, LimitSettings, QuotaSettings, AuditSettings):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
     model_config = SettingsConfigDict(
@@ -187,6 +188,15 @@ class Settings(IdentitySettings, LimitSettings, QuotaSettings, AuditSettings):
         if self.registration is None:
             policy = "open" if self.host in LOOPBACK else "invite"
             object.__setattr__(self, "registration", policy)
+        return self
+
+    @model_validator(mode="after")
+    def _reachable_by_browsers(self) -> Self:
+        if self.public_url is None and self.host in LOOPBACK:
+            name = f"[{self.host}]" if ":" in self.host else self.host
+            object.__setattr__(self, "public_url", f"http://{name}:{self.port}")
+        if self.providers and self.public_url is None:
+            raise ValueError("HUB_OIDC_PROVIDERS needs HUB_PUBLIC_URL beyond loopback")
         return self
 
     @property

@@ -59,6 +59,7 @@ UNGUARDED: Final[dict[str, str]] = {
     "channel.unsubscribe": "ends a subscription of one's own; without one it does nothing",
     "role.assignments": "lists what the tenant has; the ids only choose among that",
     "role.explain": "looks for the user among the tenant's, and is not found otherwise",
+    "factor.reset": "finds the user among the tenant's members, in the transaction that resets",
 }
 """Operations that take an id and guard nothing, and why."""
 
