@@ -34,13 +34,18 @@ from hub.identity.credentials import Credentials
 from hub.identity.delivery import open_delivery
 from hub.identity.departures import Departures
 from hub.identity.export import Exports
+from hub.identity.factor_rules import FactorRules
+from hub.identity.factors import Factors
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
 from hub.identity.keyring import open_ring
 from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
+from hub.identity.providers import Providers
+from hub.identity.provisioning import Provisioning
 from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
+from hub.identity.seal import Seal, seal_of
 from hub.identity.service_accounts import ServiceAccounts
 from hub.identity.sightings import Sightings
 from hub.identity.sweeper import Sweeper
@@ -69,6 +74,7 @@ from hub.transports.admission import Admission
 from hub.transports.asyncapi import asyncapi
 from hub.transports.draining import Draining
 from hub.transports.health import health_routes
+from hub.transports.oidc import SignIn
 from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
 from hub.transports.request_ids import RequestIds
@@ -150,14 +156,12 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     metrics = Metrics()
     loop = asyncio.get_running_loop()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-    database = Database(settings.database)
-    await database.start()
-    stack.push_async_callback(database.close)
+    database = await _running(stack, Database(settings.database))
     await database.migrate()
     if (why := await database.unwalled()) is not None:
         log.warning(f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}")
     backplane = open_backplane(settings.redis_url, node, metrics)
-    stack.push_async_callback(backplane.close)
+    stack.push_async_callback(backplane.close)  # also if it cannot be reached
     await backplane.start()
     passwords = Passwords(settings.bcrypt_cost)
     stack.callback(passwords.close)
@@ -188,10 +192,20 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.callback(looking.cancel)
     await _running(stack, Pulse(backplane, metrics, node))
     await _running(stack, Purge(database, backplane))
+    seal = seal_of(settings)
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
     throttle = Throttle(backplane)
     mailing = Mailing(database, delivery, throttle, metrics, settings.url)
+    accounts = Accounts(
+        database,
+        passwords,
+        tokens,
+        settings,
+        changed=authority.changed,
+        throttle=throttle,
+        mailing=mailing,
+    )
     orchestrator = Orchestrator(database, backplane, quotas)
     erasures = Erasures(database, backplane, orchestrator, resources.gone)
     sightings = Sightings(database)
@@ -204,14 +218,21 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         fanout=fanout,
         outboxes=outboxes,
         presence=presence,
-        accounts=Accounts(
+        accounts=accounts,
+        factors=Factors(
             database,
             passwords,
-            tokens,
-            settings,
+            seal,
+            backplane,
+            accounts.login_sessions,
             changed=authority.changed,
-            throttle=throttle,
-            mailing=mailing,
+        ),
+        factor_rules=FactorRules(database, changed=authority.changed),
+        providers=_providers(
+            settings,
+            seal,
+            Provisioning(database, accounts.login_sessions, changed=authority.changed),
+            stack,
         ),
         recovery=Recovery(database, passwords, throttle, mailing, authority.changed),
         users=Users(database, authority.changed),
@@ -243,6 +264,14 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     )
 
 
+def _providers(
+    settings: Settings, seal: Seal, provisioning: Provisioning, stack: AsyncExitStack
+) -> Providers:
+    providers = Providers(settings.providers, settings.public_url, seal, provisioning)
+    stack.push_async_callback(providers.close)
+    return providers
+
+
 def _hub(services: Services, worker: Worker | None) -> Hub:
     dispatcher = Dispatcher(OPERATIONS)
     rest = Rest(services, dispatcher)
@@ -257,6 +286,7 @@ def _hub(services: Services, worker: Worker | None) -> Hub:
         WebSocketRoute("/ws", socket),
         Route("/ws", socket),
         streams.route(),
+        *SignIn(services).routes(),
         *rest.routes(),
         *health_routes(services, dispatcher, rest, draining),
         *well_known_routes(services.tokens.keys),

@@ -34,7 +34,13 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         FaultKind(-32603, "internal_error", 500, False, "The hub failed; the trace id finds why."),
         FaultKind(4010, "unauthenticated", 401, False, "No credentials, or not valid ones."),
         FaultKind(4011, "token_expired", 401, True, "Refresh the access token, then retry."),
+        FaultKind(
+            4013, "second_factor_required", 401, False, "The password is right; send a code too."
+        ),
         FaultKind(4030, "permission_denied", 403, False, "You may not do this."),
+        FaultKind(
+            4031, "enrolment_required", 403, False, "The tenant wants a second factor: enrol one."
+        ),
         FaultKind(4040, "not_found", 404, False, "It does not exist, or is not yours to see."),
         FaultKind(4090, "conflict", 409, False, "It clashes with what is there."),
         FaultKind(4091, "conversation_busy", 409, True, "A run is active there now."),

@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.parts.hub",
     "tests.parts.namespace",
     "tests.parts.mail",
+    "tests.parts.provider",
 ]

@@ -33,6 +33,8 @@ PROGRAMS: Final = (
         ("initdb",),
         ("/usr/lib/postgresql/*/bin/initdb", "/opt/homebrew/opt/postgresql*/bin/initdb"),
     ),
+    Program("Node.js", "nodejs", ("node",)),
+    Program("npm", "npm", ("npm",)),
     Program(
         "Chromium",
         "chromium",

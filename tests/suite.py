@@ -13,7 +13,7 @@ from deployment.environment import RUNTIME, TESTS, Environment
 from deployment.failure import Failure
 from deployment.progress import Progress
 from deployment.start import terminated
-from tests import machine
+from tests import machine, node
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GRACE_S: Final = 60.0
@@ -81,6 +81,11 @@ def prepare(environment: Environment, progress: Progress, steps: Steps, *, check
     wanted = machine.missing()
     if wanted:
         absent += [program.what for program in machine.install(wanted, progress)]
+    try:
+        node.prepare(ROOT, progress)
+    except Failure as failure:
+        progress.say(f"{failure}\nThe tests of identity providers are skipped.")
+        absent.append("the identity provider")
     if absent and os.environ.get("CI") == "true":
         steps.note(f"install {', '.join(absent)}", progress.elapsed, passed=False)
 
@@ -91,9 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tests/run",
         usage="tests/run [--check] [pytest arguments]",
-        description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL "
-        "and Chromium by apt-get where it may), then runs ruff, mypy and pytest. Other arguments "
-        "go to pytest. With CI=true nothing that is missing is forgiven.",
+        description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL, "
+        "Node.js and Chromium by apt-get where it may; an identity provider by npm), then runs "
+        "ruff, mypy and pytest. Other arguments go to pytest. With CI=true nothing that is missing "
+        "is forgiven.",
         allow_abbrev=False,
     )
     parser.add_argument("--check", action="store_true", help="ruff and mypy only")

@@ -59,6 +59,8 @@ PURE: Final = (
     "hub.audit.export",
     "hub.audit.sieve",
     "hub.audit.verifier",
+    "hub.identity.mapping",
+    "hub.identity.totp",
     "hub.limits.ledger",
     "hub.limits.prices",
     "hub.rbac.actor",

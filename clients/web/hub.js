@@ -9,6 +9,7 @@ export class Fault extends Error {
     super(error.message);
     this.reason = error.data?.reason;
     this.retryable = error.data?.retryable === true;
+    this.details = error.data?.details ?? {};
   }
 }
 

@@ -1,6 +1,7 @@
 // The page: sign in, conversations, one conversation's messages as they stream.
 
 import { Fault, Hub, keepSession, keptSession, post } from "./hub.js";
+import { enrol, isChallenge, mustEnrol, providerProblem, secondFactor, showProviders } from "./factor.js";
 
 const $ = (id) => document.getElementById(id);
 let hub = null;
@@ -11,13 +12,26 @@ let typedAt = 0; // when it was last told that one types; 0 if it is not so
 const items = new Map(); // message id -> its list item
 
 function show(signedIn) {
+  for (const part of ["second-factor", "enrolment", "recovery"]) $(part).hidden = true;
   $("sign-in").hidden = signedIn;
   $("workplace").hidden = !signedIn;
+  if (!signedIn) showProviders().catch(() => {});
   (signedIn ? $("text") : $("sign-in").elements.email).focus();
 }
 
-function begin(session) {
+async function signIn(path, body) {
+  try {
+    return await post(path, body);
+  } catch (error) {
+    if (!isChallenge(error)) throw error;
+    return await secondFactor(error.details.challenge);
+  }
+}
+
+async function begin(session) {
+  if (!session) return show(false);
   keepSession(session);
+  if (await mustEnrol(session.access_token).catch(() => false)) await enrol(session.access_token);
   show(true);
   hub = new Hub(session, {
     ready: (params) => {
@@ -43,7 +57,7 @@ $("sign-in").onsubmit = async (event) => {
   event.preventDefault();
   const { email, password } = event.target.elements;
   try {
-    begin(await post("/v1/auth/login", { email: email.value, password: password.value }));
+    await begin(await signIn("/v1/auth/login", { email: email.value, password: password.value }));
   } catch (error) {
     $("sign-in-problem").textContent = error.message;
   }
@@ -247,10 +261,10 @@ $("stop").onclick = () =>
 
 // --- the beginning ---
 
-const letter = new URLSearchParams(location.hash.slice(1));
+const told = new URLSearchParams(location.hash.slice(1));
 if (location.hash) history.replaceState(null, "", location.pathname); // what a link carries does not stay in the history
 
-function signIn(said, where = "notice") {
+function sayAtSignIn(said, where = "notice") {
   $(`sign-in-${where}`).textContent = said;
   show(false);
 }
@@ -268,21 +282,22 @@ function choosePassword(token) {
     }
     $("new-password").hidden = true;
     keepSession(null);
-    signIn("The password is set. Sign in with it.");
+    sayAtSignIn("The password is set. Sign in with it.");
   };
 }
 
-if (letter.has("code")) {
+if (told.has("problem")) sayAtSignIn(providerProblem(told.get("problem")), "problem");
+else if (told.has("code")) {
   try {
-    begin(await post("/v1/auth/link", { code: letter.get("code") }));
+    await begin(await signIn("/v1/auth/link", { code: told.get("code") }));
   } catch (error) {
     signIn(error instanceof Fault ? `${error.message} Sign in instead.` : String(error), "problem");
   }
-} else if (letter.has("reset")) choosePassword(letter.get("reset"));
-else if (letter.has("verify")) {
-  await post("/v1/auth/verify", { token: letter.get("verify") }).then(
-    () => (keptSession() ? begin(keptSession()) : signIn("The address is verified. Sign in.")),
-    (error) => signIn(error.message, "problem"),
+} else if (told.has("reset")) choosePassword(told.get("reset"));
+else if (told.has("verify")) {
+  await post("/v1/auth/verify", { token: told.get("verify") }).then(
+    () => (keptSession() ? begin(keptSession()) : sayAtSignIn("The address is verified. Sign in.")),
+    (error) => sayAtSignIn(error.message, "problem"),
   );
-} else if (keptSession()) begin(keptSession());
+} else if (keptSession()) await begin(keptSession());
 else show(false);

@@ -17,6 +17,7 @@ from hub.identity.authority import Authority
 from hub.identity.delivery import LogDelivery
 from hub.identity.departures import Departures
 from hub.identity.export import Exports
+from hub.identity.factor_rules import FactorRules
 from hub.identity.mailing import Mailing, link
 from hub.identity.passwords import Passwords
 from hub.identity.recovery import Recovery
@@ -38,6 +39,7 @@ class _Desk:
     recovery: Recovery
     departures: Departures
     exports: Exports
+    factors: FactorRules
 
 
 @asynccontextmanager
@@ -65,6 +67,7 @@ async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
             # Nodes look for conversations that are to be deleted.
             Departures(database, changed, lambda: None),
             Exports(database),
+            FactorRules(database, changed=changed),
         )
 
 
@@ -134,6 +137,13 @@ async def _reset_password(desk: _Desk, given: argparse.Namespace) -> None:
     print(f"{user.id} {user.email} has a new password; their sessions have ended")
 
 
+async def _reset_factor(desk: _Desk, given: argparse.Namespace) -> None:
+    gone = await desk.factors.reset_as_operator(given.email)
+    print(
+        f"{given.email} signs in without a second factor." if gone else f"{given.email} has none."
+    )
+
+
 async def _export(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
     cursor: str | None = None
@@ -150,6 +160,7 @@ _ACTIONS: Final[dict[str, Callable[[_Desk, argparse.Namespace], Awaitable[None]]
     "verify": _verify,
     "delete": _delete,
     "reset-password": _reset_password,
+    "reset-factor": _reset_factor,
     "export": _export,
 }
 
@@ -190,6 +201,7 @@ def add_actions(user: argparse.ArgumentParser) -> None:
     reset.add_argument(
         "--link", action="store_true", help="print a single-use link for the user instead"
     )
+    of_one("reset-factor", "take a user's second factor away")
     of_one("export", "print all that the hub holds of a user, as JSON lines")
     delete = of_one("delete", "delete a user, for good")
     delete.add_argument("--yes", action="store_true", help="say that you mean it")

@@ -56,7 +56,7 @@ class Accounts:
         self._tokens = tokens
         self._settings = settings
         self._mailing = mailing
-        self._sessions = LoginSessions(
+        self.login_sessions = self._sessions = LoginSessions(
             database,
             tokens,
             refresh_days=settings.refresh_token_days,
@@ -135,7 +135,8 @@ class Accounts:
 
         Raises Fault: "unauthenticated", the same and after the same time, for an unknown address,
         a wrong password, a disabled user, an address that is not verified where it must be, and a
-        tenant one cannot enter; "rate_limited", before anything is hashed.
+        tenant one cannot enter; "rate_limited", before anything is hashed; after the right password
+        of somebody with a second factor "second_factor_required": see ``identity.factors``.
         """
         return await self._sign_in.login(email, password, tenant, device, address)
 

@@ -29,14 +29,19 @@ from hub.ids import new_id
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
+    LoginChallenge,
     LoginLink,
     LoginSession,
     Membership,
     RefreshToken,
     Tenant,
+    TotpFactor,
     User,
     now,
 )
+
+CHALLENGE: Final = timedelta(minutes=5)
+"""How long a sign-in waits for its second factor."""
 
 GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
@@ -55,6 +60,28 @@ class TokenPair:
     refresh_token: str
     expires_in: int
     session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A sign-in that waits for its second factor: what continues it, for ``expires_in`` seconds."""
+
+    code: str
+    expires_in: int
+
+
+def granted(entered: TokenPair | Challenge) -> TokenPair:
+    """The tokens. Raises Fault("second_factor_required"), outside the transaction that began it:
+    what that has done (a link used up, a hash renewed) stays.
+    """
+    if isinstance(entered, TokenPair):
+        return entered
+    details = {"challenge": entered.code, "expires_in": entered.expires_in}
+    raise Fault(
+        "second_factor_required",
+        "Send the code of your authenticator, or a recovery code, with this challenge.",
+        details=details,
+    )
 
 
 class LoginSessions:
@@ -77,9 +104,11 @@ class LoginSessions:
 
     async def open(
         self, session: AsyncSession, user_id: str, tenant_id: str, device: str | None = None,
-        address: str | None = None,
+        address: str | None = None, *, second_factor: str | None = None,
     ) -> TokenPair:  # fmt: skip
-        """Begin a login session in the transaction of ``session`` (of every tenant)."""
+        """Begin a login session in the transaction of ``session`` (of every tenant), whatever
+        second factor there is; ``second_factor`` is the one that was shown. See ``enter``.
+        """
         moment = now()
         login = LoginSession(
             id=new_id("s"),
@@ -89,12 +118,28 @@ class LoginSessions:
             address=address and address[:64],
             last_seen_at=moment,
             expires_at=moment + self._life,
+            second_factor=second_factor,
         )
         session.add(login)
         await session.flush()
         token = secrets.token_urlsafe(32)
         session.add(self._row(login, token, parent=None, moment=moment))
         return self._pair(login, token)
+
+    async def enter(
+        self, session: AsyncSession, user_id: str, tenant_id: str, device: str | None = None,
+        address: str | None = None, *, second_factor: str | None = None,
+    ) -> TokenPair | Challenge:  # fmt: skip
+        """Let in whoever has shown who they are: begin a login session, unless the user has a
+        second factor that was not shown yet. In the transaction of ``session``; see ``granted``.
+        """
+        if second_factor is None:
+            factor = await session.get(TotpFactor, user_id)
+            if factor is not None and factor.confirmed_at is not None:
+                return self._challenge(session, user_id, tenant_id)
+        return await self.open(
+            session, user_id, tenant_id, device, address, second_factor=second_factor
+        )
 
     async def refresh(self, token: str) -> TokenPair:
         """The next pair. Raises Fault("unauthenticated") when the session is over, or ends it
@@ -145,21 +190,33 @@ class LoginSessions:
 
     async def link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs this user in, once, for as long as links live."""
-        code = secrets.token_urlsafe(32)
         async with self._database.write(EVERY_TENANT) as session:
-            session.add(
-                LoginLink(
-                    code_hash=digest(code),
-                    tenant_id=tenant_id,
-                    user_id=user_id,
-                    expires_at=now() + self._link_life,
-                )
-            )
             await record(session, tenant_id, "account.link", resource=("user", user_id))
+            return self.linked(session, user_id, tenant_id, self._link_life)
+
+    def linked(
+        self, session: AsyncSession, user_id: str, tenant_id: str, life: timedelta,
+        second_factor: str | None = None,
+    ) -> str:  # fmt: skip
+        """A code as of ``link``, made in the transaction of ``session``; ``second_factor`` is what
+        was shown already.
+        """
+        code = secrets.token_urlsafe(32)
+        session.add(
+            LoginLink(
+                code_hash=digest(code),
+                tenant_id=tenant_id,
+                user_id=user_id,
+                expires_at=now() + life,
+                second_factor=second_factor,
+            )
+        )
         return code
 
     async def redeem(self, code: str, device: str | None, address: str | None) -> TokenPair:
-        """Sign in with a code. Raises Fault("unauthenticated") unless it is unused and alive."""
+        """Sign in with a code. Raises Fault("unauthenticated") unless it is unused and alive, and
+        "second_factor_required".
+        """
         moment = now()
         async with self._database.write(EVERY_TENANT) as session:
             used = await session.exec(
@@ -170,14 +227,21 @@ class LoginSessions:
                     col(LoginLink.expires_at) > moment,
                 )
                 .values(used_at=moment)
-                .returning(col(LoginLink.user_id), col(LoginLink.tenant_id))
+                .returning(
+                    col(LoginLink.user_id),
+                    col(LoginLink.tenant_id),
+                    col(LoginLink.second_factor),
+                )
             )
             row = used.one_or_none()
             if row is None or not await self.may_enter(session, row[0], row[1]):
                 raise Fault("unauthenticated", "The login link was used, or is too old.")
-            pair = await self.open(session, row[0], row[1], device, address)
-            await signed_in(session, row[1], "account.redeem", row[0], pair.session_id)
-            return pair
+            entered = await self.enter(
+                session, row[0], row[1], device, address, second_factor=row[2]
+            )
+            if isinstance(entered, TokenPair):
+                await signed_in(session, row[1], "account.redeem", row[0], entered.session_id)
+        return granted(entered)
 
     async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
         """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
@@ -196,6 +260,18 @@ class LoginSessions:
             .limit(1)
         )
         return found.first() is not None
+
+    def _challenge(self, session: AsyncSession, user_id: str, tenant_id: str) -> Challenge:
+        code = secrets.token_urlsafe(32)
+        session.add(
+            LoginChallenge(
+                code_hash=digest(code),
+                tenant_id=tenant_id,
+                user_id=user_id,
+                expires_at=now() + CHALLENGE,
+            )
+        )
+        return Challenge(code, int(CHALLENGE.total_seconds()))
 
     async def _rotate(self, session: AsyncSession, token: str) -> TokenPair | str | None:
         """The next pair, or the id of the session that was revoked for it, or None."""

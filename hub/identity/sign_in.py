@@ -16,7 +16,7 @@ from hub.identity.addresses import address_or_nobodys, user_of
 from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import lives
 from hub.identity.passwords import Passwords
-from hub.identity.sessions import LoginSessions, TokenPair, signed_in
+from hub.identity.sessions import Challenge, LoginSessions, TokenPair, granted, signed_in
 from hub.identity.throttle import NOTHING, Taken, Throttle
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -59,18 +59,18 @@ class SignIn:
         if self._throttle is not None and not candidate.at_home:
             taken = await self._throttle.unknown_place(account, taken)
         try:
-            pair = None
-            while pair is None:
+            entered = None
+            while entered is None:
                 renewed = await self._verified(candidate, password)
-                pair = await self._enter(candidate, renewed, device, address)
-                if pair is None:
+                entered = await self._enter(candidate, renewed, device, address)
+                if entered is None:
                     candidate = await self._candidate(account, tenant, address)
         except Fault as fault:
             if fault.reason != "unauthenticated":
                 await self._give_back(taken)
             raise
         await self._give_back(taken)
-        return pair
+        return granted(entered)
 
     async def _give_back(self, taken: Taken) -> None:
         if self._throttle is not None:
@@ -102,8 +102,10 @@ class SignIn:
 
     async def _enter(
         self, candidate: _Candidate, renewed: str | None, device: str | None, address: str | None
-    ) -> TokenPair | None:
-        """Open a session, unless the password is not what was verified any more: None then."""
+    ) -> TokenPair | Challenge | None:
+        """Open a session, or ask for a second factor; None if the password is not what was verified
+        any more.
+        """
         user, tenant_id = candidate.user, candidate.tenant_id
         assert user is not None
         assert tenant_id is not None
@@ -119,9 +121,10 @@ class SignIn:
                 await session.exec(
                     update(User).where(col(User.id) == user.id).values(password_hash=renewed)
                 )
-            pair = await self._sessions.open(session, user.id, tenant_id, device, address)
-            await signed_in(session, tenant_id, "account.login", user.id, pair.session_id)
-            return pair
+            entered = await self._sessions.enter(session, user.id, tenant_id, device, address)
+            if isinstance(entered, TokenPair):
+                await signed_in(session, tenant_id, "account.login", user.id, entered.session_id)
+            return entered
 
 
 async def choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:

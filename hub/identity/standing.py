@@ -15,10 +15,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.definitions import definitions_for
 from hub.identity.disabled import not_disabled_there
+from hub.identity.factor_policy import demanded
 from hub.identity.holdings import InGroup, in_groups, lives
 from hub.identity.key_standing import ByKey, Grant, grants, refusals
 from hub.rbac.actor import Actor
-from hub.rbac.inheritance import Definitions, ancestry
+from hub.rbac.inheritance import Definitions, ancestry, rank_of
 from hub.rbac.roles import compile_roles
 from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
@@ -132,6 +133,7 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
         held = {row.role_id for row in rows}
         held.update(each.role_id for of in grouped.values() for each in of if each.role_id)
         definitions = await definitions_for(session, held)
+        wanting = await demanded(session, sessions) if sessions else {}
     by_key: dict[Key, list[_Row]] = {}
     for row in rows:
         by_key.setdefault(row.key, []).append(row)
@@ -147,6 +149,9 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
             remaining_s = min(remaining_s, *(_left(each.expires_at, moment) for each in in_them))
         names, permissions, rests_on = given.by(row.tenant_id, tuple(sorted(roles)), groups)
         actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions)
+        rank = wanting.get(row.session_id)
+        if rank is not None and rank_of(rests_on, definitions) >= rank:
+            actor = replace(actor, permissions=frozenset(), must_enrol=True)
         found[key] = Standing(actor, rests_on, remaining_s)
     for holder, grant in granted.items():
         if (owner := found.get(Member(grant.user_id, grant.tenant_id))) is not None:

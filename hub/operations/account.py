@@ -6,6 +6,7 @@ from pydantic import EmailStr, Field, SecretStr, StrictBool
 
 from hub.faults import Fault
 from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
+from hub.identity.providers import PATH
 from hub.identity.sessions import TokenPair
 from hub.operations.call import Call
 from hub.operations.operation import (
@@ -13,6 +14,7 @@ from hub.operations.operation import (
     SIGNED_IN,
     Done,
     Http,
+    Nothing,
     Params,
     Result,
     operation,
@@ -73,6 +75,16 @@ class Redeem(Params):
     cookie: Cookie = False
 
 
+class SecondFactor(Params):
+    challenge: SecretStr = Field(
+        max_length=200, description="`details.challenge` of the fault `second_factor_required`."
+    )
+    code: SecretStr = Field(
+        max_length=40, description="Six digits of the authenticator, or a recovery code."
+    )
+    cookie: Cookie = False
+
+
 class Refresh(Params):
     refresh_token: SecretStr | None = Field(
         None, max_length=8_192, description="Default: that of the cookie, and the next one as well."
@@ -96,6 +108,16 @@ class Session(Result):
     token_type: str = "bearer"  # noqa: S105  # a type, not a token
     expires_in: int = Field(description="Seconds the access token is good for.")
     session_id: Id
+
+
+class Provider(Result):
+    name: str
+    label: str = Field(description="What a button says.")
+    start: str = Field(description="Where a browser goes to sign in.")
+
+
+class ProviderList(Result):
+    items: list[Provider]
 
 
 @operation(
@@ -138,15 +160,16 @@ def _session(pair: TokenPair, call: Call | None = None, *, cookie: bool = False)
     kind="write",
     http=Http("POST", "/v1/auth/login"),
     socket=False,
+    faults=("unauthenticated", "second_factor_required", "rate_limited"),
     cost=20,
-    faults=("unauthenticated", "rate_limited"),
 )
 async def login(call: Call, params: Login) -> Session:
     """Sign in with e-mail and password.
 
     The answer is the same for an unknown user, a wrong password, a disabled user and an address
     that is not verified where it must be. Who fails too often, with an account or from an address,
-    is answered `rate_limited` for a while, whether the password is right or not.
+    is answered `rate_limited` for a while, whether the password is right or not. Who has a second
+    factor is told `second_factor_required`, with `details.challenge` for `account.second_factor`.
     """
     try:
         pair = await call.services.accounts.login(
@@ -157,7 +180,8 @@ async def login(call: Call, params: Login) -> Session:
             address=call.address,
         )
     except Fault as fault:
-        outcome = "limited" if fault.reason == "rate_limited" else "refused"
+        outcomes = {"rate_limited": "limited", "second_factor_required": "challenged"}
+        outcome = outcomes.get(fault.reason, "refused")
         call.services.metrics.logins.labels(outcome).inc()
         raise
     call.services.metrics.logins.labels("accepted").inc()
@@ -170,14 +194,42 @@ async def login(call: Call, params: Login) -> Session:
     kind="write",
     http=Http("POST", "/v1/auth/link"),
     socket=False,
-    faults=("unauthenticated",),
+    faults=("unauthenticated", "second_factor_required"),
     cost=20,
 )
 async def redeem(call: Call, params: Redeem) -> Session:
-    """Sign in with the code of a one-time login link."""
+    """Sign in with the code of a one-time login link.
+
+    Who has a second factor is told `second_factor_required`, as by `account.login`.
+    """
     pair = await call.services.accounts.redeem(
         params.code.get_secret_value(), device=call.device, address=call.address
     )
+    return _session(pair, call, cookie=params.cookie)
+
+
+@operation(
+    "account.second_factor",
+    permission=PUBLIC,
+    kind="write",
+    http=Http("POST", "/v1/auth/factor"),
+    socket=False,
+    cost=20,
+    faults=("unauthenticated",),
+)
+async def second_factor(call: Call, params: SecondFactor) -> Session:
+    """Finish a sign-in that was answered `second_factor_required`.
+
+    The challenge is good for 5 minutes, one right code and five wrong ones. A code of the
+    authenticator is good once; it may be 30 seconds early or late.
+    """
+    pair = await call.services.factors.continue_login(
+        params.challenge.get_secret_value(),
+        params.code.get_secret_value(),
+        device=call.device,
+        address=call.address,
+    )
+    call.services.metrics.logins.labels("accepted").inc()
     return _session(pair, call, cookie=params.cookie)
 
 
@@ -210,6 +262,7 @@ async def refresh(call: Call, params: Refresh) -> Session:
     permission=SIGNED_IN,
     kind="write",
     http=Http("POST", "/v1/auth/logout"),
+    while_enrolling=True,
 )
 async def logout(call: Call, params: Logout) -> Done:
     """Sign out: end this login session, its tokens and its sockets; or all of yours."""
@@ -220,3 +273,25 @@ async def logout(call: Call, params: Logout) -> Done:
     if call.refresh_cookie is not None:
         call.set_refresh_cookie = ""
     return Done()
+
+
+@operation(
+    "account.providers",
+    permission=PUBLIC,
+    kind="read",
+    http=Http("GET", "/v1/providers"),
+    socket=False,
+)
+async def providers(call: Call, params: Nothing) -> ProviderList:
+    """The identity providers that one can sign in through.
+
+    A browser that is sent to `start` comes back to `/#code=…`, with the code of a one-time login
+    link, or to `/#problem=…`, with the reason of a fault.
+    """
+    known = call.services.providers.all
+    return ProviderList(
+        items=[
+            Provider(name=one.name, label=one.shown, start=f"{PATH}/{one.name}/start")
+            for one in known
+        ]
+    )

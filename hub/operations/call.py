@@ -26,8 +26,11 @@ from hub.identity.client_sessions import ClientSessions
 from hub.identity.credentials import Credentials
 from hub.identity.departures import Departures
 from hub.identity.export import Exports
+from hub.identity.factor_rules import FactorRules
+from hub.identity.factors import Factors
 from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
+from hub.identity.providers import Providers
 from hub.identity.recovery import Recovery
 from hub.identity.roles import Roles
 from hub.identity.service_accounts import ServiceAccounts
@@ -65,6 +68,9 @@ class Services:
     departures: Departures
     exports: Exports
     sightings: Sightings
+    factors: Factors
+    factor_rules: FactorRules
+    providers: Providers
     tokens: Tokens
     credentials: Credentials
     api_keys: ApiKeys

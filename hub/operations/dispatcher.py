@@ -192,9 +192,11 @@ def validate(operation: AnyOperation, params: Mapping[str, Any]) -> Any:
 
 
 async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
-    """Ask ``rbac``. Raises Fault permission_denied, not_found."""
+    """Ask ``rbac``. Raises Fault permission_denied, not_found, enrolment_required."""
     if operation.permission == PUBLIC:
         return
+    if call.actor.must_enrol and not operation.while_enrolling:
+        raise Fault("enrolment_required")
     if operation.permission == SIGNED_IN:
         if call.claims is not None and call.claims.holder is not None and not operation.by_key:
             raise Fault("permission_denied", "No API key may do this; sign in as yourself.")

@@ -118,7 +118,7 @@ class Operation(Generic[P, R]):
     ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are the reasons it
     may answer beyond those that any operation may. ``audited``: a write of it leaves an entry in
     the audit trail, in its own transaction (``hub.audit.trail.record``); and who is refused it is
-    noted.
+    noted. ``while_enrolling``: who must first enrol a second factor may do it.
     """
 
     name: str
@@ -138,6 +138,7 @@ class Operation(Generic[P, R]):
     audited: bool
     summary: str
     description: str
+    while_enrolling: bool = False
 
     @property
     def family(self) -> str:
@@ -161,6 +162,7 @@ def operation(
     shown_once: bool = False,
     faults: tuple[str, ...] = (),
     audited: bool | None = None,
+    while_enrolling: bool = False,
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
 
@@ -192,6 +194,7 @@ def operation(
             audited=sensitive(name, kind) if audited is None else audited,
             summary=summary.strip().rstrip("."),
             description=description.strip(),
+            while_enrolling=while_enrolling,
         )
         check(declared)
         return declared

@@ -131,6 +131,7 @@ async def _take_token(call: Call, token: str, session_key: str | None = None) ->
     kind="read",
     http=Http("GET", "/v1/sessions/current"),
     by_key=True,
+    while_enrolling=True,
 )
 async def info(call: Call, params: Nothing) -> Info:
     """Who you are: user, tenant, roles and permissions as they are now."""

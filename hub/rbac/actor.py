@@ -8,6 +8,8 @@ class Actor:
     """A user in a tenant, with what they may do at this moment.
 
     ``roles`` are names; ``permissions`` is what these roles compile to, inheritance included.
+    ``must_enrol``: the tenant demands a second factor that the user does not have yet; until it is
+    there, there are no permissions.
     """
 
     user_id: str
@@ -15,3 +17,4 @@ class Actor:
     session_id: str
     roles: tuple[str, ...]
     permissions: frozenset[str]
+    must_enrol: bool = False

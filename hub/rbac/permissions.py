@@ -86,6 +86,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "user:disable": "Disable users of the tenant whose rank is not higher, and enable them.",
     "user:delete": "Delete users from the tenant whose rank is not higher.",
     "user:export": "Read all that the hub holds of a user of the tenant.",
+    "factor:reset": "Take the second factor from another user, who has lost it.",
+    "factor:require": "Say who must have a second factor in the tenant.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }
 """What each permission allows, by its name."""

@@ -135,6 +135,8 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "user:disable",
                     "user:delete",
                     "user:export",
+                    "factor:reset",
+                    "factor:require",
                 }
             ),
             "Administers the tenant.",

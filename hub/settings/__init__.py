@@ -14,6 +14,7 @@ from hub.settings.audit import AuditSettings
 from hub.settings.identity import IdentitySettings
 from hub.settings.limits import LimitSettings
 from hub.settings.mail import MailSettings
+from hub.settings.providers import FactorSettings
 from hub.settings.quotas import QuotaSettings
 from hub.settings.tenancy import TenancySettings
 
@@ -24,7 +25,13 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(
-    IdentitySettings, MailSettings, LimitSettings, QuotaSettings, AuditSettings, TenancySettings
+    IdentitySettings,
+    FactorSettings,
+    MailSettings,
+    LimitSettings,
+    QuotaSettings,
+    AuditSettings,
+    TenancySettings,
 ):
     """What an operator can set. Raises pydantic's ValidationError for a value that cannot be."""
 
@@ -196,6 +203,15 @@ class Settings(
             object.__setattr__(self, "environment", known)
         if self.require_verified is None:
             object.__setattr__(self, "require_verified", self.environment == "production")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable_by_browsers(self) -> Self:
+        if self.public_url is None and self.host in LOOPBACK:
+            name = f"[{self.host}]" if ":" in self.host else self.host
+            object.__setattr__(self, "public_url", f"http://{name}:{self.port}")
+        if self.providers and self.public_url is None:
+            raise ValueError("HUB_OIDC_PROVIDERS needs HUB_PUBLIC_URL beyond loopback")
         return self
 
     @property

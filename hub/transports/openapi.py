@@ -46,7 +46,7 @@ _ALWAYS: Final = (
     "backend_unavailable",
     "timeout",
 )
-_SIGNED_IN: Final = ("unauthenticated", "token_expired")
+_SIGNED_IN: Final = ("unauthenticated", "token_expired", "enrolment_required")
 
 
 def schemas_of(operations: Mapping[str, AnyOperation]) -> tuple[dict[Any, Any], dict[str, Any]]:
@@ -69,6 +69,8 @@ def _responses(operation: AnyOperation, result: Any) -> dict[str, Any]:
     reasons = {*_ALWAYS, *operation.faults}
     if operation.permission != PUBLIC:
         reasons |= set(_SIGNED_IN)
+    if operation.while_enrolling:
+        reasons.discard("enrolment_required")
     if operation.http.method == "POST" and operation.permission != PUBLIC:
         reasons.add("conflict")  # an Idempotency-Key used for something else
     by_status: dict[int, list[str]] = {}

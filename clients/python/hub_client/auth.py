@@ -17,6 +17,7 @@ from hub_client.faults import (
     ConnectFailed,
     Fault,
     MethodNotFound,
+    SecondFactorRequired,
     TokenExpired,
     Unauthenticated,
     fault_from,
@@ -24,6 +25,8 @@ from hub_client.faults import (
 
 TIMEOUT_S: Final = 20.0
 TokenSource = Callable[[], Awaitable[str]]
+CodeSource = Callable[[], Awaitable[str]]
+"""Answers a code of the second factor, or a recovery code."""
 
 
 class Auth(Protocol):
@@ -80,12 +83,20 @@ class LoginAuth:
 
     ``body`` goes to ``/v1/auth/<how>``: ``login {email, password, tenant?}`` or ``link {code}``
     (which works once). A password is kept, to sign in again when the login session has ended.
+    ``second_factor`` is asked for a code where the hub wants one.
     """
 
     renewable = True
 
-    def __init__(self, address: Address, how: str, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        how: str,
+        body: Mapping[str, Any],
+        second_factor: CodeSource | None = None,
+    ) -> None:
         self._how, self._body = how, dict(body)
+        self._second_factor = second_factor
         self._client = http_client(address)
         self._access: str | None = None
         self._refresh: str | None = None
@@ -141,7 +152,17 @@ class LoginAuth:
                     raise
         if self._how != "login" and self._access is not None:
             raise Unauthenticated("The login session has ended; sign in again.")
-        return self._keep(await post(self._client, f"/v1/auth/{self._how}", self._body))
+        return self._keep(await self._sign_in())
+
+    async def _sign_in(self) -> dict[str, Any]:
+        try:
+            return await post(self._client, f"/v1/auth/{self._how}", self._body)
+        except SecondFactorRequired as fault:
+            if self._second_factor is None:
+                raise
+            challenge = fault.details.get("challenge")
+        answer = {"challenge": challenge, "code": await self._second_factor()}
+        return await post(self._client, "/v1/auth/factor", answer)
 
     def _keep(self, answer: Mapping[str, Any]) -> None:
         try:

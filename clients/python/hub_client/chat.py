@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from hub_client.auth import CodeSource
 from hub_client.conversations import Conversation
 from hub_client.dialogue import (
     NO_CONVERSATION,
@@ -123,13 +124,19 @@ def _connecting(
         raise Usage("a password needs --email")
     try:
         if options.code:
-            return connect(url, code=options.code)
+            return connect(url, code=options.code, second_factor=_code_source(lines))
         token = options.token or (None if options.email else environment.get("HUB_TOKEN"))
         if token:
             return connect(url, token=token)
         email = options.email or _ask_email(lines)
         password = _password(options, lines)
-        return connect(url, email=email, password=password, tenant=options.tenant)
+        return connect(
+            url,
+            email=email,
+            password=password,
+            tenant=options.tenant,
+            second_factor=_code_source(lines),
+        )
     except ValueError as error:
         raise Usage(str(error)) from error
 
@@ -157,6 +164,18 @@ def _password(options: argparse.Namespace, lines: Lines) -> str:
     if not password:
         raise Usage("the password is empty")
     return password
+
+
+def _code_source(lines: Lines) -> CodeSource | None:
+    """Who is asked for a code of the second factor, if anybody is there."""
+    if not lines.terminal:
+        return None
+
+    async def ask() -> str:
+        prompt = "Code of your authenticator: "
+        return await asyncio.to_thread(getpass.getpass, prompt, stream=sys.stderr)
+
+    return ask
 
 
 async def _chat(

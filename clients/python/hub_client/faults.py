@@ -11,7 +11,9 @@
     │   ├── InternalError        -32603
     │   ├── Unauthenticated        4010
     │   ├── TokenExpired           4011 (may be retried)
+    │   ├── SecondFactorRequired   4013
     │   ├── PermissionDenied       4030
+    │   ├── EnrolmentRequired      4031
     │   ├── NotFound               4040
     │   ├── Conflict               4090
     │   ├── ConversationBusy       4091 (may be retried)
@@ -132,11 +134,27 @@ class TokenExpired(Fault):
     retryable = True
 
 
+class SecondFactorRequired(Fault):
+    """The password is right; send a code too."""
+
+    code = 4013
+    reason = "second_factor_required"
+    retryable = False
+
+
 class PermissionDenied(Fault):
     """You may not do this."""
 
     code = 4030
     reason = "permission_denied"
+    retryable = False
+
+
+class EnrolmentRequired(Fault):
+    """The tenant wants a second factor: enrol one."""
+
+    code = 4031
+    reason = "enrolment_required"
     retryable = False
 
 
@@ -230,7 +248,9 @@ FAULTS: Final[Mapping[str, type[Fault]]] = {
         InternalError,
         Unauthenticated,
         TokenExpired,
+        SecondFactorRequired,
         PermissionDenied,
+        EnrolmentRequired,
         NotFound,
         Conflict,
         ConversationBusy,

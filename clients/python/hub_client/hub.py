@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Self
 
 from hub_client.addresses import parse_address
-from hub_client.auth import Auth, LoginAuth, TokenAuth, TokenSource
+from hub_client.auth import Auth, CodeSource, LoginAuth, TokenAuth, TokenSource
 from hub_client.callbacks import Callback, Callbacks, Registration
 from hub_client.connection import Connection
 from hub_client.conversations import Conversations
@@ -158,6 +158,7 @@ def connect(
     password: str | None = None,
     tenant: str | None = None,
     code: str | None = None,
+    second_factor: CodeSource | None = None,
     timeout: float = 30.0,
     backoff: Backoff | None = None,
     session_key: str | None = None,
@@ -167,7 +168,8 @@ def connect(
     ``token``: an access token, or an async function that answers one whenever one is needed.
     ``api_key``: a key of a bot, a service or a script (``ahk_…``), which needs no renewal.
     ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and keeps the login
-    fresh. ``code``: of a one-time login link.
+    fresh. ``code``: of a one-time login link. ``second_factor``: an async function that answers a
+    code of the authenticator, for who has one.
 
     ``timeout``: seconds that a request may take, reconnecting included. ``session_key``: your name
     (1 to 128 visible ASCII characters) for a persistent session, which remembers for 24 h what is
@@ -200,9 +202,9 @@ def connect(
         if token is not None or api_key is not None:
             source = TokenAuth(token or api_key or "")
         elif code is not None:
-            source = LoginAuth(address, "link", {"code": code})
+            source = LoginAuth(address, "link", {"code": code}, second_factor)
         else:
-            source = LoginAuth(address, "login", body)
+            source = LoginAuth(address, "login", body, second_factor)
         connection = Connection(
             address,
             source,

@@ -15,6 +15,14 @@ from hub.storage.tables.access import (
 from hub.storage.tables.audit import AuditEntry, AuditHead
 from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
 from hub.storage.tables.conversations import Conversation, Message, Run, Usage
+from hub.storage.tables.factors import (
+    FactorPolicy,
+    LoginChallenge,
+    ProvidedRole,
+    ProviderIdentity,
+    RecoveryCode,
+    TotpFactor,
+)
 from hub.storage.tables.grants import Grant
 from hub.storage.tables.identity import (
     AccountToken,
@@ -41,23 +49,29 @@ __all__ = [
     "Dated",
     "DisabledMember",
     "Erasure",
+    "FactorPolicy",
     "Grant",
     "Group",
     "GroupMember",
     "GroupRole",
     "Instant",
     "Invitation",
+    "LoginChallenge",
     "LoginLink",
     "LoginSession",
     "Membership",
     "Message",
+    "ProvidedRole",
+    "ProviderIdentity",
     "Quota",
+    "RecoveryCode",
     "RefreshToken",
     "Role",
     "RolePermission",
     "Run",
     "Tenant",
     "TenantOwned",
+    "TotpFactor",
     "Usage",
     "User",
     "instant",

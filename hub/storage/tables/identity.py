@@ -83,6 +83,7 @@ class LoginSession(TenantOwned, Dated, table=True):
     last_seen_at: datetime = instant(default_factory=now)
     expires_at: datetime = instant(index=True)
     revoked_at: datetime | None = instant(default=None, nullable=True)
+    second_factor: str | None = Field(default=None, max_length=16)  # totp, recovery, provider
 
 
 class RefreshToken(TenantOwned, table=True):
@@ -107,6 +108,7 @@ class LoginLink(TenantOwned, table=True):
     user_id: str = Field(foreign_key="users.id", max_length=32)
     expires_at: datetime = instant(index=True)
     used_at: datetime | None = instant(default=None, nullable=True)
+    second_factor: str | None = Field(default=None, max_length=16)  # that was shown already
 
 
 class Invitation(TenantOwned, Dated, table=True):

@@ -1,0 +1,74 @@
+"""The second factor and the identity provider, as somebody sees them in a real browser."""
+
+import time
+
+import pyotp
+from playwright.async_api import Page, expect
+
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+from tests.parts.provider import IdentityProvider
+
+EMAIL = "ada@hub.example"
+
+
+async def _sign_in(page: Page, url: str) -> None:
+    await page.goto(url)
+    await page.get_by_label("E-mail").fill(EMAIL)
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+
+
+async def test_who_must_have_a_second_factor_sets_one_up_and_signs_in_with_it(
+    served_hub: ServedHub,
+    browser_page: Page,
+) -> None:
+    page = browser_page
+    session = await served_hub.sign_up(EMAIL)
+    claims = served_hub.hub.services.tokens.read(session["access_token"])
+    await served_hub.hub.services.factor_rules.demand(claims.tenant_id, None, "owner")
+
+    await _sign_in(page, served_hub.url)
+    await expect(page.get_by_role("heading", name="Set up a second factor")).to_be_visible()
+    secret = (await page.locator("#enrolment-secret").inner_text()).replace(" ", "")
+    moment = time.time()
+    await page.locator("#enrolment").get_by_label("Code").fill(pyotp.TOTP(secret).at(int(moment)))
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#recovery-codes li")).to_have_count(10)
+    await page.get_by_role("button", name="I have kept them").click()
+    await page.get_by_role("button", name="Sign out").click()
+
+    await _sign_in(page, served_hub.url)
+    await expect(page.get_by_role("heading", name="Second factor", exact=True)).to_be_visible()
+    code = page.locator("#second-factor").get_by_label("Code")
+    await expect(code).to_be_focused()
+    await code.fill("000000")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#second-factor-problem")).not_to_be_empty()
+    await code.fill(pyotp.TOTP(secret).at(int(moment) + 30))
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
+
+
+async def test_a_button_leads_through_the_provider_and_back(
+    serve_hub: ServeHub,
+    identity_provider: IdentityProvider,
+    browser_page: Page,
+) -> None:
+    page, provider = browser_page, identity_provider
+    async with serve_hub(HUB_OIDC_PROVIDERS=provider.settings()) as hub:
+        await hub.hub.services.accounts.ensure_administrator()
+        provider.account("grace")
+        provider.start(hub.url)
+        await page.goto(hub.url)
+        await page.get_by_role("link", name="Sign in with Main Street").click()
+        await page.locator("input[name=login]").fill("grace")
+        await page.locator("input[name=password]").fill("anything")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Continue").click()
+        await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
+        assert page.url == f"{hub.url}/"
+
+        await page.get_by_role("button", name="Sign out").click()
+        await page.goto(f"{hub.url}/?again#problem=permission_denied")
+        await expect(page.get_by_role("alert")).to_contain_text("did not sign you in")
+        assert "problem" not in page.url
