@@ -29,7 +29,7 @@ from hub.limits.terms import Terms
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import rank_of
 from hub.rbac.roles import HIGHEST
-from hub.storage.tables import Quota, Run, now
+from hub.storage.tables import ApiKey, Quota, Run, now
 
 Source = Literal["set", "operator", "default"]
 """Where a limit comes from: set in the tenant, set at the machine, or a default of the hub."""
@@ -144,7 +144,7 @@ async def set_quota(
         subject.tenant_id,
         "quota.set",
         resource=("quota", str(subject)),
-        details={"quota": name, "limit": limit, "before": before},
+        details={"quota": name, "limit": _told(limit), "before": _told(before)},
     )
 
 
@@ -170,16 +170,31 @@ def _join(active: Sequence[Run], account: Account, window: str, amount: int) -> 
     return amount * len(active)
 
 
+def _told(limit: int | None) -> int | str:
+    return "default" if limit is None else limit
+
+
 async def _check_rank(session: AsyncSession, subject: Subject, by: Actor) -> None:
     """Who is not of the highest rank sets no quota of the tenant, of their own, and of their
-    equals. Raises Fault("permission_denied").
+    equals; and a key none of its own. Raises Fault("permission_denied").
     """
     hand, definitions = await hand_of(session, subject.tenant_id, by, "quota:set")
+    if subject.id == by.session_id:  # whoever's it is
+        raise Fault("permission_denied", "A key sets no quota of its own.")
     if hand.rank >= HIGHEST:
         return
-    theirs = HIGHEST
-    if subject.kind == "user":
-        held = await held_by(session, subject.tenant_id, subject.id)
+    theirs, user_id = HIGHEST, None
+    if subject.kind != "tenant":
+        user_id = subject.id
+        if subject.kind == "key":
+            user_id = await user_of_key(session, subject.id) or by.user_id
+        held = await held_by(session, subject.tenant_id, user_id)
         theirs = rank_of(held.role_ids, definitions)
-    if theirs >= hand.rank or subject.id == by.user_id:
+    if theirs >= hand.rank or user_id == by.user_id:
         raise Fault("permission_denied", "Set quotas of those who stand below you.")
+
+
+async def user_of_key(session: AsyncSession, key_id: str) -> str | None:
+    """Whose an API key is, in the tenant of the session."""
+    statement = select(ApiKey.user_id).where(col(ApiKey.id) == key_id)
+    return (await session.exec(statement)).first()

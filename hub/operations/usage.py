@@ -11,7 +11,7 @@ from hub.limits import usage
 from hub.operations.call import Call
 from hub.operations.operation import Http, Result, operation
 from hub.operations.shapes import Page
-from hub.operations.subjects import SubjectName, subject_of
+from hub.operations.subjects import Whose, subject_of
 
 MOST_DAYS: Final = 400
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -28,7 +28,7 @@ Day = Annotated[date, BeforeValidator(_written_out)]
 
 
 class Asked(Page):
-    subject: SubjectName = "me"
+    subject: Whose = "me"
     by: usage.By = Field("day", description="What to sum by.")
     first_day: Day | None = Field(
         None, description="The first day, of UTC. Default: the first of the last day's month."

@@ -186,3 +186,27 @@ async def test_what_was_used_stays_used_when_its_conversation_is_deleted(world: 
     assert before["total"]["runs"] == 1
     await ada.ask("conversation.delete", {"conversation_id": conversation})
     assert await ada.ask("usage.get") == before
+
+
+async def test_an_api_key_has_quotas_of_its_own(world: World) -> None:
+    ada, eve = await world.owner(), await world.owner()
+    made = await ada.ask("apikey.create", {"name": "a bot"})
+    subject = f"key:{made['id']}"
+    conversation = await ada.conversation()
+    bot = Person("", {}, (await world.transport.caller(made["key"])).ask)
+    await ada.ask("quota.set", {"subject": subject, "quota": "requests.day", "limit": 1})
+    await _send(bot, conversation)
+    with pytest.raises(Refused, match="quota_exceeded") as refusal:
+        await _send(bot, conversation)
+    assert refusal.value.details["subject"] == "key"
+    await _send(ada, conversation)  # their user's is another
+    (quota,) = (await bot.ask("quota.get", {"subject": subject}))["quotas"]
+    assert (quota["used"], quota["remaining"]) == (1, 0)
+    with pytest.raises(Refused, match="permission_denied"):
+        await bot.ask("quota.set", {"subject": subject, "quota": "requests.day", "limit": 9})
+    for method, more in (("quota.get", {}), ("quota.set", {"quota": "runs", "limit": 1})):
+        with pytest.raises(Refused, match="not_found"):
+            await eve.ask(method, {"subject": subject, **more})
+    admin = await world.colleague(ada, "admin")
+    with pytest.raises(Refused, match="permission_denied"):
+        await admin.ask("quota.set", {"subject": subject, "quota": "runs", "limit": 1})

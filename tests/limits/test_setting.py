@@ -92,7 +92,7 @@ async def test_a_quota_that_is_set_is_in_the_audit_trail_and_one_that_is_refused
         entries = (await session.exec(select(AuditEntry))).all()
         quotas = (await session.exec(select(Quota))).all()
     assert [(entry.action, entry.resource_id, entry.details) for entry in entries] == [
-        ("quota.set", f"user:{desk.actor.user_id}", '{"before":null,"limit":5,"quota":"runs"}')
+        ("quota.set", f"user:{desk.actor.user_id}", '{"before":"default","limit":5,"quota":"runs"}')
     ]
     assert [quota.amount for quota in quotas] == [5]
 
