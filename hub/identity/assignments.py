@@ -11,6 +11,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.changes import Changed, announce
 from hub.identity.definitions import definitions_of
+from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import hand_of, held_by, held_by_group, is_known, lives
 from hub.identity.owners import keep_an_owner
 from hub.ids import is_id, new_id
@@ -197,14 +198,19 @@ class Assignments:
                 select(Group.id, Group.name).where(col(Group.id).in_(sorted(held.group_ids)))
             )
             named = dict(groups.all())
-            disabled = (
-                await session.exec(select(User.disabled_at).where(User.id == user_id))
-            ).first()
+            enabled = select(Membership.id).join(User, col(User.id) == Membership.user_id)
+            enabled = enabled.where(
+                Membership.tenant_id == tenant_id,
+                Membership.user_id == user_id,
+                col(User.disabled_at).is_(None),
+                not_disabled_there(),
+            )
+            disabled = (await session.exec(enabled.limit(1))).first() is None
             suspended = (
                 await session.exec(select(Tenant.suspended_at).where(Tenant.id == tenant_id))
             ).first()
         trouble = None
-        if disabled is not None:
+        if disabled:
             trouble = "the user is disabled"
         elif suspended is not None:
             trouble = "the tenant is suspended"

@@ -20,7 +20,7 @@ from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Membership, User, now
+from hub.storage.tables import DisabledMember, Membership, User, now
 from tests.identity.houses import House
 from tests.identity.test_roles import refusal
 from tests.identity.test_watches import Told
@@ -370,6 +370,11 @@ async def test_reasons_tell_every_way_and_what_keeps_somebody_out(house: House) 
         of = col(User.id) == bob.user_id
         await session.exec(update(User).where(of).values(disabled_at=now()))
     found = await house.assignments.explain(house.tenant_id, bob.user_id, "run:cancel")
+    assert found.trouble == "the user is disabled"
+    eve = await house.user("member")
+    async with house.database.write(EVERY_TENANT) as session:
+        session.add(DisabledMember(tenant_id=house.tenant_id, user_id=eve.user_id))
+    found = await house.assignments.explain(house.tenant_id, eve.user_id, "run:cancel")
     assert found.trouble == "the user is disabled"
     late = await house.user("member", expires_at=now())
     found = await house.assignments.explain(house.tenant_id, late.user_id, "run:cancel")
