@@ -27,6 +27,8 @@ async def meddle(database: Database, *statements: str, **values: Any) -> None:
     engine = create_async_engine(database.url)
     try:
         async with engine.begin() as connection:
+            if not database.embedded:  # past the wall, as its owner can
+                await connection.execute(text("SELECT set_config('hub.tenant', '*', true)"))
             for statement in statements:
                 await connection.execute(text(statement), values)
     finally:
