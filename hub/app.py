@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from hub.agents.answers import Answers
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.erasure import Erasures
 from hub.agents.orchestrator import Orchestrator
@@ -125,6 +126,7 @@ async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[H
                 catalogue=services.catalogue,
                 backplane=services.backplane,
                 metrics=services.metrics,
+                answers=Answers(services.backplane, services.metrics, settings.answer_cache_s),
                 permits=RunPermits(services.authority, services.watches, services.resources),
                 concurrency=settings.run_concurrency,
             )
@@ -166,9 +168,14 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     passwords = Passwords(settings.bcrypt_cost)
     stack.callback(passwords.close)
     tokens = Tokens(keys, settings.access_token_minutes)
-    authority = Authority(database, backplane)
+    authority = Authority(database, backplane, lookups=metrics.caches["permissions"])
     await authority.start()
-    resources = Resources(database, backplane, partial(authority.found, "conversation"))
+    resources = Resources(
+        database,
+        backplane,
+        partial(authority.found, "conversation"),
+        metrics.caches["resources"],
+    )
     await resources.start()
     stack.callback(resources.close)
     authority.on_change(resources.changed)  # before those who ask it again at a change
@@ -178,7 +185,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     client_sessions = await _running(
         stack, ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
     )
-    catalogue = await _running(stack, Catalogue(settings))
+    catalogue = await _running(stack, Catalogue(settings, lookups=metrics.caches["models"]))
     quotas = Quotas(database, backplane, settings, metrics)
     await quotas.start()
     outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)

@@ -53,6 +53,7 @@ class Assignment:
     """A run that a worker is to drive: its row, and what it needs to know of the conversation.
 
     ``default_model``: of the tenant, for a run and a conversation that name none.
+    ``answer_cache``: whether the tenant takes answers that were given before.
     ``announce_only``: it has ended already, but its terminal event is not in the log.
     """
 
@@ -62,6 +63,7 @@ class Assignment:
     usage: tuple[Usage, ...] = ()
     announce_only: bool = False
     default_model: str | None = None
+    answer_cache: bool = False
 
 
 def queue_item(tenant_id: str, conversation_id: str) -> str:
@@ -274,8 +276,14 @@ class Orchestrator:
             run.started_at = run.started_at or now()
             session.add(run)
             history = await rows.history(session, run)
-        default_model = parsed(settled).default_model
-        return Assignment(run, conversation, history, default_model=default_model)
+        settings = parsed(settled)
+        return Assignment(
+            run,
+            conversation,
+            history,
+            default_model=settings.default_model,
+            answer_cache=settings.answer_cache,
+        )
 
     async def steering(self, run: Run, generation: int) -> tuple[Message, ...]:
         """The messages that were sent to steer this generation of the run, oldest first."""

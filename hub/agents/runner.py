@@ -15,6 +15,7 @@ from contextlib import aclosing
 from time import perf_counter
 from typing import Final
 
+from hub.agents.answers import Answers
 from hub.agents.conversations.prompt import chat_request
 from hub.agents.conversations.transcript import Transcript, as_event_message
 from hub.agents.generation import GENERATION_STEPS, Generation
@@ -53,7 +54,9 @@ class Runner:
         backplane: Backplane,
         metrics: Metrics,
         permits: Permits,
+        answers: Answers,
     ) -> None:
+        self._answers = answers
         self._run = assignment.run
         self._assignment = assignment
         self._orchestrator = orchestrator
@@ -256,7 +259,9 @@ class Runner:
         asked_at = perf_counter()
         waiting = True
         client = self._catalogue.client()
-        parts = client.chat(request)
+        parts = self._answers.chat(
+            client, request, self._run.tenant_id, wanted=assignment.answer_cache
+        )
         async with aclosing(parts):
             async for part in parts:
                 if waiting:

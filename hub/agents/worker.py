@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 
+from hub.agents.answers import Answers
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import RUN_CONTROL, RUN_QUEUE, Orchestrator, queue_item
 from hub.agents.permission import Permits
@@ -43,8 +44,10 @@ class Worker:
         backplane: Backplane,
         metrics: Metrics,
         permits: Permits,
+        answers: Answers,
         concurrency: int,
     ) -> None:
+        self._answers = answers
         self._orchestrator = orchestrator
         self._transcript = transcript
         self._catalogue = catalogue
@@ -216,6 +219,7 @@ class Worker:
                     backplane=self._backplane,
                     metrics=self._metrics,
                     permits=self._permits,
+                    answers=self._answers,
                 )
                 done.append(runner.run_id)
                 driven = await self._drive_run(runner, conversation_id)

@@ -21,6 +21,7 @@ from hub.identity.tokens import REFUSED, Claims
 from hub.ids import is_id, new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
+from hub.telemetry.lookups import Lookups
 
 TOPIC: Final = "authority"
 RECHECK_S: Final = 5.0
@@ -61,8 +62,14 @@ class Authority:
     """Answers who someone is now. ``await start()`` before use."""
 
     def __init__(
-        self, database: Database, backplane: Backplane, *, recheck_s: float = RECHECK_S
+        self,
+        database: Database,
+        backplane: Backplane,
+        *,
+        recheck_s: float = RECHECK_S,
+        lookups: Lookups | None = None,
     ) -> None:
+        self._lookups = lookups or Lookups()
         self._database = database
         self._backplane = backplane
         self._recheck_s = recheck_s
@@ -105,7 +112,9 @@ class Authority:
         """The standing of whoever this is. Raises Fault as ``actor`` does."""
         known = self._valid(key)
         if known is None:
+            self._lookups.misses += 1
             return await self._renewed(key)
+        self._lookups.hits += 1
         known.asked[0] = True
         return known.standing
 

@@ -12,6 +12,7 @@ from hub.inference.interface import ModelClient, ModelInfo
 from hub.inference.ollama import OllamaClient
 from hub.inference.supervisor import LocalModel
 from hub.settings import Settings
+from hub.telemetry.lookups import Lookups
 
 PROBE_S: Final = 1.0
 """Seconds that an Ollama gets to answer when the hub starts: it delays the start."""
@@ -54,7 +55,9 @@ class Catalogue:
         local: LocalModel | None = None,
         reprobe_s: float = REPROBE_S,
         loading_s: float = LOADING_S,
+        lookups: Lookups | None = None,
     ) -> None:
+        self._lookups = lookups or Lookups()
         self._settings = settings
         self._reprobe_s, self._loading_s = reprobe_s, loading_s
         self._local = local or LocalModel(gguf=settings.local_model)
@@ -104,10 +107,13 @@ class Catalogue:
         async with self._asking:
             cached = self._cached
             if cached is None or cached.client is not client or now() - cached.at > FRESH_S:
+                self._lookups.misses += 1
                 found = await client.models()
                 wanted = self._settings.default_model
                 found = tuple(sorted(found, key=lambda info: not _is_called(info, wanted)))
                 cached = self._cached = _Cached(now(), client, found)
+            else:
+                self._lookups.hits += 1
         return cached.models
 
     async def resolve(self, name: str | None) -> ModelInfo:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 import orjson
@@ -31,6 +32,7 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run, now
 from hub.telemetry.logs import log
+from hub.telemetry.lookups import Lookups
 from hub.tenancy.tenants import founder
 
 TOPIC: Final = "gone"
@@ -38,6 +40,9 @@ REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 5.0
 LOOK_S: Final = 4.0
 """How often it is looked whose the conversations are that are followed on this node."""
+OLD_S: Final = 60.0
+"""How long after it has to be looked up again something is remembered nevertheless."""
+RUNS_REMEMBERED: Final = 1_000
 BATCH: Final = 500
 
 
@@ -50,11 +55,16 @@ class Resources:
     """Finds resources by kind and id within a tenant."""
 
     def __init__(
-        self, database: Database, backplane: Backplane, moved: Callable[[str], None]
+        self,
+        database: Database,
+        backplane: Backplane,
+        moved: Callable[[str], None],
+        lookups: Lookups | None = None,
     ) -> None:
         """``moved(id)`` is called for a conversation that was found to be another's than before, or
         shared with others, though nothing was heard of it; and at the end of a grant on it.
         """
+        self._lookups = lookups or Lookups()
         self._database = database
         self._backplane = backplane
         self._moved = moved
@@ -160,6 +170,18 @@ class Resources:
                     log.exception("looking whose conversations are failed")
                     break
 
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Forget what nobody has asked for in a while: it would have to be looked up anyway."""
+        long_ago = time.monotonic() - OLD_S
+        # The one that was used longest ago comes first.
+        for id in [
+            id for id, known in islice(self._known.items(), 10 * BATCH) if known.until < long_ago
+        ]:
+            del self._known[id]
+            self._expiring.drop(id)
+
     async def _look_again(self, ids: list[str]) -> None:
         self._meanwhile.clear()
         began = time.monotonic()
@@ -253,7 +275,7 @@ class Resources:
             statement = select(Run.conversation_id).where(col(Run.id) == run_id)
             found = (await session.exec(statement)).first()
         if found is not None:
-            _remember(self._conversations, run_id, (tenant_id, found))
+            _remember(self._conversations, run_id, (tenant_id, found), RUNS_REMEMBERED)
         return found
 
     async def _whose(self, conversation_id: str, tenant_id: str) -> Whose | None:
@@ -265,9 +287,11 @@ class Resources:
             and known.until > time.monotonic()
         ):
             self._known.move_to_end(conversation_id)
+            self._lookups.hits += 1
             return known.whose
         # Asked once, for all who want to know at the same time: a conversation that has changed is
         # one for all who follow it.
+        self._lookups.misses += 1
         key = (conversation_id, tenant_id)
         asking = self._asking.get(key)
         if asking is None:
@@ -293,11 +317,11 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _remember(known: OrderedDict[K, V], key: K, value: V) -> K | None:
-    """Remember it; what was forgotten for it."""
+def _remember(known: OrderedDict[K, V], key: K, value: V, most: int | None = None) -> K | None:
+    """Remember it; what was forgotten for it. ``most``: by default ``REMEMBERED``."""
     known[key] = value
     known.move_to_end(key)
-    return known.popitem(last=False)[0] if len(known) > REMEMBERED else None
+    return known.popitem(last=False)[0] if len(known) > (most or REMEMBERED) else None
 
 
 def _seen(task: "asyncio.Task[Whose | None]") -> None:
@@ -307,7 +331,7 @@ def _seen(task: "asyncio.Task[Whose | None]") -> None:
 
 
 # Made for every message, and most of the time the one that was made for the message before.
-_resource: Final = lru_cache(maxsize=REMEMBERED)(Resource)
+_resource: Final = lru_cache(maxsize=1_024)(Resource)
 
 
 def _other_channel(name: str, actor: Actor) -> Resource:

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from hub.telemetry.deliveries import Deliveries
+from hub.telemetry.lookups import Caches
 from hub.telemetry.waiting import Waiting
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -64,6 +65,8 @@ class Metrics:
             ("scope",),
             registry=registry,
         )
+        self.caches = Caches("permissions", "resources", "models", "replies", "answers")
+        registry.register(self.caches)
         self.deliveries = Deliveries()
         registry.register(self.deliveries)
         self.pubsub_lag = Histogram(

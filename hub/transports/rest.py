@@ -206,6 +206,7 @@ class Rest:
         asked = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
         owner = f"{call.claims.tenant_id}:{call.claims.user_id}:{operation.name}:{key}"
         name = "idempotent:" + hashlib.sha256(owner.encode()).hexdigest()
+        replies = self._services.metrics.caches["replies"]
         if not await cache.cache_set(name, asked + _UNDER_WAY, UNDER_WAY_S, only_new=True):
             known = await cache.cache_get(name)
             if known is None or known[32:] == _UNDER_WAY:
@@ -215,9 +216,11 @@ class Rest:
             if known[32:] == _SHOWN:
                 raise Fault("conflict", "It was done, and its answer holds what is shown once.")
             # Answered again only to who may still do it.
+            replies.hits += 1
             await admit(operation, call)
             await authorise(operation, validate(operation, params), call)
             return known[32:]
+        replies.misses += 1
         try:
             body = (await self._dispatcher.dispatch(operation, params, call)).encode()
         except BaseException:

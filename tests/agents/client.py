@@ -80,9 +80,9 @@ class Client:
 
     # --- a conversation ---
 
-    async def conversation(self, model: str = "echo", *, follow: bool = True) -> str:
+    async def conversation(self, model: str = "echo", *, follow: bool = True, **more: Any) -> str:
         """A new conversation, followed from now on."""
-        made = await self.call("conversation.create", model=model)
+        made = await self.call("conversation.create", model=model, **more)
         if follow:
             await self.subscribe(made["id"])
         return str(made["id"])

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 
+from hub.agents.answers import Answers
 from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.permission import Asker
@@ -212,6 +213,7 @@ class Talk:
                     backplane=node.backplane,
                     metrics=self.metrics,
                     permits=Always(),
+                    answers=Answers(node.backplane, self.metrics, 0),
                 )
                 if not await runner.drive():
                     self._work.set()  # the lease is lost, as it is with the log
