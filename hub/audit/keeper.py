@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hub.audit.denials import Denials
 from hub.audit.live import NOUN, Live
-from hub.audit.retention import prune_all
+from hub.audit.retention import prune, terms
 from hub.audit.seal import kept_seal, made_seal
 from hub.audit.trail import WRITTEN
 from hub.audit.verification import Verification, verify
@@ -55,8 +55,7 @@ class Keeper:
         """Begin."""
         self.denials.start()
         self._live.start()
-        if self._settings.audit_retention_days is not None:
-            self._pruning = asyncio.create_task(self._prune_for_ever())
+        self._pruning = asyncio.create_task(self._prune_for_ever())
 
     async def close(self) -> None:
         """Stop, once what waits was written. Idempotent."""
@@ -120,10 +119,12 @@ class Keeper:
             await asyncio.sleep(PRUNE_S)
 
     async def prune(self) -> int:
-        """Delete entries that are older than ``HUB_AUDIT_RETENTION_DAYS``; how many."""
-        days = self._settings.audit_retention_days
-        if days is None:
-            return 0
-        return await prune_all(
-            self._database, made_seal(self._settings), now() - timedelta(days=days)
-        )
+        """Delete entries that are older than ``HUB_AUDIT_RETENTION_DAYS``, or than their tenant has
+        settled; how many.
+        """
+        deleted = 0
+        kept = await terms(self._database, self._settings.audit_retention_days)
+        for tenant_id, days in kept.items():
+            before = now() - timedelta(days=days)
+            deleted += await prune(self._database, made_seal(self._settings), tenant_id, before)
+        return deleted

@@ -18,18 +18,24 @@ from hub.audit.verification import PRUNED, note_bytes, verify
 from hub.audit.verifier import Known
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import AuditEntry, AuditHead
+from hub.storage.tables import AuditEntry, AuditHead, Tenant
+from hub.storage.tenant_settings import parsed
 from hub.telemetry.logs import log
 
 BATCH: Final = 1_000
 """Entries that are deleted in one transaction."""
 
 
-async def prune_all(database: Database, seal: Seal, before: datetime) -> int:
-    """Prune every tenant's trail; how many entries were deleted."""
+async def terms(database: Database, days: int | None) -> dict[str, int]:
+    """For how many days each tenant's trail is kept: ``days``, or fewer if the tenant has settled
+    so. Those that are kept for ever are left out.
+    """
+    trails = select(AuditHead.id, Tenant.settings).join(Tenant, col(Tenant.id) == AuditHead.id)
     async with database.read(EVERY_TENANT) as session:
-        tenants = (await session.exec(select(AuditHead.id))).all()
-    return sum([await prune(database, seal, tenant_id, before) for tenant_id in tenants])
+        rows = (await session.exec(trails)).all()
+    kept = {id: (days, parsed(settled).audit_retention_days) for id, settled in rows}
+    known = {id: [each for each in both if each is not None] for id, both in kept.items()}
+    return {id: min(each) for id, each in known.items() if each}
 
 
 async def prune(database: Database, seal: Seal, tenant_id: str, before: datetime) -> int:

@@ -14,7 +14,7 @@ class AuditSettings(BaseSettings):
         ge=1,
         alias="HUB_AUDIT_RETENTION_DAYS",
         description="Days for which audit entries are kept; older ones are deleted, and a signed "
-        "note of it remains in the chain. Default: for ever.",
+        "note of it remains in the chain. A tenant may settle for fewer. Default: for ever.",
     )
     audit_key_file: Path | None = Field(
         None,

@@ -38,12 +38,6 @@ class TenantSettings(BaseModel):
         max_length=50,
         description="Domains (`hub.example`) of the addresses that invitations let in; none: any.",
     )
-    require_second_factor: int | None = Field(
-        None,
-        ge=0,
-        le=1_000,
-        description="Members with a role of this rank or above need a second factor; none: nobody.",
-    )
     answer_cache: bool = Field(
         False, description="Whether answers to exactly the same prompt may be given again."
     )
@@ -51,7 +45,8 @@ class TenantSettings(BaseModel):
         None,
         ge=1,
         le=36_500,
-        description="Days for which audit entries are kept; none: as long as the hub keeps them.",
+        description="Days for which audit entries are kept, if the hub keeps them so long; none: "
+        "as long as the hub does.",
     )
 
     def changed(self, changes: "TenantSettings") -> "TenantSettings":

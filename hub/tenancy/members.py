@@ -177,7 +177,7 @@ class Members:
                 tenant_id,
                 "invitation.create",
                 resource=("invitation", made.id),
-                details={"role": role_id, "email": email},
+                details={"role": role_id, "addressed": email is not None},
             )
         return made, code
 

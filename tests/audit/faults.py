@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from hub.storage.database import Database
+from tests.parts.postgres import SUPERUSER
 
 _REFUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "sqlite": (
@@ -23,8 +24,9 @@ _REFUSES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 async def meddle(database: Database, *statements: str, **values: Any) -> None:
-    """Run SQL on the database, on a connection that knows nothing of the hub."""
-    engine = create_async_engine(database.url)
+    """Run SQL on the database, on a connection that knows nothing of the hub, nor of its walls."""
+    url = database.url if database.embedded else database.url.set(username=SUPERUSER)
+    engine = create_async_engine(url)
     try:
         async with engine.begin() as connection:
             if not database.embedded:  # past the wall, as its owner can

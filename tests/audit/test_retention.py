@@ -1,16 +1,18 @@
 """Retention: what is old is deleted, a signed note remains, and the rest of the chain verifies."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import col, update
 
-from hub.audit.retention import prune, prune_all
+from hub.audit.retention import prune, terms
 from hub.audit.seal import Seal, kept_seal, made_seal
 from hub.audit.verification import PRUNED, verify
 from hub.settings import BadSettings, Settings, read_settings
 from hub.storage.database import Database
-from hub.storage.tables import now
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Tenant, now
+from hub.storage.tenant_settings import TenantSettings
 from tests.audit.conftest import entries, make_tenant, write
 from tests.audit.faults import meddle
 
@@ -56,12 +58,19 @@ async def test_pruning_goes_on_where_it_ended_before(
     assert len(await entries(database, tenant)) == 1
 
 
-async def test_every_tenants_trail_is_pruned(database: Database, tenant: str, seal: Seal) -> None:
+async def test_a_tenant_may_keep_its_trail_for_a_shorter_time_than_the_hub(
+    database: Database, tenant: str
+) -> None:
     other = await make_tenant(database, "other")
     await write(database, tenant, 2)
     await write(database, other, 3)
-    assert await prune_all(database, seal, now()) == 5
-    assert await prune_all(database, seal, now() - timedelta(days=1)) == 0
+    assert await terms(database, None) == {}
+    settled = TenantSettings(audit_retention_days=30).document()
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(update(Tenant).where(col(Tenant.id) == other).values(settings=settled))
+    assert await terms(database, None) == {other: 30}
+    assert await terms(database, 90) == {tenant: 90, other: 30}
+    assert await terms(database, 7) == {tenant: 7, other: 7}
 
 
 async def test_a_note_that_another_key_has_signed_proves_nothing(

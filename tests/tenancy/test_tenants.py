@@ -162,16 +162,16 @@ async def test_settings_change_one_by_one_and_null_takes_one_away(
     await tenants.update(
         owner.tenant_id, TenantSettings(display_name="Acme", default_model="m"), by=owner
     )
-    await tenants.update(owner.tenant_id, TenantSettings(require_second_factor=40), by=owner)
+    await tenants.update(owner.tenant_id, TenantSettings(audit_retention_days=40), by=owner)
     await tenants.update(owner.tenant_id, TenantSettings(default_model=None), by=owner)
-    await tenants.update(owner.tenant_id, TenantSettings(require_second_factor=40), by=owner)
+    await tenants.update(owner.tenant_id, TenantSettings(audit_retention_days=40), by=owner)
     async with database.read(owner.tenant_id) as session:
         settled = await settings_of(session, owner.tenant_id)
-    assert settled == TenantSettings(display_name="Acme", require_second_factor=40)
+    assert settled == TenantSettings(display_name="Acme", audit_retention_days=40)
     entries = await trail(database, owner.tenant_id)
     assert [entry.details for entry in entries] == [
         '{"changed":["display_name","default_model"]}',
-        '{"changed":["require_second_factor"]}',
+        '{"changed":["audit_retention_days"]}',
         '{"changed":["default_model"]}',
     ]
     assert len(told.changes) == 3
