@@ -80,7 +80,7 @@ class Answers:
 
 def name_of(request: ChatRequest, tenant_id: str) -> str:
     """The key of an answer: a digest of everything that it depends on, and of whose it is."""
-    asked = [tenant_id, request.model, [asdict(message) for message in request.messages]]
-    asked += [request.options, request.format]
+    messages = [asdict(message) for message in request.messages]
+    asked = [tenant_id, request.model, messages, request.options, request.format]
     canonical = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
     return "answer:" + hashlib.sha256(canonical).hexdigest()
