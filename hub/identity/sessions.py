@@ -171,7 +171,16 @@ class LoginSessions:
     async def revoke_all(self, user_id: str) -> None:
         """End all sessions of the user, in every tenant. Idempotent."""
         async with self._database.write(EVERY_TENANT) as session:
+            alive = select(LoginSession.tenant_id).where(
+                LoginSession.user_id == user_id, col(LoginSession.revoked_at).is_(None)
+            )
+            tenants = (await session.exec(alive.distinct())).all()
             await end_sessions(session, col(LoginSession.user_id) == user_id)
+            for tenant_id in sorted(tenants):
+                await record(
+                    session, tenant_id, "account.logout",
+                    resource=("user", user_id), details={"everywhere": True},
+                )  # fmt: skip
         await self._announce("user", user_id)
 
     async def alive(self, session: AsyncSession, user_id: str) -> Sequence[LoginSession]:

@@ -9,7 +9,7 @@ from sqlmodel import col, select
 from websockets.exceptions import ConnectionClosed
 
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation, Message, Run, Usage, User
+from hub.storage.tables import Conversation, Message, Run, User
 from tests.interaction.conftest import Person, World
 from tests.interaction.drivers import Refused, eventually, open_socket
 from tests.parts.hub import PASSWORD
@@ -246,7 +246,7 @@ async def _runs(world: World, run_id: str, status: str) -> bool:
 
 
 async def _erased(world: World, user_id: str) -> bool:
-    """Whether nothing of the user is left but an id."""
+    """Whether nothing of the user is left but an id, and what was used by it."""
     async with world.hub.hub.services.database.read(EVERY_TENANT) as session:
         user = await session.get(User, user_id)
         assert user is not None
@@ -255,7 +255,6 @@ async def _erased(world: World, user_id: str) -> bool:
             select(Conversation.id).where(col(Conversation.owner_id) == user_id),
             select(Message.id).where(col(Message.author_id) == user_id),
             select(Run.id).where(col(Run.user_id) == user_id),
-            select(Usage.id).where(col(Usage.user_id) == user_id),
         ):
             if (await session.exec(owned.limit(1))).first() is not None:
                 return False
