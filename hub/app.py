@@ -274,7 +274,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
 def _providers(
     settings: Settings, seal: Seal, provisioning: Provisioning, stack: AsyncExitStack
 ) -> Providers:
-    providers = Providers(settings.providers, settings.public_url, seal, provisioning)
+    providers = Providers(settings.providers, settings.url, seal, provisioning)
     stack.push_async_callback(providers.close)
     return providers
 

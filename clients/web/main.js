@@ -19,7 +19,7 @@ function show(signedIn) {
   (signedIn ? $("text") : $("sign-in").elements.email).focus();
 }
 
-async function signIn(path, body) {
+async function enter(path, body) {
   try {
     return await post(path, body);
   } catch (error) {
@@ -57,7 +57,7 @@ $("sign-in").onsubmit = async (event) => {
   event.preventDefault();
   const { email, password } = event.target.elements;
   try {
-    await begin(await signIn("/v1/auth/login", { email: email.value, password: password.value }));
+    await begin(await enter("/v1/auth/login", { email: email.value, password: password.value }));
   } catch (error) {
     $("sign-in-problem").textContent = error.message;
   }
@@ -261,10 +261,10 @@ $("stop").onclick = () =>
 
 // --- the beginning ---
 
-const told = new URLSearchParams(location.hash.slice(1));
+const letter = new URLSearchParams(location.hash.slice(1));
 if (location.hash) history.replaceState(null, "", location.pathname); // what a link carries does not stay in the history
 
-function sayAtSignIn(said, where = "notice") {
+function signIn(said, where = "notice") {
   $(`sign-in-${where}`).textContent = said;
   show(false);
 }
@@ -282,22 +282,22 @@ function choosePassword(token) {
     }
     $("new-password").hidden = true;
     keepSession(null);
-    sayAtSignIn("The password is set. Sign in with it.");
+    signIn("The password is set. Sign in with it.");
   };
 }
 
-if (told.has("problem")) sayAtSignIn(providerProblem(told.get("problem")), "problem");
-else if (told.has("code")) {
+if (letter.has("problem")) signIn(providerProblem(letter.get("problem")), "problem");
+else if (letter.has("code")) {
   try {
-    await begin(await signIn("/v1/auth/link", { code: told.get("code") }));
+    await begin(await enter("/v1/auth/link", { code: letter.get("code") }));
   } catch (error) {
     signIn(error instanceof Fault ? `${error.message} Sign in instead.` : String(error), "problem");
   }
-} else if (told.has("reset")) choosePassword(told.get("reset"));
-else if (told.has("verify")) {
-  await post("/v1/auth/verify", { token: told.get("verify") }).then(
-    () => (keptSession() ? begin(keptSession()) : sayAtSignIn("The address is verified. Sign in.")),
-    (error) => sayAtSignIn(error.message, "problem"),
+} else if (letter.has("reset")) choosePassword(letter.get("reset"));
+else if (letter.has("verify")) {
+  await post("/v1/auth/verify", { token: letter.get("verify") }).then(
+    () => (keptSession() ? begin(keptSession()) : signIn("The address is verified. Sign in.")),
+    (error) => signIn(error.message, "problem"),
   );
 } else if (keptSession()) await begin(keptSession());
 else show(false);

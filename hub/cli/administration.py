@@ -26,28 +26,19 @@ ADMINISTRATOR_FILE: Final = "administrator.json"
 @asynccontextmanager
 async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[Accounts]:
     """``makes``: whether what is not there yet is made; without it a hub must be there."""
-    async with opened(settings, makes=makes) as database:
-        passwords = Passwords(settings.bcrypt_cost)
-        try:
-            tokens = Tokens(open_ring(settings), settings.access_token_minutes)
-            yield Accounts(database, passwords, tokens, settings)
-        finally:
-            passwords.close()
-
-
-@asynccontextmanager
-async def opened(settings: Settings, *, makes: bool = True) -> AsyncIterator[Database]:
-    """The database; ``makes`` as above."""
     database = Database(settings.database)
     if not makes:
         must_be_there(database)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    passwords = Passwords(settings.bcrypt_cost)
     await database.start()
     try:
         await database.migrate()
+        tokens = Tokens(open_ring(settings), settings.access_token_minutes)
         with acting(Origin(transport="cli")):
-            yield database
+            yield Accounts(database, passwords, tokens, settings)
     finally:
+        passwords.close()
         await database.close()
 
 

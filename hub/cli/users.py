@@ -39,7 +39,7 @@ class _Desk:
     recovery: Recovery
     departures: Departures
     exports: Exports
-    factors: FactorRules
+    factor_rules: FactorRules
 
 
 @asynccontextmanager
@@ -138,10 +138,9 @@ async def _reset_password(desk: _Desk, given: argparse.Namespace) -> None:
 
 
 async def _reset_factor(desk: _Desk, given: argparse.Namespace) -> None:
-    gone = await desk.factors.reset_as_operator(given.email)
-    print(
-        f"{given.email} signs in without a second factor." if gone else f"{given.email} has none."
-    )
+    user = await desk.users.find(given.email)
+    gone = await desk.factor_rules.reset_as_operator(user.id)
+    print(f"{user.id} {user.email} " + ("signs in without one now" if gone else "has none"))
 
 
 async def _export(desk: _Desk, given: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from hub.rbac.inheritance import Definitions, rank_of
 from hub.rbac.ranks import why_not_touch
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import FactorPolicy, Membership, TotpFactor, User
+from hub.storage.tables import FactorPolicy, Membership, TotpFactor
 
 
 class FactorRules:
@@ -82,20 +82,15 @@ class FactorRules:
             await record(session, actor.tenant_id, "factor.reset", resource=("user", user_id))
         await self._announce("user", user_id)
 
-    async def reset_as_operator(self, email: str) -> bool:
-        """Take the second factor from whoever has this address; whether there was one.
-
-        Raises Fault("not_found") for an address without an account.
-        """
-        address = email.strip().lower()
+    async def reset_as_operator(self, user_id: str) -> bool:
+        """Take the second factor from a user of whatever tenants; whether there was one."""
         async with self._database.write(EVERY_TENANT) as session:
-            user = (await session.exec(select(User).where(User.email == address))).first()
-            if user is None:
-                raise Fault("not_found", f"There is no account {email}.")
-            gone = await forget(session, user.id)
-            tenants = select(Membership.tenant_id).where(Membership.user_id == user.id).distinct()
+            gone = await forget(session, user_id)
+            tenants = select(Membership.tenant_id).where(Membership.user_id == user_id).distinct()
             for tenant_id in (await session.exec(tenants)).all() if gone else ():
-                await record(session, tenant_id, "factor.reset", resource=("user", user.id))
+                await record(session, tenant_id, "factor.reset", resource=("user", user_id))
+        if gone:
+            await self._announce("user", user_id)
         return gone
 
     async def _announce(self, kind: str, id: str) -> None:

@@ -45,15 +45,14 @@ class Providers:
     def __init__(
         self,
         providers: Iterable[ProviderSettings],
-        public_url: str | None,
+        url: str,
         seal: Seal,
         provisioning: Provisioning,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._known = {
-            one.name: OpenId(one, f"{(public_url or '').rstrip('/')}{PATH}/{one.name}/callback")
-            for one in providers
+            one.name: OpenId(one, f"{url}{PATH}/{one.name}/callback") for one in providers
         }
         self._seal = seal
         self._provisioning = provisioning

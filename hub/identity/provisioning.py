@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import delete, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
@@ -16,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.origin import acting, current
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.addresses import normal
 from hub.identity.definitions import definitions_of
 from hub.identity.factors import forget
 from hub.identity.mapping import Given, admits, capped, given
@@ -162,6 +162,7 @@ class _Admission:
             user = User(
                 id=new_id("u"),
                 email=self._address,
+                verified_at=now(),
                 name=name[:200].replace("\0", "") if isinstance(name, str) else None,
             )
             session.add(user)
@@ -196,9 +197,10 @@ class _Admission:
         password, second factor and sessions end, or they would be in the account of who it
         belongs to.
         """
-        if user.password_hash is None:
+        if user.verified_at is not None or user.password_hash is None:
+            user.verified_at = user.verified_at or now()
             return
-        user.password_hash = None
+        user.password_hash, user.verified_at = None, now()
         await forget(self._session, user.id)
         self.altered = user.id
         await self._session.exec(
@@ -348,6 +350,6 @@ def _address(provider: ProviderSettings, claims: Mapping[str, Any]) -> str | Non
     if not isinstance(email, str) or not vouched:
         return None
     try:
-        return validate_email(email, check_deliverability=False).normalized.lower()
-    except EmailNotValidError:
+        return normal(email)
+    except Fault:
         return None

@@ -206,11 +206,8 @@ class Settings(
         return self
 
     @model_validator(mode="after")
-    def _reachable_by_browsers(self) -> Self:
-        if self.public_url is None and self.host in LOOPBACK:
-            name = f"[{self.host}]" if ":" in self.host else self.host
-            object.__setattr__(self, "public_url", f"http://{name}:{self.port}")
-        if self.providers and self.public_url is None:
+    def _where_providers_send_back(self) -> Self:
+        if self.providers and self.public_url is None and self.host not in LOOPBACK:
             raise ValueError("HUB_OIDC_PROVIDERS needs HUB_PUBLIC_URL beyond loopback")
         return self
 

@@ -32,8 +32,8 @@ class MailSettings(BaseSettings):
     public_url: str | None = Field(
         None,
         alias="HUB_PUBLIC_URL",
-        description="Where people reach the hub (`https://hub.example`), for the links in letters. "
-        "Default: the address it listens on.",
+        description="Where people reach the hub (`https://hub.example`), for the links in letters, "
+        "and for the way back from identity providers. Default: the address it listens on.",
     )
     require_verified: bool | None = Field(
         None,

@@ -98,12 +98,6 @@ class FactorSettings(BaseSettings):
         "more. Whose secret cannot be decrypted must have it reset. Default: one generated into "
         "the data directory.",
     )
-    public_url: WebAddress | None = Field(
-        None,
-        alias="HUB_PUBLIC_URL",
-        description="Address at which browsers reach the hub (`https://hub.example`); identity "
-        "providers send them back to it. Default: that of `HUB_HOST`, when it is loopback.",
-    )
     providers: Annotated[tuple[ProviderSettings, ...], NoDecode] = Field(
         (),
         alias="HUB_OIDC_PROVIDERS",

@@ -33,7 +33,7 @@ class SignIn:
         self._providers = services.providers
         self._metrics = services.metrics
         self._rates = services.rates
-        self._secure = (services.settings.public_url or "").startswith("https://")
+        self._secure = services.settings.url.startswith("https://")
 
     def routes(self) -> list[Route]:
         return [

@@ -13,8 +13,9 @@ EMAIL = "ada@hub.example"
 
 async def _sign_in(page: Page, url: str) -> None:
     await page.goto(url)
-    await page.get_by_label("E-mail").fill(EMAIL)
-    await page.get_by_label("Password").fill(PASSWORD)
+    form = page.locator("#sign-in")
+    await form.get_by_label("E-mail").fill(EMAIL)
+    await form.get_by_label("Password").fill(PASSWORD)
     await page.keyboard.press("Enter")
 
 

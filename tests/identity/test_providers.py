@@ -345,6 +345,19 @@ async def test_an_account_is_linked_by_its_verified_address_where_that_is_on(
     assert "provider.link" in await world.audited(info["user_id"])
 
 
+async def test_who_has_shown_here_that_the_address_is_theirs_keeps_the_password(
+    world: World,
+) -> None:
+    login = world.somebody()
+    email = f"{login}@corp.example"
+    _, tenant = await world.services.accounts.create_user(email, PASSWORD, "default", "viewer")
+    world.configure(link=True)
+    assert await world.roles(login) == ["member", "viewer"]
+    async with httpx.AsyncClient(base_url=world.hub.url, trust_env=False) as client:
+        account = {"email": email, "password": PASSWORD, "tenant": tenant.id}
+        assert (await client.post("/v1/auth/login", json=account)).status_code == 200
+
+
 async def test_two_first_sign_ins_at_once_make_one_user(world: World) -> None:
     login = world.somebody()
     told = await asyncio.gather(*(world.told(login) for _ in range(3)))
@@ -392,7 +405,7 @@ async def test_a_provider_that_is_away_is_said_to_be(
     provisioning = Provisioning(
         services.database, services.accounts.login_sessions, changed=services.authority.changed
     )
-    away = Providers(settings.providers, settings.public_url, seal_of(settings), provisioning)
+    away = Providers(settings.providers, settings.url, seal_of(settings), provisioning)
     known, services.providers._known = services.providers._known, away._known
     try:
         start = f"{world.hub.url}/v1/auth/oidc/{NAME}/start"
