@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hub.events.delivery import Delivery
 from tests.bench.ages import Ages, stamped, stamps
 from tests.bench.returners import Returner
+from tests.bench.revocation import Shown, histogram
+from tests.bench.servers.furnishing import KINDS
 from tests.bench.slope import slope, stretches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +29,7 @@ def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -67,6 +69,29 @@ def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None
     assert len(flood["rows"]) == 3
 
 
+def test_what_is_taken_away_on_another_node_is_timed_with_redis_and_without(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is missing; install it with: apt-get install -y redis-server")
+    done = _run("revocation", "--quick", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    for table in json.loads((tmp_path / "figures.json").read_text())["tables"]:
+        at = {name: number for number, name in enumerate(table["columns"])}
+        rows = {row[0]: row for row in table["rows"]}
+        assert set(rows) == {*KINDS, "all"}
+        assert rows["all"][at["trials"]] == len(KINDS)
+        assert rows["all"][at["not ended"]] == 0
+
+
+def test_a_histogram_has_a_bar_for_each_stretch_that_has_any_and_those_between() -> None:
+    shown = Shown(1e3, "ms", "", (0, 0.01, 0.02, 0.03, 0.04, 1e9))
+    assert histogram([], shown) == []
+    assert [line.split() for line in histogram([0.01, 0.012, 0.019, 0.03], shown)] == [
+        ["from", "10", "ms", "3", "#" * 40],
+        ["from", "20", "ms", "0"],
+        ["from", "30", "ms", "1", "#" * 14],
+    ]
+
+
 def test_an_unknown_benchmark_is_refused_with_the_names_of_those_there_are() -> None:
     done = _run("nothing")
     assert done.returncode == 2
@@ -79,6 +104,7 @@ def test_an_unknown_benchmark_is_refused_with_the_names_of_those_there_are() -> 
         "across",
         "failover",
         "trust",
+        "revocation",
         "soak",
     ):
         assert name in done.stderr

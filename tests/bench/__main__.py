@@ -15,6 +15,7 @@ from tests.bench.fanout import fanout
 from tests.bench.first_token import first_token
 from tests.bench.idle import idle
 from tests.bench.report import Table, heading, machine, say, write_json
+from tests.bench.revocation import revocation
 from tests.bench.soak import soak
 from tests.bench.stall import stall
 from tests.bench.tokens import tokens
@@ -31,6 +32,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Table]]]] = {
     "stall": stall,
     "failover": failover,
     "trust": trust,
+    "revocation": revocation,
     "soak": soak,
 }
 BY_NAME: Final = ("soak",)

@@ -38,8 +38,10 @@ class Nodes(NamedTuple):
 
 
 @contextmanager
-def two_nodes(**settings: str) -> Iterator[Nodes]:
-    """On PostgreSQL if it is installed here, else on one file of SQLite."""
+def two_nodes(*, works_too: bool = True, **settings: str) -> Iterator[Nodes]:
+    """On PostgreSQL if it is installed here, else on one file of SQLite. ``works_too``: the second
+    drives runs, as the first does.
+    """
     with ExitStack() as stack:
         start = stack.enter_context
         model = start(Child("tests.bench.servers.model", "1", "0", "0"))
@@ -50,7 +52,9 @@ def two_nodes(**settings: str) -> Iterator[Nodes]:
             "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
             **settings,
         }
-        first, second = (start(Child("tests.bench.servers.hub", environ=environ)) for _ in range(2))
+        first = start(Child("tests.bench.servers.hub", environ=environ))
+        idle = () if works_too else ("without-runs",)
+        second = start(Child("tests.bench.servers.hub", *idle, environ=environ))
         yield Nodes(first, second, redis)
 
 

@@ -1,11 +1,12 @@
 """The hub itself: the application and the server of ``hub serve``, with a publisher beside it.
 
-Reads the settings from the environment as the hub does.
+Reads the settings from the environment as the hub does. ``without-runs``: it drives none.
 """
 
 import asyncio
 import gc
 import os
+import sys
 import threading
 from typing import Any
 
@@ -18,6 +19,7 @@ from hub.settings import read_settings
 from hub.storage.tables import Conversation
 from tests.bench.child import obey
 from tests.bench.servers.appending import Appending
+from tests.bench.servers.furnishing import Furnishing
 from tests.bench.servers.letting_in import let_in
 from tests.bench.servers.listening import loopback, serving
 from tests.bench.servers.sampler import Sampler
@@ -31,7 +33,7 @@ async def main() -> None:
     cost = os.environ.get("HUB_BCRYPT_COST", "4")
     unlimited = {"HUB_CONNECTIONS_PER_USER": 0, "HUB_USER_RATE": 0, "HUB_TENANT_RATE": 0}
     settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST=cost, **unlimited)
-    async with running(settings) as hub:
+    async with running(settings, worker="without-runs" not in sys.argv[1:]) as hub:
         services = hub.services
         settle_memory()  # as `hub serve` does
         sampler = Sampler()
@@ -112,6 +114,7 @@ async def main() -> None:
                     "sign_in": sign_in,
                     "converse": converse,
                     **Appending(services.backplane).commands(),
+                    **Furnishing(services).commands(),
                     "authorise": authorise,
                     "sample": sample,
                     "collect": collect,
