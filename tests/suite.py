@@ -19,6 +19,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 GRACE_S: Final = 60.0
 """How long an interrupted step may take to end the servers it started."""
 
+MOST_PROCESSES: Final = 4
+"""Each starts servers of its own: more would want the memory of a large machine."""
+
 CHECKS: Final = (
     ("ruff check", ("ruff", "check", "--quiet", ".")),
     ("ruff format", ("ruff", "format", "--check", "--quiet", ".")),
@@ -90,6 +93,12 @@ def prepare(environment: Environment, progress: Progress, steps: Steps, *, check
         steps.note(f"install {', '.join(absent)}", progress.elapsed, passed=False)
 
 
+def side_by_side() -> tuple[str, ...]:
+    """How all tests are run: a file on each core at a time, each with parts of its own."""
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    return ("-n", str(processes), "--dist", "loadfile") if processes > 1 else ()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0 only when every step passed."""
     signal.signal(signal.SIGTERM, terminated)
@@ -98,8 +107,9 @@ def main(arguments: Sequence[str]) -> int:
         usage="tests/run [--check] [pytest arguments]",
         description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL, "
         "Node.js and Chromium by apt-get where it may; an identity provider by npm), then runs "
-        "ruff, mypy and pytest. Other arguments go to pytest. With CI=true nothing that is missing "
-        "is forgiven.",
+        "ruff, mypy and pytest. Other arguments go to pytest, which then runs one test after the "
+        "other; without any, a file on each core at a time. With CI=true nothing that is missing is "
+        "forgiven.",
         allow_abbrev=False,
     )
     parser.add_argument("--check", action="store_true", help="ruff and mypy only")
@@ -116,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         for name, words in CHECKS:
             steps.run(name, words)
         if not chosen.check:
-            steps.run("pytest", ("pytest", *for_pytest))
+            steps.run("pytest", ("pytest", *(for_pytest or side_by_side())))
     except (Failure, OSError) as failure:
         sys.stderr.write(f"\ntests/run: {failure}\n")
         return 1

@@ -14,6 +14,7 @@ import pytest
 
 from hub.cli import serving
 from tests.interaction.drivers import eventually
+from tests.parts.figures import Figures
 from tests.transports.hostile.echo import echo_server
 
 LEFT_OUT: Final = {
@@ -28,7 +29,7 @@ CASES: Final = 247
 async def test_the_hubs_protocol_passes_the_cases_of_autobahn(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    figures: Figures,
 ) -> None:
     monkeypatch.setattr(serving, "MAX_FRAME_BYTES", 16 << 20)
     # A case takes a ping that it did not ask for as a wrong answer.
@@ -48,8 +49,7 @@ async def test_the_hubs_protocol_passes_the_cases_of_autobahn(
         await eventually(gone)
     verdicts = Counter(one.behavior.value for one in results)
     failed = {one.case_id: one.result_close for one in results if not one.passed}
-    with capsys.disabled():
-        print(f"\nRFC 6455: {len(results)} cases, {dict(verdicts)}, failed: {sorted(failed)}")
+    figures(f"RFC 6455: {len(results)} cases, {dict(verdicts)}, failed: {sorted(failed)}")
     assert len(results) == CASES
     assert failed.keys() <= ALLOWED.keys(), failed
     assert asyncio.all_tasks() <= tasks

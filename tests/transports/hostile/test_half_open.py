@@ -12,8 +12,7 @@ from math import inf
 from typing import Final
 from urllib.parse import urlsplit
 
-import pytest
-
+from tests.parts.figures import Figures
 from tests.transports.hostile.baseline import Watched
 from tests.transports.hostile.neighbour import neighbour
 from tests.transports.hostile.test_http import _upgrade
@@ -105,7 +104,7 @@ async def half_open(url: str, number: int) -> AsyncIterator[list[_HalfOpen]]:
 
 
 async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_nobody(
-    watched: Watched, capsys: pytest.CaptureFixture[str]
+    watched: Watched, figures: Figures
 ) -> None:
     with descriptors() as most:
         number = min(SOCKETS, most)
@@ -123,8 +122,7 @@ async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_no
                 async with half_open(watched.url, number // 2):
                     pass
     ended = Counter({kind: len(times) for kind, times in lasted.items()})
-    with capsys.disabled():
-        longest = {kind: f"{max(times, default=0):.1f} s" for kind, times in lasted.items()}
-        print(f"\n{number} half-open sockets, opened in {opening_s:.1f} s, were open: {longest}")
+    longest = {kind: f"{max(times, default=0):.1f} s" for kind, times in lasted.items()}
+    figures(f"{number} half-open sockets, opened in {opening_s:.1f} s, were open: {longest}")
     assert ended.total() == number, f"still open: {Counter(one.kind for one in opened) - ended}"
     assert max(max(times) for times in lasted.values()) < GONE_S + SLACK_S
