@@ -108,8 +108,8 @@ def main(arguments: Sequence[str]) -> int:
         description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL, "
         "Node.js and Chromium by apt-get where it may; an identity provider by npm), then runs "
         "ruff, mypy and pytest. Other arguments go to pytest, which then runs one test after the "
-        "other; without any, a file on each core at a time. With CI=true nothing that is missing is "
-        "forgiven.",
+        "other; without any, a file on each core at a time. With CI=true nothing that is missing "
+        "is forgiven.",
         allow_abbrev=False,
     )
     parser.add_argument("--check", action="store_true", help="ruff and mypy only")
