@@ -320,6 +320,6 @@ def test_help_is_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert "API key" not in shown  # the hub has none yet
+    assert "API key" in shown
     for word in ("--conversation", "HUB_URL", "exit status", "Why is the sky blue?"):
         assert word in shown
