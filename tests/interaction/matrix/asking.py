@@ -73,7 +73,8 @@ class OverHttp:
         return _answer(json.loads(body), head + body)
 
     def _request(self, method: str, params: dict[str, Any]) -> bytes:
-        verb, path, names = "GET", "/v1/channels/{channel}/events", ("channel",)
+        verb, path = "GET", "/v1/channels/{channel}/events"
+        names: tuple[str, ...] = ("channel",)
         if method != EVENTS:
             http = OPERATIONS[method].http
             assert http is not None

@@ -162,15 +162,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("model.list", "viewer"),
     # --- channels ---
     *(
-        Row(name, "viewer", "channel", "channel", others="admin", carried=READER, **more)
-        for name, more in (
-            ("channel.subscribe", {}),
-            ("channel.history", {}),
-            ("channel.presence", {}),
-            ("channel.typing", {"params": {"typing": True}, "then": "conflict"}),
-            ("channel.events", {}),
-        )
+        Row(name, "viewer", "channel", "channel", others="admin", carried=READER)
+        for name in ("channel.subscribe", "channel.history", "channel.presence", "channel.events")
     ),
+    Row("channel.typing", "viewer", "channel", "channel", others="admin", carried=READER,
+        params={"typing": True}, then="conflict"),
     *(
         Row(name, "viewer", "own channel", "channel", then=then)
         for name, then in (

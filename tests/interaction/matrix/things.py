@@ -1,5 +1,6 @@
 """What the cells act on: a thing of its own for each, put into the database at once."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +22,7 @@ from hub.storage.tables import (
     Role,
     Run,
     Tenant,
+    TenantOwned,
     User,
     now,
 )
@@ -55,6 +57,11 @@ _PREFIX: Final = {
     "tenant": "t",
     "operated": "t",
 }
+_WRONG: Final = {
+    "channel": ("nonsense", new_id("m"), f"run:{new_id('r')}", f"audit:{new_id('t')}"),
+    "role": ("nonsense", new_id("g")),
+}
+_ID: Final = re.compile(rb"\b[a-z]{1,2}_[0-9A-HJKMNP-TV-Z]{26}")
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,20 @@ class Things:
         default_factory=lambda: {kind: [] for kind in (Tenant, User, Role, Group, Conversation)}
     )
     """By kind; those that others refer to come first."""
+    tenants: dict[str, str] = field(default_factory=dict)
+    """Of each id, the tenant that it is of."""
     _roles: dict[str, str] = field(default_factory=dict)
 
     def _add(self, row: Any) -> str:
         self.rows.setdefault(type(row), []).append(row)
+        if isinstance(row, TenantOwned | Role):
+            self.tenants[row.id] = str(row.tenant_id)  # type: ignore[union-attr]
         return str(row.id)
+
+    def strange(self, seen: bytes, tenant_id: str) -> list[str]:
+        """The ids in an answer that are of another tenant than who asked."""
+        ids = {id.decode() for id in _ID.findall(seen)}
+        return sorted(id for id in ids if self.tenants.get(id, tenant_id) != tenant_id)
 
     async def store(self, session: AsyncSession) -> None:
         for rows in self.rows.values():
@@ -100,7 +116,8 @@ class Things:
         if relation == MISSING:
             id = new_id(_PREFIX[row.on])
         elif relation == WRONG:
-            id = new_id("m")
+            wrong = _WRONG.get(row.on, (new_id("m"),))
+            id = wrong[next(_NUMBERS) % len(wrong)]
         elif row.on == "account":
             id = self._user_of(relation, user, home, abroad)
         elif row.on in ("tenant", "operated"):
@@ -111,7 +128,8 @@ class Things:
             id = self._make(row, abroad, abroad.colleague, user, relation)
         else:
             id = self._make(row, home, owner, user, relation)
-        return {"channel": "conversation:", "key": "key:"}.get(row.on, "") + id
+        before = {"channel": "conversation:", "key": "key:"}.get(row.on, "")
+        return id if ":" in id else before + id
 
     def _user_of(self, relation: str, user: str, home: House, abroad: House) -> str:
         if relation == MISSING:
@@ -153,10 +171,13 @@ class Things:
         )
 
     def tenant(self) -> str:
-        return self._add(Tenant(id=new_id("t"), name=f"house-{next(_NUMBERS)}"))
+        id = self._add(Tenant(id=new_id("t"), name=f"house-{next(_NUMBERS)}"))
+        self.tenants[id] = id
+        return id
 
     def user(self, tenant_id: str, role: str = "member", *, kind: str = "person") -> str:
         id = new_id("u")
+        self.tenants[id] = tenant_id
         self._add(User(id=id, kind=kind, email=f"{id.lower()}@hub.example", name=id))
         self._add(Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=id, role_id=role))
         return id
