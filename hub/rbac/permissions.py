@@ -1,13 +1,12 @@
 """Every permission, with what it allows. A permission that is not here does not exist.
 
 ``noun:verb`` acts on what is one's own (or belongs to the tenant at large); ``noun:verb:any`` on
-what others own in the same tenant. No permission reaches into another tenant.
+what others own in the same tenant. No permission reaches into another tenant, but for the life of
+tenants itself, which is administered from the one that the hub began with.
 
 A declaration may have parts that are named when the permission is given:
 ``tool:call:<server>/<tool*>`` declares ``tool:call:files/read``. Where the part has a star, and
 only there, ``*`` may be given for every name: ``tool:call:files/*``, not ``tool:call:*/read``.
-what others own in the same tenant. No permission reaches into another tenant, but for the life of
-tenants itself, which is administered from the one that the hub began with.
 """
 
 import re

@@ -1,0 +1,256 @@
+"""Everybody × every operation × every transport × whose it is: who may do what, all of it.
+
+What is expected is in ``matrix/table.py``, to be read; what is answered comes from one hub. Nothing
+of the hub decides what is expected. Run it with ``-s`` to see its size.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from time import process_time
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from hub.operations.table import OPERATIONS
+from hub.rbac.permissions import PERMISSIONS
+from hub.storage.scope import EVERY_TENANT
+from tests.interaction.drivers import open_socket
+from tests.interaction.matrix.asking import EVENTS, Asker, OverHttp, OverWebSocket
+from tests.interaction.matrix.table import FOREIGN, MISSING, RELATIONS, TABLE, WRONG, Row
+from tests.interaction.matrix.things import House, Things
+from tests.interaction.matrix.verdict import EVERYBODY, Who, expected
+from tests.parts.hub import PASSWORD, ServedHub, serving
+from tests.parts.scripted import ScriptedModel
+
+TRANSPORTS: Final = ("websocket", "rest", "events")
+HUB, HOME, ABROAD = "default", "acme", "globex"
+"""The tenants, in the order in which they are made; the hub begins with the first."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Of somebody who asks: their user, where they are, and what they show on each transport."""
+
+    user: str
+    home: House
+    abroad: House
+    tokens: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    who: Who
+    row: Row
+    transport: str
+    relation: str
+    params: dict[str, Any]
+
+    def __str__(self) -> str:
+        whose = f" of what is {self.relation} ({self.row.on})" if self.relation else ""
+        return f"{self.who.name}, {self.row.operation} over {self.transport}{whose}"
+
+
+def offered(row: Row, transport: str) -> bool:
+    if row.operation == EVENTS or transport == "events":
+        return row.operation == EVENTS and transport == "events"
+    operation = OPERATIONS[row.operation]
+    return operation.socket if transport == "websocket" else operation.http is not None
+
+
+def test_the_table_knows_every_operation_and_no_other() -> None:
+    """An operation that is added has to say here who may do it, to what."""
+    assert {row.operation for row in TABLE} == {*OPERATIONS, EVENTS}
+
+
+def test_a_row_says_what_it_acts_on_for_every_operation_that_takes_an_id() -> None:
+    for operation in OPERATIONS.values():
+        rows = [row for row in TABLE if row.operation == operation.name]
+        if operation.guards is not None and operation.guards[1]:
+            assert operation.guards[1] in {row.by for row in rows}, operation.name
+
+
+class Hub:
+    """The hub of the matrix, with everybody in it."""
+
+    def __init__(self, served: ServedHub) -> None:
+        self._served = served
+        self._accounts = served.hub.services.accounts
+        self.things = Things()
+
+    async def everybody(self) -> dict[str, Credentials]:
+        houses = {name: await self._house(name) for name in (HUB, HOME, ABROAD)}
+        found: dict[str, Credentials] = {}
+        for who in EVERYBODY[1:]:
+            if not who.key:
+                at, beyond = _places(who)
+                email = f"{who.role}@{at}.example"
+                user, _ = await self._accounts.create_user(
+                    email, PASSWORD, houses[at].tenant_id, who.role
+                )
+                tokens = {each: await self._login(email) for each in TRANSPORTS}
+                found[who.name] = Credentials(user.id, houses[at], houses[beyond], tokens)
+        for who in EVERYBODY[1:]:
+            if who.key:
+                whose = found[who.role]
+                scopes = ["conversation:read"] if who.key == "narrow" else None
+                token = await self._key(whose.tokens["rest"], scopes)
+                tokens = dict.fromkeys(TRANSPORTS, token)
+                found[who.name] = Credentials(whose.user, whose.home, whose.abroad, tokens)
+        found["nobody"] = Credentials("", houses[HOME], houses[ABROAD], {})
+        return found
+
+    async def _house(self, name: str) -> House:
+        ids = []
+        for person in ("colleague", "friend"):
+            user, tenant = await self._accounts.create_user(
+                f"{person}@{name}.example", PASSWORD, name, "member"
+            )
+            ids.append(user.id)
+        self.things.tenants.update(dict.fromkeys([tenant.id, *ids], tenant.id))
+        return House(tenant.id, *ids)
+
+    async def _post(self, path: str, body: Any, token: str | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with httpx.AsyncClient(base_url=self._served.url, trust_env=False) as client:
+            answer = await client.post(path, json=body, headers=headers)
+        return answer.raise_for_status().json()
+
+    async def _login(self, email: str) -> str:
+        answer = await self._post("/v1/auth/login", {"email": email, "password": PASSWORD})
+        return str(answer["access_token"])
+
+    async def _key(self, token: str, scopes: list[str] | None) -> str:
+        if scopes is None:
+            async with httpx.AsyncClient(base_url=self._served.url, trust_env=False) as client:
+                headers = {"Authorization": f"Bearer {token}"}
+                told = (await client.get("/v1/sessions/current", headers=headers)).json()
+            scopes = told["permissions"]
+            assert set(scopes) <= set(PERMISSIONS)
+        body = {"name": "of the matrix", "scopes": scopes}
+        return str((await self._post("/v1/apikeys", body, token))["key"])
+
+    async def cells(self, everybody: dict[str, Credentials]) -> list[Cell]:
+        """All cells, with what they act on in the database."""
+        things = self.things
+        cells = []
+        for row in sorted(TABLE, key=lambda row: row.turn):
+            for transport in TRANSPORTS:
+                if not offered(row, transport):
+                    continue
+                for who in EVERYBODY:
+                    if _is_what_it_shows(who, row):
+                        continue
+                    its = everybody[who.name]
+                    for relation in RELATIONS[row.on]:
+                        if relation == "own" and not its.user:
+                            continue
+                        user, token = its.user or its.home.colleague, its.tokens.get(transport, "")
+                        params = {
+                            name: things.filled(value, user, its.home, token)
+                            for name, value in row.params.items()
+                        }
+                        if row.by:
+                            params[row.by] = things.named(row, relation, user, its.home, its.abroad)
+                        cells.append(Cell(who, row, transport, relation, params))
+        async with self._served.hub.services.database.write(EVERY_TENANT) as session:
+            await things.store(session)
+        return cells
+
+    async def asker(self, stack: AsyncExitStack, transport: str, token: str | None) -> Asker:
+        if transport == "websocket":
+            socket = await stack.enter_async_context(open_socket(self._served.ws_url, token))
+            return OverWebSocket(socket)
+        at = urlsplit(self._served.url)
+        return await stack.enter_async_context(OverHttp(str(at.hostname), at.port or 80, token))
+
+
+def _places(who: Who) -> tuple[str, str]:
+    """Where somebody is, and where what is foreign to them is."""
+    if who.founder:
+        return HUB, HOME
+    return (ABROAD, HOME) if who.name.startswith("another") else (HOME, ABROAD)
+
+
+def _may_name_others(cell: Cell) -> bool:
+    """The operator of the hub is told of all tenants; a trail, of what its members have tried."""
+    trail = cell.row.on == "the trail's channel" or cell.row.operation.startswith("audit.")
+    return cell.who.founder or trail
+
+
+def _is_what_it_shows(who: Who, row: Row) -> bool:
+    """To show credentials is no operation that one needs credentials for."""
+    return row.operation == "session.authenticate" and not who.role
+
+
+@pytest.fixture
+async def hub(tmp_path: Any, scripted_model: ScriptedModel) -> AsyncIterator[Hub]:
+    unlimited = {
+        "HUB_USER_RATE": "0",
+        "HUB_TENANT_RATE": "0",
+        "HUB_ADDRESS_RATE": "0",
+        "HUB_LOG_LEVEL": "error",
+    }
+    async with serving(
+        tmp_path / ".hub", worker=False, OLLAMA_HOST=scripted_model.host, **unlimited
+    ) as served:
+        yield Hub(served)
+
+
+async def test_everybody_may_what_the_table_says_and_nothing_else(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = process_time()
+    everybody = await hub.everybody()
+    cells = await hub.cells(everybody)
+    lanes: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        lanes[(cell.who.name, cell.transport)].append(cell)
+    wrong: list[str] = []
+    strange: list[str] = []
+    alike: dict[tuple[Any, ...], dict[str, bytes]] = defaultdict(dict)
+
+    async def walk(lane: Sequence[Cell], token: str | None) -> None:
+        async with AsyncExitStack() as stack:
+            asker = await hub.asker(stack, lane[0].transport, token)
+            for cell in lane:
+                answer = await asker.ask(cell.row.operation, cell.params)
+                wanted = expected(cell.who, cell.row, cell.relation, cell.transport)
+                if not answer.said.startswith(wanted):
+                    wrong.append(f"{cell}: {wanted} expected, and answered: {answer.said}")
+                tenant = everybody[cell.who.name].home.tenant_id
+                if not _may_name_others(cell) and (ids := hub.things.strange(answer.seen, tenant)):
+                    strange.append(f"{cell}: {ids}")
+                if cell.relation in (FOREIGN, MISSING, WRONG) and wanted == "not_found":
+                    row = id(cell.row)
+                    alike[(cell.who.name, row, cell.transport)][str(cell)] = answer.seen
+
+    # Who shows no credentials is not let stay for long: they ask first, on a socket now and then.
+    for (name, _), lane in lanes.items():
+        for at in range(0, len(lane) if name == "nobody" else 0, 100):
+            await walk(lane[at : at + 100], None)
+    await asyncio.gather(
+        *(
+            walk(lane, everybody[name].tokens[on])
+            for (name, on), lane in lanes.items()
+            if name != "nobody"
+        )
+    )
+    differing = [pair for pair in alike.values() if len(set(pair.values())) > 1]
+    took = process_time() - began
+    with capsys.disabled():
+        print(
+            f"\nmatrix: {len(cells):,} cells ({len(EVERYBODY)} who ask, {len(TABLE)} rows of "
+            f"{len(OPERATIONS)} operations, {len(TRANSPORTS)} transports), {len(wrong)} wrong; "
+            f"{len(alike):,} pairs of foreign and missing, {len(differing)} unlike; "
+            f"{len(strange)} answers that tell of another tenant; "
+            f"{took:.1f} s of CPU"
+        )
+    assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong[:200])
+    assert not differing, differing[:5]
+    assert not strange, "\n".join(strange[:20])
+    assert len(alike) > 500
