@@ -14,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents import permission
 from hub.identity import groups
+from hub.identity.shares import forget_group_shares
 from hub.ids import new_id
 from hub.operations import resources
 from hub.storage.scope import EVERY_TENANT
@@ -302,7 +303,7 @@ async def test_a_group_that_is_shared_with_while_it_is_deleted_leaves_no_share(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten, go_on = asyncio.Event(), asyncio.Event()
-    forget = groups.forget_group_shares
+    forget = forget_group_shares
 
     async def held_up(session: AsyncSession, group_id: str) -> list[str]:
         found = await forget(session, group_id)

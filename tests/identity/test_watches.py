@@ -175,10 +175,9 @@ async def test_who_comes_into_a_group_or_leaves_one_is_another_to_who_watches(
     await watches.start()
     watches.add(ada.session_id, told, await authority.actor(ada))
     group = new_id("g")
-    here = {"tenant_id": ada.tenant_id}
-    membership = GroupMember(group_id=group, user_id=ada.user_id, **here)
+    membership = GroupMember(group_id=group, user_id=ada.user_id, tenant_id=ada.tenant_id)
     async with database.write(EVERY_TENANT) as session:
-        session.add(Group(id=group, name="team", **here))
+        session.add(Group(id=group, name="team", tenant_id=ada.tenant_id))
         await session.flush()
         session.add(membership)
     if heard:
