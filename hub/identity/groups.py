@@ -13,6 +13,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.changes import Changed, announce
 from hub.identity.holdings import hand_of, held_by, held_by_group, is_known
+from hub.identity.shares import forget_group_shares
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions
@@ -23,6 +24,8 @@ from hub.storage.tables import Group, GroupMember, GroupRole, User, now
 PERMISSION: Final = "group:write"
 MOST_OF_A_USER: Final = 100
 """Groups that a user may be in: all of them are read when the user is looked up."""
+MOST_TOLD: Final = 100
+"""Conversations that the audit trail names of those that were shared with a group when it went."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,16 @@ class Groups:
         return row
 
     async def delete(self, tenant_id: str, by: Actor | None, group_id: str) -> None:
-        """Delete a group: what its members had by it they have no more."""
+        """Delete a group, and what was shared with it: what its members had by it they have no
+        more.
+        """
         async with self._database.write(tenant_id) as session:
             hand, definitions = await hand_of(session, tenant_id, by, PERMISSION)
-            row = await _row(session, group_id)
+            row = await session.get(Group, group_id, with_for_update=True)  # nothing is shared now
+            if row is None:
+                raise Fault("not_found")
             _may_touch(hand, await held_by_group(session, group_id), definitions)
+            shared = await forget_group_shares(session, group_id)
             for table in (GroupRole, GroupMember):
                 await session.exec(delete(table).where(col(table.group_id) == group_id))
             await session.delete(row)
@@ -132,7 +140,11 @@ class Groups:
                 tenant_id,
                 "group.delete",
                 resource=("group", group_id),
-                details={"name": row.name},
+                details={
+                    "name": row.name,
+                    "shares": len(shared),
+                    "conversations": shared[:MOST_TOLD] or None,
+                },
             )
         await announce(self._changed, ("group", group_id))
 

@@ -147,8 +147,8 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
             roles.update(each.role_id for each in in_them if each.role_id)
             groups = tuple(sorted({each.group_id for each in in_them}))
             remaining_s = min(remaining_s, *(_left(each.expires_at, moment) for each in in_them))
-        names, permissions, rests_on = given.by(row.tenant_id, tuple(sorted(roles)), groups)
-        actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions)
+        names, permissions, rests_on, of_all = given.by(row.tenant_id, tuple(sorted(roles)), groups)
+        actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions, groups=of_all)
         rank = wanting.get(row.session_id)
         if rank is not None and rank_of(rests_on, definitions) >= rank:
             actor = replace(actor, permissions=frozenset(), must_enrol=True)
@@ -263,7 +263,7 @@ async def _members(session: AsyncSession, members: list[Member], moment: datetim
     ]
 
 
-_What = tuple[tuple[str, ...], frozenset[str], frozenset[str]]
+_What = tuple[tuple[str, ...], frozenset[str], frozenset[str], frozenset[str]]
 
 
 class _Given:
@@ -274,8 +274,8 @@ class _Given:
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], _What] = {}
 
     def by(self, tenant_id: str, roles: tuple[str, ...], groups: tuple[str, ...]) -> _What:
-        """The names of the roles, the permissions, and what these come from. One tenant's role
-        gives nothing in another.
+        """The names of the roles, the permissions, what these come from, and the groups. One
+        tenant's role gives nothing in another.
         """
         held = (tenant_id, roles, groups)
         if (known := self._known.get(held)) is None:
@@ -289,6 +289,7 @@ class _Given:
                 _one_list(tuple(sorted(role.name for role in here))),
                 _one(compile_roles((role.id for role in here), definitions)),
                 _one(ancestry(roles, definitions).union(groups)),
+                _one(frozenset(groups)),
             )
         return known
 

@@ -3,18 +3,18 @@
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import and_
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents.erasure import delete_conversation
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.operations.call import Call
-from hub.operations.grants import KIND, USER
+from hub.operations.grants import KIND, reaching
 from hub.operations.operation import Done, Http, Params, operation
 from hub.operations.shapes import Conversation, Id, Listing, PageById, Text
-from hub.operations.sharing import in_force
+from hub.rbac.actor import Actor
 from hub.rbac.sharing import Granted, strongest
 from hub.storage import tables
 from hub.telemetry.logs import log_failure
@@ -40,7 +40,9 @@ class Named(Params):
 
 class Which(PageById):
     shared: bool = Field(
-        False, description="Those that others share with you, instead of your own."
+        False,
+        description="Those that others share with you or a group that you are in, instead of your "
+        "own.",
     )
 
 
@@ -76,42 +78,54 @@ async def create(call: Call, params: Create) -> Conversation:
     faults=("permission_denied",),
 )
 async def listing(call: Call, params: Which) -> Listing[Conversation]:
-    """List your own conversations, the newest first; or those that are shared with you."""
-    user_id = call.actor.user_id
-    statement: Any = _shared_with(user_id) if params.shared else _owned_by(user_id)
-    statement = statement.order_by(col(tables.Conversation.id).desc()).limit(params.limit + 1)
-    if params.cursor is not None:
-        statement = statement.where(col(tables.Conversation.id) < params.cursor)
+    """List your own conversations, the newest first; or those that are shared with you.
+
+    One that is shared with you and with groups of yours is listed once, by the strongest.
+    """
+    find = _shared_with if params.shared else _owned_by
     async with call.services.database.read(call.actor.tenant_id) as session:
-        rows = (await session.exec(statement)).all()
-    items = [
-        Conversation.of(row[0], user_id, Granted(*row[1:]))
-        if params.shared
-        else Conversation.of(row, user_id)
-        for row in rows
-    ]
+        found = await find(session, call.actor, params)
+    items = [Conversation.of(row, call.actor.user_id, granted) for row, granted in found]
     return Listing.page(items, params.limit, lambda item: item.id)
 
 
-def _owned_by(user_id: str) -> Any:
-    return select(tables.Conversation).where(col(tables.Conversation.owner_id) == user_id)
+_Found = list[tuple[tables.Conversation, Granted | None]]
 
 
-def _shared_with(user_id: str) -> Any:
-    """Each with the access to it, and when that ends."""
-    of = and_(
-        col(tables.Grant.resource_kind) == KIND,
-        col(tables.Grant.resource_id) == col(tables.Conversation.id),
-    )
-    return (
-        select(tables.Conversation, tables.Grant.access, tables.Grant.expires_at)
+async def _owned_by(session: AsyncSession, actor: Actor, params: Which) -> _Found:
+    own = select(tables.Conversation).where(col(tables.Conversation.owner_id) == actor.user_id)
+    return [(row, None) for row in (await session.exec(_paged(own, params))).all()]
+
+
+async def _shared_with(session: AsyncSession, actor: Actor, params: Which) -> _Found:
+    """Each once, however often it is granted to them."""
+    reaches = reaching(actor)
+    of = col(tables.Grant.resource_id) == col(tables.Conversation.id)
+    page = _paged(
+        select(tables.Conversation.id)
         .join(tables.Grant, of)
-        .where(
-            col(tables.Grant.subject_kind) == USER,
-            col(tables.Grant.subject_id) == user_id,
-            in_force(),
-        )
+        .where(reaches, col(tables.Conversation.owner_id) != actor.user_id)
+        .distinct(),
+        params,
+    ).subquery()
+    statement: Any = select(tables.Conversation, tables.Grant.access, tables.Grant.expires_at)
+    statement = (
+        statement.join(page, page.c.id == col(tables.Conversation.id))
+        .join(tables.Grant, of)
+        .where(reaches)
+        .order_by(col(tables.Conversation.id).desc())
     )
+    found: dict[str, tuple[tables.Conversation, list[Granted]]] = {}
+    for row, access, expires_at in (await session.exec(statement)).all():
+        found.setdefault(row.id, (row, []))[1].append(Granted(access, expires_at))
+    return [(row, strongest(granted)) for row, granted in found.values()]
+
+
+def _paged(statement: Any, params: Which) -> Any:
+    """The newest first, one more than are asked for."""
+    if params.cursor is not None:
+        statement = statement.where(col(tables.Conversation.id) < params.cursor)
+    return statement.order_by(col(tables.Conversation.id).desc()).limit(params.limit + 1)
 
 
 @operation(

@@ -5,12 +5,12 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import and_, bindparam
+from sqlalchemy import ColumnElement, and_, bindparam, or_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.rbac.actor import Actor
-from hub.rbac.sharing import Access, Granted
+from hub.rbac.sharing import Access, Granted, given_to
 from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Grant, now
 
@@ -18,6 +18,8 @@ KIND: Final = "conversation"
 """What is shared: the ``resource_kind`` of its grants."""
 USER: Final = "user"
 """The ``subject_kind`` of a grant to one user."""
+GROUP: Final = "group"
+"""The ``subject_kind`` of a grant to all who are in a group."""
 
 _NOBODY: Final[Mapping[str, Granted]] = MappingProxyType({})
 
@@ -35,7 +37,6 @@ _FOUND: Final[Any] = prebuilt(
         and_(
             col(Grant.resource_kind) == KIND,
             col(Grant.resource_id) == col(Conversation.id),
-            col(Grant.subject_kind) == USER,
         ),
         isouter=True,
     )
@@ -44,7 +45,9 @@ _FOUND: Final[Any] = prebuilt(
 
 
 class Whose(NamedTuple):
-    """The tenant and the owner of a conversation, and what is granted on it, by subject."""
+    """The tenant and the owner of a conversation, and what is granted on it, by the id of the user
+    or the group, no two of which are the same.
+    """
 
     tenant_id: str
     owner_id: str
@@ -81,8 +84,25 @@ async def look_up(session: AsyncSession, ids: Collection[str]) -> dict[str, Whos
 
 
 def of(granted: Mapping[str, Granted], actor: Actor) -> tuple[Granted, ...]:
-    """What of it is this actor's at this moment."""
-    mine = granted.get(actor.user_id)
-    if mine is None or (mine.until is not None and mine.until <= now()):
-        return ()
-    return (mine,)
+    """What of it is this actor's at this moment, the strongest first."""
+    mine = given_to(actor, granted)
+    for each in mine:
+        if each.until is not None:
+            moment = now()
+            return tuple(each for each in mine if each.until is None or each.until > moment)
+    return mine
+
+
+def in_force() -> ColumnElement[bool]:
+    """The condition of a grant that it has not ended."""
+    return or_(col(Grant.expires_at).is_(None), col(Grant.expires_at) > now())
+
+
+def reaching(actor: Actor) -> ColumnElement[bool]:
+    """The condition of a grant that it gives this actor something now, itself or by a group."""
+    subject = and_(col(Grant.subject_kind) == USER, col(Grant.subject_id) == actor.user_id)
+    if actor.groups:
+        groups = col(Grant.subject_id).in_(sorted(actor.groups))
+        subject = or_(subject, and_(col(Grant.subject_kind) == GROUP, groups))
+    here = and_(col(Grant.tenant_id) == actor.tenant_id, col(Grant.resource_kind) == KIND)
+    return and_(here, subject, in_force())

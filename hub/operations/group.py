@@ -127,7 +127,10 @@ async def update(call: Call, params: Update) -> Group:
     faults=_FAULTS,
 )
 async def delete(call: Call, params: Named) -> Done:
-    """Delete a group; what its members may do by it they may not any more, at once."""
+    """Delete a group; what its members may do by it they may not any more, at once.
+
+    What was shared with it is shared with it no longer.
+    """
     await call.services.groups.delete(call.actor.tenant_id, call.actor, params.group_id)
     return Done()
 

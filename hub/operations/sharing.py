@@ -1,10 +1,10 @@
-"""Sharing conversations: with whom, as what, until when."""
+"""Sharing conversations: with which user or group, as what, until when."""
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import AwareDatetime, EmailStr, Field, model_validator
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, and_, func, or_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -12,12 +12,12 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.operations.call import Call
-from hub.operations.grants import KIND, USER
+from hub.operations.grants import GROUP, KIND, USER, in_force
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById
 from hub.rbac.decision import Resource, decide
 from hub.rbac.sharing import CARRIES, Access
-from hub.storage.tables import Conversation, Grant, Membership, User, now
+from hub.storage.tables import Conversation, Grant, Group, Membership, User, now
 from hub.telemetry.logs import log_failure
 
 MAX_SHARES: Final = 100
@@ -31,8 +31,11 @@ _PATH = "/v1/conversations/{conversation_id}/shares"
 
 class NewShare(Params):
     conversation_id: Id
-    user_id: Id | None = Field(None, description="The colleague; or else their `email`.")
+    user_id: Id | None = Field(
+        None, description="The colleague; or else their `email`; or else a group."
+    )
     email: EmailStr | None = Field(None, max_length=320)
+    group_id: Id | None = Field(None, description="All who are in this group, as long as they are.")
     access: Access = Field(
         description="`reader`: reads and follows it. `writer`: also sends messages and cancels "
         "runs. `approver`: a reader who will approve its tool calls."
@@ -43,14 +46,23 @@ class NewShare(Params):
 
     @model_validator(mode="after")
     def _name_one(self) -> "NewShare":
-        if (self.user_id is None) == (self.email is None):
-            raise ValueError("name the colleague by user_id or by email, one of the two")
+        if [self.user_id, self.email, self.group_id].count(None) != 2:
+            raise ValueError(
+                "name a colleague by user_id or by email, or a group by group_id, one of the three"
+            )
         return self
 
 
 class OneShare(Params):
     conversation_id: Id
-    user_id: Id
+    user_id: Id | None = Field(None, description="The colleague; or else a group.")
+    group_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _name_one(self) -> "OneShare":
+        if (self.user_id is None) == (self.group_id is None):
+            raise ValueError("name a colleague by user_id or a group by group_id, one of the two")
+        return self
 
 
 class SharesOf(PageById):
@@ -58,12 +70,13 @@ class SharesOf(PageById):
 
 
 class Share(Result):
-    """That a conversation is shared with somebody."""
+    """That a conversation is shared with a user, or with all who are in a group."""
 
     id: Id
     conversation_id: Id
-    user_id: Id = Field(description="With whom.")
-    name: str | None = Field(None, description="Their name.")
+    user_id: Id | None = Field(None, description="With whom; left out for a group.")
+    group_id: Id | None = Field(None, description="With which group; left out for a user.")
+    name: str | None = Field(None, description="The name of the user or of the group.")
     access: Access
     granted_by: Id | None = Field(None, description="Who shared it, or changed that last.")
     expires_at: datetime | None = Field(None, description="When it ends by itself.")
@@ -75,7 +88,8 @@ class Share(Result):
         return cls(
             id=row.id,
             conversation_id=row.resource_id,
-            user_id=row.subject_id,
+            user_id=row.subject_id if row.subject_kind == USER else None,
+            group_id=row.subject_id if row.subject_kind == GROUP else None,
             name=name,
             access=row.access,
             granted_by=row.granted_by,
@@ -83,6 +97,21 @@ class Share(Result):
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+class _Subject(NamedTuple):
+    """With whom it is shared; in the audit trail ``said``."""
+
+    kind: str
+    id: str
+    name: str | None = None
+
+    def has(self, grant: Grant) -> bool:
+        return (grant.subject_kind, grant.subject_id) == (self.kind, self.id)
+
+    @property
+    def said(self) -> dict[str, str]:
+        return {f"{self.kind}_id": self.id}
 
 
 @operation(
@@ -95,12 +124,14 @@ class Share(Result):
     faults=(*_FAULTS, "conflict"),
 )
 async def share(call: Call, params: NewShare) -> Share:
-    """Share a conversation with a colleague, or change how it is shared with them.
+    """Share a conversation with a colleague or a group, or change how it is shared with them.
 
     What the access carries they can do if they hold the permission for it themselves: a viewer who
     is made a `writer` sends nothing. Nobody grants more than they may do there themselves. Who is
     no active member of the tenant answers as who does not exist, and so do you yourself and the
-    owner. A conversation is shared with 100 at most; one more is a `conflict`.
+    owner; a group of another tenant answers as one that does not exist. With a group it is shared
+    with who is in it at each moment; of several shares that reach somebody the strongest counts. A
+    conversation is shared with 100 users and groups at most; one more is a `conflict`.
     """
     actor = call.actor
     if params.expires_at is not None:
@@ -109,11 +140,9 @@ async def share(call: Call, params: NewShare) -> Share:
         place = await _held(session, call, params.conversation_id)
         if not all(decide(actor, each, place).allowed for each in CARRIES[params.access]):
             raise Fault("permission_denied", "Nobody grants more than they may do there.")
-        colleague = await _colleague(session, params)
-        if colleague is None or colleague.id in (actor.user_id, place.owner_id):
-            raise Fault("not_found", "There is no such colleague to share it with.")
+        subject = await _subject(session, params, (actor.user_id, place.owner_id))
         grants = await _in_force(session, params.conversation_id)
-        row = next((each for each in grants if each.subject_id == colleague.id), None)
+        row = next(filter(subject.has, grants), None)
         before = None if row is None else row.access
         if row is None:
             if len(grants) >= MAX_SHARES:
@@ -123,8 +152,8 @@ async def share(call: Call, params: NewShare) -> Share:
             row = Grant(
                 id=new_id("sh"),
                 tenant_id=actor.tenant_id,
-                subject_kind=USER,
-                subject_id=colleague.id,
+                subject_kind=subject.kind,
+                subject_id=subject.id,
                 resource_kind=KIND,
                 resource_id=params.conversation_id,
                 access=params.access,
@@ -138,35 +167,39 @@ async def share(call: Call, params: NewShare) -> Share:
             "conversation.share",
             resource=(KIND, params.conversation_id),
             details={
-                "user_id": colleague.id,
+                **subject.said,
                 "access": row.access,
                 "expires_at": row.expires_at.isoformat() if row.expires_at else None,
                 "before": before,
             },
         )
     await _tell(call, params.conversation_id)
-    return Share.of(row, colleague.name)
+    return Share.of(row, subject.name)
 
 
 @operation(
     "conversation.unshare",
     permission="conversation:share",
     kind="write",
-    http=Http("DELETE", _PATH + "/{user_id}"),
+    http=Http("DELETE", _PATH),
     guards=_GUARDS,
     ordered_by="conversation_id",
     faults=_FAULTS,
 )
 async def unshare(call: Call, params: OneShare) -> Done:
-    """Share a conversation with somebody no longer.
+    """Share a conversation with a colleague or a group no longer.
 
-    What they followed of it and the runs that they asked for there end within a second. With whom
-    it is not shared answers `not_found`.
+    What they followed of it and the runs that they asked for there end within a second, unless
+    another share reaches them. With whom it is not shared answers `not_found`.
     """
+    if params.group_id is not None:
+        subject = _Subject(GROUP, params.group_id)
+    else:
+        subject = _Subject(USER, str(params.user_id))
     async with call.services.database.write(call.actor.tenant_id) as session:
         await _held(session, call, params.conversation_id)
         grants = await _in_force(session, params.conversation_id)
-        row = next((each for each in grants if each.subject_id == params.user_id), None)
+        row = next(filter(subject.has, grants), None)
         if row is None:
             raise Fault("not_found", "It is not shared with them.")
         await session.delete(row)
@@ -175,7 +208,7 @@ async def unshare(call: Call, params: OneShare) -> Done:
             call.actor.tenant_id,
             "conversation.unshare",
             resource=(KIND, params.conversation_id),
-            details={"user_id": params.user_id, "access": row.access},
+            details={**subject.said, "access": row.access},
         )
     await _tell(call, params.conversation_id)
     return Done()
@@ -192,9 +225,10 @@ async def unshare(call: Call, params: OneShare) -> Done:
 async def listing(call: Call, params: SharesOf) -> Listing[Share]:
     """List with whom a conversation is shared now, the oldest first."""
     statement = (
-        select(Grant, User.name)
-        .join(User, col(User.id) == col(Grant.subject_id))
-        .where(_of(params.conversation_id), in_force())
+        select(Grant, func.coalesce(User.name, Group.name))
+        .join(User, _is(USER, col(User.id)), isouter=True)
+        .join(Group, _is(GROUP, col(Group.id)), isouter=True)
+        .where(_of(params.conversation_id), in_force(), or_(_there(User.id), _there(Group.id)))
         .order_by(col(Grant.id))
         .limit(params.limit + 1)
     )
@@ -212,9 +246,13 @@ def _of(conversation_id: str) -> ColumnElement[bool]:
     return and_(col(Grant.resource_kind) == KIND, col(Grant.resource_id) == conversation_id)
 
 
-def in_force() -> ColumnElement[bool]:
-    """The condition of a grant that it has not ended."""
-    return or_(col(Grant.expires_at).is_(None), col(Grant.expires_at) > now())
+def _is(kind: str, id: Any) -> ColumnElement[bool]:
+    """The condition of a grant that it is to the one with this id."""
+    return and_(col(Grant.subject_kind) == kind, col(Grant.subject_id) == id)
+
+
+def _there(id: str) -> ColumnElement[bool]:
+    return col(id).is_not(None)
 
 
 def _check_end(at: datetime) -> None:
@@ -242,6 +280,26 @@ async def _held(session: AsyncSession, call: Call, conversation_id: str) -> Reso
     if not verdict.allowed:
         raise Fault(verdict.fault)
     return place
+
+
+async def _subject(
+    session: AsyncSession, params: NewShare, never: tuple[str, str | None]
+) -> _Subject:
+    """With whom it is to be shared. ``never``: the ids of users that it is with anyway.
+
+    Raises Fault not_found.
+    """
+    if params.group_id is not None:
+        # Locked against being deleted meanwhile, which would leave a grant to nobody.
+        of = select(Group).where(col(Group.id) == params.group_id)
+        group = (await session.exec(of.with_for_update(read=True, key_share=True))).first()
+        if group is None:
+            raise Fault("not_found", "There is no such group to share it with.")
+        return _Subject(GROUP, group.id, group.name)
+    colleague = await _colleague(session, params)
+    if colleague is None or colleague.id in never:
+        raise Fault("not_found", "There is no such colleague to share it with.")
+    return _Subject(USER, colleague.id, colleague.name)
 
 
 async def _colleague(session: AsyncSession, params: NewShare) -> User | None:

@@ -8,6 +8,7 @@ class Actor:
     """A user in a tenant, with what they may do at this moment.
 
     ``roles`` are names; ``permissions`` is what these roles compile to, inheritance included.
+    ``groups`` are the ids of the groups that they are in there: what is granted to these is theirs.
     ``must_enrol``: the tenant demands a second factor that the user does not have yet; until it is
     there, there are no permissions.
     """
@@ -18,3 +19,4 @@ class Actor:
     roles: tuple[str, ...]
     permissions: frozenset[str]
     must_enrol: bool = False
+    groups: frozenset[str] = frozenset()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, get_args
 
+from hub.rbac.actor import Actor
+
 Access = Literal["reader", "writer", "approver"]
 ACCESSES: Final[tuple[Access, ...]] = get_args(Access)
 
@@ -32,6 +34,19 @@ class Granted:
 
     access: Access
     until: datetime | None = None
+
+
+def given_to(actor: Actor, granted: Mapping[str, Granted]) -> tuple[Granted, ...]:
+    """What of that which was granted on a resource, by the id of the user or the group that it was
+    granted to, is this actor's: the strongest first.
+    """
+    own = granted.get(actor.user_id)
+    mine = () if own is None else (own,)
+    if actor.groups and (common := granted.keys() & actor.groups):
+        mine = (*mine, *(granted[group] for group in common))
+        if len(mine) > 1:
+            return tuple(sorted(mine, key=_order))
+    return mine
 
 
 def strongest(granted: Iterable[Granted]) -> Granted | None:

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import pytest
 from sqlalchemy import delete, update
-from sqlmodel import col
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents import permission
+from hub.identity import groups
+from hub.identity.shares import forget_group_shares
 from hub.ids import new_id
 from hub.operations import resources
 from hub.storage.scope import EVERY_TENANT
@@ -72,33 +75,56 @@ async def _person(hub: ServedHub, tenant_id: str | None) -> Person:
     return Person(services.tokens.read(token).user_id, token)
 
 
-Taking = Callable[[House, Client, str], Awaitable[float]]
+@dataclass
+class Shared:
+    """What ada shares with bob, or with a group of which he is."""
+
+    house: House
+    ada: Client
+    conversation: str
+    group: str | None = None
+
+    @property
+    def whom(self) -> dict[str, str]:
+        return {"group_id": self.group} if self.group else {"user_id": self.house.bob.user_id}
+
+    async def share(self, access: str, **more: Any) -> None:
+        named = {"conversation_id": self.conversation, **self.whom}
+        await self.ada.call("conversation.share", **named, access=access, **more)
+
+
+Taking = Callable[[Shared], Awaitable[float]]
 """Takes back what bob was given; when that was, of ``time.time()``."""
 
 
-def _share(house: House, conversation: str, access: str, **more: Any) -> dict[str, Any]:
-    named = {"conversation_id": conversation, "user_id": house.bob.user_id}
-    return {**named, "access": access, **more}
-
-
-async def unshared(house: House, ada: Client, conversation: str) -> float:
+async def unshared(it: Shared) -> float:
     began = time.time()
-    user_id = house.bob.user_id
-    await ada.call("conversation.unshare", conversation_id=conversation, user_id=user_id)
+    await it.ada.call("conversation.unshare", conversation_id=it.conversation, **it.whom)
     return began
 
 
-async def expired(house: House, ada: Client, conversation: str) -> float:
+async def expired(it: Shared) -> float:
     """Nobody says a word at its end."""
     end = datetime.now(UTC) + timedelta(seconds=0.8)
-    writer = _share(house, conversation, "writer", expires_at=end.isoformat())
-    await ada.call("conversation.share", **writer)
+    await it.share("writer", expires_at=end.isoformat())
     return end.timestamp()
 
 
-async def made_a_reader(house: House, ada: Client, conversation: str) -> float:
+async def made_a_reader(it: Shared) -> float:
     began = time.time()
-    await ada.call("conversation.share", **_share(house, conversation, "reader"))
+    await it.share("reader")
+    return began
+
+
+async def taken_out(it: Shared) -> float:
+    began = time.time()
+    await it.ada.call("group.remove", **it.whom, user_id=it.house.bob.user_id)
+    return began
+
+
+async def group_deleted(it: Shared) -> float:
+    began = time.time()
+    await it.ada.call("group.delete", **it.whom)
     return began
 
 
@@ -112,7 +138,14 @@ class Trial:
     left_s: float | None
 
 
-async def trial(house: House, take: Taking) -> Trial:
+async def _group(ada: Client, bob: Person) -> str:
+    """A new group, with bob in it."""
+    group = str((await ada.call("group.create", name=new_id("g")))["id"])
+    await ada.call("group.add", group_id=group, user_id=bob.user_id)
+    return group
+
+
+async def trial(house: House, take: Taking, *, by_group: bool) -> Trial:
     """Take the share back on one node while an answer to bob is streaming on another."""
     async with (
         opened(house.here.url, house.ada.token) as ada,
@@ -121,13 +154,16 @@ async def trial(house: House, take: Taking) -> Trial:
         conversation = await ada.conversation(follow=False)
         channel = f"conversation:{conversation}"
         await ada.call("channel.subscribe", channel=channel, presence=True)
-        await ada.call("conversation.share", **_share(house, conversation, "writer"))
+        it = Shared(house, ada, conversation, await _group(ada, house.bob) if by_group else None)
+        await it.share("writer")
+        listed = (await bob.call("conversation.list", shared=True))["items"]
+        assert [(each["id"], each["access"]) for each in listed] == [(conversation, "writer")]
         await bob.call("channel.subscribe", channel=channel, presence=True)
         async with stream(house.there, house.bob.token, conversation) as response:
             ending = asyncio.create_task(stream_ends(response))
             sent = await bob.send(conversation, slowly(1_000, 5))
             await bob.says(conversation, "w3 ")
-            began = await take(house, ada, conversation)
+            began = await take(it)
             within = max(0.0, began - time.time()) + WITHIN_S
             if take is made_a_reader:
                 run_s = await _after(began, ada.ended(conversation, within=within))
@@ -136,6 +172,7 @@ async def trial(house: House, take: Taking) -> Trial:
                 assert not _ends(bob)
                 ending.cancel()
                 await asyncio.wait({ending})
+                await unshared(it)
                 return Trial(None, None, run_s, None)
             each = await asyncio.gather(
                 _after(began, bob.until(lambda: _ends(bob), within)),
@@ -169,9 +206,12 @@ def _named(client: Client) -> list[str]:
     return [str(heard["event"].get("name")) for heard in client.heard]
 
 
-async def test_what_is_taken_back_on_another_node_ends_within_a_second(house: House) -> None:
-    for take in (unshared, expired, made_a_reader):
-        trials = [await trial(house, take) for _ in range(TRIALS)]
+@pytest.mark.parametrize("by_group", [False, True], ids=["user", "group"])
+async def test_what_is_taken_back_on_another_node_ends_within_a_second(
+    house: House, by_group: bool
+) -> None:
+    for take in (unshared, expired, made_a_reader, *((taken_out, group_deleted) * by_group)):
+        trials = [await trial(house, take, by_group=by_group) for _ in range(TRIALS)]
         for what in ("client_s", "stream_s", "run_s", "left_s"):
             times = sorted(t for each in trials if (t := getattr(each, what)) is not None)
             if not times:
@@ -188,7 +228,7 @@ async def test_who_follows_what_is_deleted_on_another_node_is_let_go(house: Hous
         opened(house.there.url, house.bob.token) as bob,
     ):
         conversation = await ada.conversation()
-        await ada.call("conversation.share", **_share(house, conversation, "reader"))
+        await Shared(house, ada, conversation).share("reader")
         await bob.subscribe(conversation)
         async with stream(house.there, house.bob.token, conversation) as response:
             ending = asyncio.create_task(stream_ends(response))
@@ -215,7 +255,7 @@ async def _found_unheard(house: House, forget: Any) -> None:
         opened(house.there.url, house.bob.token) as bob,
     ):
         conversation = await ada.conversation()
-        await ada.call("conversation.share", **_share(house, conversation, "writer"))
+        await Shared(house, ada, conversation).share("writer")
         await bob.subscribe(conversation)
         async with stream(house.there, house.bob.token, conversation) as response:
             ending = asyncio.create_task(stream_ends(response))
@@ -233,3 +273,59 @@ async def _found_unheard(house: House, forget: Any) -> None:
             return bool(run["status"] == "failed" and run["error"]["code"] == "permission_denied")
 
         await eventually(ended)
+
+
+async def test_who_is_in_another_group_that_has_it_follows_on(house: House) -> None:
+    async with (
+        opened(house.here.url, house.ada.token) as ada,
+        opened(house.there.url, house.bob.token) as bob,
+    ):
+        conversation = await ada.conversation()
+        leaving, staying = [
+            Shared(house, ada, conversation, await _group(ada, house.bob)) for _ in range(2)
+        ]
+        await leaving.share("writer")
+        await staying.share("reader")
+        await bob.subscribe(conversation)
+        await group_deleted(leaving)
+
+        async def may_only_read() -> bool:
+            found = await bob.call("conversation.get", conversation_id=conversation)
+            return bool(found["access"] == "reader")
+
+        await eventually(may_only_read)
+        await ada.send(conversation, "Are you there?")
+        await bob.ended(conversation)
+        assert not _ends(bob)
+
+
+async def test_a_group_that_is_shared_with_while_it_is_deleted_leaves_no_share(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten, go_on = asyncio.Event(), asyncio.Event()
+    forget = forget_group_shares
+
+    async def held_up(session: AsyncSession, group_id: str) -> list[str]:
+        found = await forget(session, group_id)
+        forgotten.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(groups, "forget_group_shares", held_up)
+    async with (
+        opened(house.here.url, house.ada.token) as ada,
+        opened(house.there.url, house.ada.token) as elsewhere,
+    ):
+        conversation = await ada.conversation(follow=False)
+        group = await _group(ada, house.bob)
+        deleting = asyncio.create_task(group_deleted(Shared(house, ada, conversation, group)))
+        await forgotten.wait()
+        sharing = asyncio.create_task(Shared(house, elsewhere, conversation, group).share("reader"))
+        await asyncio.wait({sharing}, timeout=0.3)  # done too early, if it were not made to wait
+        go_on.set()
+        await deleting
+        with pytest.raises(Refused) as refusal:
+            await sharing
+        assert refusal.value.reason == "not_found"
+        async with house.here.hub.services.database.read(EVERY_TENANT) as session:
+            assert (await session.exec(select(Grant))).all() == []

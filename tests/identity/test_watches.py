@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from sqlalchemy import delete
 from sqlmodel import col, update
 
 from hub.backplane.memory import MemoryBackplane
@@ -14,10 +15,11 @@ from hub.identity.authority import Authority, NoStanding
 from hub.identity.standing import Key, Member
 from hub.identity.tokens import Claims, Tokens
 from hub.identity.watches import FRESH_S, SWEEP_S, TICK_S, Watches
+from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import LoginSession, Membership, User, now
+from hub.storage.tables import Group, GroupMember, LoginSession, Membership, User, now
 
 PASSWORD = "correct horse battery"
 
@@ -162,6 +164,35 @@ async def test_a_member_keeps_their_standing_when_their_login_session_ends(
     found = await told.next()
     assert isinstance(found, Actor)
     assert found.roles == ("viewer",)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_comes_into_a_group_or_leaves_one_is_another_to_who_watches(
+    authority: Counted, people: list[Claims], database: Database, heard: bool
+) -> None:
+    ada, told = people[0], Told()
+    watches = Watches(authority, sweep_s=1_000.0 if heard else 0.1)
+    await watches.start()
+    watches.add(ada.session_id, told, await authority.actor(ada))
+    group = new_id("g")
+    membership = GroupMember(group_id=group, user_id=ada.user_id, tenant_id=ada.tenant_id)
+    async with database.write(EVERY_TENANT) as session:
+        session.add(Group(id=group, name="team", tenant_id=ada.tenant_id))
+        await session.flush()
+        session.add(membership)
+    if heard:
+        await authority.changed("user", ada.user_id)
+    found = await told.next()
+    assert isinstance(found, Actor)
+    assert found.groups == {group}
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(delete(Group))
+    if heard:
+        await authority.changed("group", group)
+    found = await told.next()
+    assert isinstance(found, Actor)
+    assert found.groups == frozenset()
+    await watches.close()
 
 
 async def test_what_changed_between_the_look_and_the_watch_is_told(

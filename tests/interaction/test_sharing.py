@@ -232,6 +232,9 @@ async def test_nobody_grants_more_than_they_may_do_there(world: World) -> None:
 
 WRONG: Final[tuple[dict[str, str], ...]] = (
     {},
+    {"group_id": new_id("g"), "user_id": new_id("u")},
+    {"group_id": new_id("g"), "email": "bob@hub.example"},
+    {"group_id": "everyone"},
     {"user_id": new_id("u"), "email": "bob@hub.example"},
     {"email": "bob"},
     {"user_id": new_id("u"), "access": "owner"},

@@ -5,6 +5,7 @@ forgotten when deleted.
 import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -155,16 +156,16 @@ async def _colleague(hub: ServedHub, of: Actor) -> tuple[Actor, str]:
 
 
 async def _grant(
-    hub: ServedHub, of: Actor, conversation: str, to: Actor, until: datetime | None = None
+    hub: ServedHub, of: Actor, conversation: str, to: Actor | str, until: datetime | None = None
 ) -> None:
-    """As another node would: this one is not told."""
+    """To a user, or to the group with this id; as another node would: this one is not told."""
     async with hub.hub.services.database.write(EVERY_TENANT) as session:
         session.add(
             Grant(
                 id=f"sh_{conversation[2:]}",
                 tenant_id=of.tenant_id,
-                subject_kind="user",
-                subject_id=to.user_id,
+                subject_kind="group" if isinstance(to, str) else "user",
+                subject_id=to if isinstance(to, str) else to.user_id,
                 resource_kind="conversation",
                 resource_id=conversation,
                 access="reader",
@@ -231,6 +232,25 @@ async def test_whose_it_is_and_with_whom_it_is_shared_is_one_question_for_all_at
                 *(services.resources.find("conversation", conversation, who) for _ in range(50))
             )
     assert len([each for each in asked if "FROM conversations" in each]) == 1
+
+
+@pytest.mark.parametrize("asker", ["owner", "in the group", "in another"])
+async def test_what_is_granted_to_a_group_is_no_question_more_for_anybody(
+    served_hub: ServedHub, asker: str
+) -> None:
+    ada, conversation = await _actor_and_conversation(served_hub)
+    bob, _ = await _colleague(served_hub, ada)
+    await _grant(served_hub, ada, conversation, "g_1")
+    services = served_hub.hub.services
+    await services.authority.changed("conversation", conversation)
+    who = replace(ada if asker == "owner" else bob, groups=frozenset({"g_1", "g_2"}))
+    if asker == "in another":
+        who = replace(who, groups=frozenset({"g_2", "g_3"}))
+    with _statements(served_hub) as asked:
+        found = [await services.resources.find("conversation", conversation, who) for _ in "ab"]
+    assert len([each for each in asked if "FROM" in each]) == 1
+    granted = (Granted("reader"),) if asker == "in the group" else ()
+    assert [each.granted for each in found] == [granted] * 2
 
 
 async def test_a_change_while_it_is_asked_is_asked_again(

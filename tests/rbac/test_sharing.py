@@ -15,7 +15,7 @@ from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource, decide
 from hub.rbac.permissions import ANY, PERMISSIONS
 from hub.rbac.roles import compile_roles
-from hub.rbac.sharing import ACCESSES, CARRIES, Access, Granted, strongest
+from hub.rbac.sharing import ACCESSES, CARRIES, Access, Granted, given_to, strongest
 
 CARRIED: Final = """
                     reader  writer  approver
@@ -45,6 +45,7 @@ theirs    no  -   -   no   not_found
 """
 
 UNTIL: Final = datetime(2031, 5, 4, 3, 2, 1, tzinfo=UTC)
+GROUPS: Final = frozenset({"g_1", "g_2"})
 OWNERS: Final = {"mine": "u_1", "theirs": "u_2", "tenant's": None, "foreign": "u_1"}
 BASIC: Final = sorted(name for name in PERMISSIONS if not name.endswith(ANY))
 
@@ -93,6 +94,33 @@ def test_every_decision_is_that_of_the_tables() -> None:
         assert told == answer, (actor.permissions, permission, resource)
         number += 1
     assert number == len(BASIC) * 4 * 4 * (1 + 3 * 2) * 16
+
+
+def _group_cases() -> Iterator[tuple[dict[str, Granted], list[Access]]]:
+    """Every way to share it with the actor, two groups of theirs, one that they are not in, and
+    somebody else; and what of that reaches the actor.
+    """
+    for accesses in product((None, *ACCESSES), repeat=5):
+        shares = dict(zip(("u_1", "g_1", "g_2", "g_3", "u_3"), accesses, strict=True))
+        given = {id: Granted(access) for id, access in shares.items() if access is not None}
+        yield given, [given[id].access for id in ("u_1", "g_1", "g_2") if id in given]
+
+
+def test_every_decision_by_groups_is_that_of_the_tables() -> None:
+    names = [*{name for carried in CARRIES.values() for name in carried}, "conversation:delete"]
+    read, number = "conversation:read", 0
+    for shares, reaching in _group_cases():
+        for permission, holds, reads in product(names, (False, True), (False, True)):
+            held = {name for name, has in ((permission, holds), (read, reads)) if has}
+            actor = Actor("u_1", "t_1", "s_1", (), frozenset(held), groups=GROUPS)
+            place = Resource("conversation", "x", "t_1", "u_2", given_to(actor, shares))
+            carried = any(_carried(access, permission) for access in reaching)
+            sees = read in held and any(_carried(access, read) for access in reaching)
+            answer = _answer("theirs", False, permission in held, carried, sees)
+            verdict = decide(actor, permission, place)
+            assert (verdict.fault or "allowed") == answer, (held, permission, shares)
+            number += 1
+    assert number == 4**5 * 7 * 4
 
 
 def test_the_table_speaks_of_permissions_that_there_are() -> None:
@@ -151,6 +179,36 @@ def test_several_grants_allow_what_one_of_them_does(
     alone = [decide(actor, permission, one).allowed for one in each]
     without = decide(actor, permission, replace(resource, granted=())).allowed
     assert decide(actor, permission, resource).allowed == (without or any(alone))
+
+
+given_by_id = st.dictionaries(st.sampled_from(["u_1", "u_3", "g_1", "g_2", "g_3"]), grants)
+group_sets = st.frozensets(st.sampled_from(["g_1", "g_2", "g_3"]))
+
+
+@given(actors, group_sets, group_sets, given_by_id, permissions)
+def test_who_leaves_groups_may_never_more(
+    actor: Actor,
+    before: frozenset[str],
+    left: frozenset[str],
+    given: dict[str, Granted],
+    permission: str,
+) -> None:
+    def may(groups: frozenset[str]) -> bool:
+        granted = given_to(replace(actor, groups=groups), given)
+        place = Resource("conversation", "x", "t_1", "u_2", granted)
+        return decide(actor, permission, place).allowed
+
+    assert may(before) or not may(before - left)
+
+
+@given(actors, group_sets, given_by_id)
+def test_what_reaches_somebody_is_theirs_and_their_groups_the_strongest_first(
+    actor: Actor, groups: frozenset[str], given: dict[str, Granted]
+) -> None:
+    found = given_to(replace(actor, groups=groups), given)
+    reaching = [granted for id, granted in given.items() if id in groups | {"u_1"}]
+    assert sorted(map(repr, found)) == sorted(map(repr, reaching))
+    assert strongest(reaching) == (found[0] if found else None)
 
 
 @pytest.mark.parametrize("access", ACCESSES)

@@ -185,12 +185,14 @@ class Conversation:
         *,
         user_id: str | None = None,
         email: str | None = None,
+        group_id: str | None = None,
         expires_at: datetime | None = None,
     ) -> Share:
-        """Share it with a colleague, named by ``user_id`` or ``email``, or change how it is shared.
+        """Share it with a colleague, named by ``user_id`` or ``email``, or with all who are in a
+        group, or change how it is shared with them.
 
         ``expires_at`` (aware) is when that ends by itself. Raises NotFound where there is no such
-        colleague, PermissionDenied for more than you may do here yourself.
+        colleague or group, PermissionDenied for more than you may do here yourself.
         """
         if expires_at is not None and expires_at.tzinfo is None:
             raise ValueError("expires_at needs a time zone")
@@ -198,6 +200,7 @@ class Conversation:
             "access": access,
             "user_id": user_id,
             "email": email,
+            "group_id": group_id,
             "expires_at": expires_at and expires_at.isoformat(),
         }
         params = {key: value for key, value in given.items() if value is not None}
@@ -206,13 +209,15 @@ class Conversation:
         )
         return Share.parse(answer)
 
-    async def unshare(self, user_id: str) -> None:
-        """Share it with them no longer. Raises NotFound if it is not."""
-        params = {"conversation_id": self.id, "user_id": user_id}
+    async def unshare(self, user_id: str | None = None, *, group_id: str | None = None) -> None:
+        """Share it with a colleague, or a group, no longer. Raises NotFound if it is not."""
+        given = {"user_id": user_id, "group_id": group_id}
+        params = {key: value for key, value in given.items() if value is not None}
+        params["conversation_id"] = self.id
         await self._connection.call("conversation.unshare", params)
 
     async def shares(self) -> AsyncIterator[Share]:
-        """With whom it is shared, page by page as they are asked for."""
+        """With which users and groups it is shared, page by page as they are asked for."""
         params = {"conversation_id": self.id}
         async for item in pages(self._connection, "conversation.shares", params):
             yield Share.parse(item)

@@ -148,20 +148,24 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """That a conversation is shared with a colleague. ``expires_at``: when that ends by itself."""
+    """That a conversation is shared with a colleague (``user_id``), or with all who are in a group
+    (``group_id``); the other is None. ``expires_at``: when that ends by itself.
+    """
 
-    user_id: str
+    user_id: str | None
     access: Access
     name: str | None = None
     granted_by: str | None = None
     expires_at: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    group_id: str | None = None
 
     @classmethod
     def parse(cls, item: Mapping[str, Any]) -> Self:
         return cls(
-            user_id=item["user_id"],
+            user_id=item.get("user_id"),
+            group_id=item.get("group_id"),
             access=item["access"],
             name=item.get("name"),
             granted_by=item.get("granted_by"),

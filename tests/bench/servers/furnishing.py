@@ -84,7 +84,7 @@ class Furnishing:
             case "tenant suspended":
                 take = ("POST", f"/v1/tenants/{tenant.id}/suspend", operator, {})
             case "conversation unshared":
-                path = f"/v1/conversations/{found['conversation']}/shares/{member.id}"
+                path = f"/v1/conversations/{found['conversation']}/shares?user_id={member.id}"
                 take = ("DELETE", path, ada, {})
             case "API key revoked":
                 wanted = Wanted("bench", None, None)

@@ -62,6 +62,20 @@ async def test_a_conversation_is_shared_changed_and_taken_back(pair: Pair) -> No
     assert [each async for each in pair.bob.conversations.list(shared=True)] == []
 
 
+async def test_a_conversation_is_shared_with_a_group_and_taken_back(pair: Pair) -> None:
+    group = await pair.ada.call("group.create", name="Team")
+    named = {"group_id": group["id"], "user_id": pair.bob.session["user"]}
+    await pair.ada.call("group.add", **named)
+    share = await pair.mine.share("writer", group_id=group["id"])
+    assert (share.group_id, share.user_id, share.name) == (group["id"], None, "Team")
+    (his,) = [conversation async for conversation in pair.bob.conversations.list(shared=True)]
+    assert (his.id, his.access) == (pair.mine.id, "writer")
+    assert [each async for each in pair.mine.shares()] == [share]
+    await pair.mine.unshare(group_id=group["id"])
+    with pytest.raises(NotFound):
+        await pair.bob.conversations.get(pair.mine.id)
+
+
 async def test_an_end_without_a_zone_and_a_stranger_are_refused(pair: Pair) -> None:
     naive = datetime(2030, 1, 1)
     with pytest.raises(ValueError, match="time zone"):

@@ -151,6 +151,8 @@ TABLE: Final[tuple[Row, ...]] = (
     # Nobody shares with who is not of the tenant, whoever that is.
     Row("conversation.share", "member", "colleague", "user_id",
         params={"conversation_id": "@conversation", "access": "reader"}),
+    Row("conversation.share", "member", "group", "group_id",
+        params={"conversation_id": "@conversation", "access": "reader"}),
     Row("message.send", "service member", "conversation", "conversation_id", others="owner",
         carried=WRITER, params={"client_message_id": "1", "content": "Hello"}),
     Row("message.list", "viewer", "conversation", "conversation_id", others="admin",
