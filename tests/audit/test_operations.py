@@ -384,8 +384,9 @@ async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> No
     known = {"known": f"{well['last']}:{well['hash']}"}
     assert (await auditor.ask("audit.verify", known))["ok"]
     assert (await auditor.ask("audit.verify", {"after": 3}))["entries"] == 2
-    tampered = auditor.ada.hub.hub.services.metrics.audit_verifications.labels("tampered")
-    before = tampered._value.get()
+    outcomes = auditor.ada.hub.hub.services.metrics.audit_verifications
+    tampered, disputed = outcomes.labels("tampered"), outcomes.labels("disputed")
+    before = tampered._value.get(), disputed._value.get()
     wrong = await auditor.ask("audit.verify", {"known": f"5:{'f' * 64}"})
     assert [one["kind"] for one in wrong["findings"]] == ["rewritten"]
     for params, reason in (({"known": "5"}, "invalid_params"), ({"after": 99}, "conflict")):
@@ -397,7 +398,7 @@ async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> No
     assert bad["findings"] == [
         {"kind": "removed", "seq": 4, "last": 4, "message": "Entry 4 was removed."}
     ]
-    assert tampered._value.get() == before + 2
+    assert (tampered._value.get(), disputed._value.get()) == (before[0] + 1, before[1] + 1)
 
 
 async def test_an_export_verifies_without_us_and_is_itself_in_the_trail(ada: Someone) -> None:

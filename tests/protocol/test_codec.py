@@ -289,7 +289,9 @@ def test_an_event_is_spliced_in_without_being_read() -> None:
     assert event in codec.encode_event("audit", "e1", 1, event)
 
 
-@pytest.mark.parametrize("value", ["\ud800", object(), {1, object()}], ids=["surrogate", "object", "set"])
+@pytest.mark.parametrize(
+    "value", ["\ud800", object(), {1, object()}], ids=["surrogate", "object", "set"]
+)
 def test_what_json_cannot_say_is_refused_when_written(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         codec.encode_reply(1, {"a": value})
