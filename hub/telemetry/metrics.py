@@ -185,8 +185,8 @@ class Metrics:
         )
         self.audit_verifications = Counter(
             "hub_audit_verifications",
-            "Verifications of audit trails, by outcome (`whole`, `tampered`, or `disputed`: it is not "
-            "what the caller says to know).",
+            "Verifications of audit trails, by outcome (`whole`, `tampered`, or `disputed`: it is "
+            "not what the caller says to know).",
             ("outcome",),
             registry=registry,
         )
