@@ -117,8 +117,10 @@ async def test_a_failing_handler_logs_one_error_with_the_trace_id_that_the_clien
 
 
 def _lines(written: io.StringIO, *levels: str) -> list[dict[str, Any]]:
+    """Of these levels, but for the letters that a hub without a mail server writes."""
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
-    return [line for line in lines if line["level"] in levels]
+    letters = "a letter that no mail server takes"
+    return [line for line in lines if line["level"] in levels and line["event"] != letters]
 
 
 def _is_told_once(written: io.StringIO, refusal: Refused) -> None:
