@@ -100,13 +100,13 @@ async def test_an_address_has_a_budget_signed_in_or_not(serve_hub: ServeHub) -> 
 
 
 async def test_with_the_backplane_away_a_node_holds_to_the_budget_by_itself(
-    serve_hub: ServeHub, redis_server: RedisProcess
+    serve_hub: ServeHub, own_redis: RedisProcess
 ) -> None:
-    async with serve_hub(HUB_REDIS_URL=redis_server.url, **TIGHT) as hub:
+    async with serve_hub(HUB_REDIS_URL=own_redis.url, **TIGHT) as hub:
         token = (await hub.sign_up("ada@hub.example"))["access_token"]
         async with open_socket(hub.ws_url, token) as socket:
             await socket.ask("session.info")
-            redis_server.kill()
+            own_redis.kill()
             answers = [await by_socket(socket) for _ in range(2 * BURST)]
             assert BURST - 2 <= answers.count(None) <= BURST
 
