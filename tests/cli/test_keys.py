@@ -11,7 +11,7 @@ import httpx
 
 from hub.identity.api_key_text import parse
 from tests.cli.conftest import Hub
-from tests.interaction.drivers import open_socket
+from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import HubProcess
 from tests.parts.redis import RedisProcess
 
@@ -124,8 +124,13 @@ async def test_a_hub_that_runs_follows_what_the_commands_do(
     token = await run("token", "--email", "admin@hub.example")
     async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as client:
         bearer = {"Authorization": f"Bearer {token}"}
-        told = await client.get("/v1/sessions/current", headers=bearer)
-        assert told.status_code == 200, "a token of the new key, which it has not read before"
+
+        async def is_known() -> bool:
+            told = await client.get("/v1/sessions/current", headers=bearer)
+            return told.status_code == 200
+
+        # A key that it has not read before: it looks for such at most once a second.
+        await eventually(is_known)
     async with open_socket(hub_process.url.replace("http", "ws") + "/ws", text) as socket:
         await socket.notice("session.ready")
         key = parse(text)
