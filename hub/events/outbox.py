@@ -4,8 +4,8 @@ While the transport takes what it is given, an outbox is a list of ready frames,
 ``FlushScheduler`` per process writes each that became dirty in a turn of the event loop with one
 call at the turn's end: the frames of a turn cost one system call, and no connection has a task of
 its own on the send path. Fan-out, which does the same for the events of a turn, spares the way
-through here (``write``). When the transport is full, what comes is held; deltas of one message are
-joined (``span``) when that comes to too much, and again before it is written.
+through here (``write``). When the transport is full, what comes is held, and deltas of one message
+are joined (``span``).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from hub.events.delivery import Delivery
-from hub.events.span import join
+from hub.events.span import Spans
 from hub.protocol.limits import OUTBOX_BYTES
 
 REPLAY_BYTES: Final = OUTBOX_BYTES // 4
@@ -80,12 +80,12 @@ def broken(error: Exception) -> None:
 class Outbox:
     """What waits for one connection; ``size`` is the bytes of it.
 
-    When more than ``limit`` bytes are held for a full transport though their deltas were joined,
-    the outbox drops what it holds, takes no more, and says so to its owner.
+    When more than ``limit`` bytes are held for a full transport, deltas joined, the outbox drops
+    what it holds, takes no more, and says so to its owner.
     """
 
-    __slots__ = ("_limit", "_owner", "_ready", "_room", "_scheduler", "_waiting", "_writer",
-                 "closed", "size")  # fmt: skip
+    __slots__ = ("_held", "_limit", "_owner", "_ready", "_room", "_scheduler", "_waiting",
+                 "_writer", "closed", "size")  # fmt: skip
 
     def __init__(
         self,
@@ -98,8 +98,8 @@ class Outbox:
         self._scheduler = scheduler
         self._owner = owner
         self._limit = limit
-        # For the end of this turn, or, while the transport is full, for as long as it is.
-        self._waiting: list[Delivery | bytes] = []
+        self._waiting: list[bytes] = []  # for the end of this turn
+        self._held: Spans | None = None  # for as long as the transport is full
         self._ready = True
         self._room: asyncio.Event | None = None
         self.size = 0
@@ -123,14 +123,14 @@ class Outbox:
         if self._ready:
             self._give(delivery.frame)
         else:
-            self._hold(delivery, len(delivery.frame))
+            self._hold(delivery)
 
     def put(self, frame: bytes) -> None:
         """Queue a ready frame."""
         if self._ready:
             self._give(frame)
         else:
-            self._hold(frame, len(frame))
+            self._hold(frame)
 
     def _give(self, frame: bytes) -> None:
         if not self._waiting:
@@ -145,11 +145,10 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what waits, unless the transport is full."""
-        if not self._waiting or not self._ready:
+        if not self._waiting:
             return
-        waiting, self._waiting = self._waiting, []
+        frames, self._waiting = self._waiting, []
         self.size = 0
-        frames = [item if isinstance(item, bytes) else item.frame for item in waiting]
         self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
         if self._room is not None:
             self._room.set()
@@ -166,8 +165,9 @@ class Outbox:
 
     def forget(self, channel: str) -> None:
         """Drop the events of a channel that are held: its subscription has ended."""
-        if self._waiting:
-            self._keep([i for i in self._waiting if isinstance(i, bytes) or i.channel != channel])
+        if self._held is not None:
+            self._held.forget(channel)
+            self.size = self._held.size
 
     def close(self) -> None:
         """Drop what waits and take no more. Idempotent."""
@@ -176,6 +176,7 @@ class Outbox:
         self.closed = True
         self._ready = False
         self._waiting = []
+        self._held = None
         self.size = 0
         if self._room is not None:
             self._room.set()
@@ -184,40 +185,38 @@ class Outbox:
     # --- while the transport is full ---
 
     def _pause(self) -> None:
-        # What waits for the end of this turn is held from now on: somebody else has written too.
-        if self._ready:
-            self._ready = False
-            self._owner.turned()
+        if not self._ready:
+            return
+        self._ready = False
+        self._held = Spans()
+        # What waits for the end of this turn is held, too: somebody else has written meanwhile.
+        for frame in self._waiting:
+            self._held.add(frame)
+        self._waiting = []
+        self._owner.turned()
 
     def _resume(self) -> None:
-        if self.closed or self._ready:
+        if self.closed or self._held is None:
             return
+        held, self._held = self._held, None
         self._ready = True
-        if self._waiting:
-            self._join()
-            self.flush()
-        elif self._room is not None:
+        self.size = 0
+        if held:
+            if held.joined:
+                self._scheduler.joined(held.joined)
+            items = held.items()
+            self._writer.write(b"".join([i if isinstance(i, bytes) else i.frame for i in items]))
+        if self._room is not None:
             self._room.set()
         if self._ready:  # what was held may have filled it again
             self._owner.turned()
 
-    def _hold(self, item: Delivery | bytes, size: int) -> None:
-        if self.closed:
-            return
-        self._waiting.append(item)
-        self.size += size
-        if self.size > self._limit:
-            self._join()
-            if self.size > self._limit:
-                self.close()
-                self._owner.overflowed()
-
-    def _join(self) -> None:
-        waiting = self._waiting
-        self._keep(join(waiting))
-        if len(self._waiting) < len(waiting):
-            self._scheduler.joined(len(waiting) - len(self._waiting))
-
-    def _keep(self, items: list[Delivery | bytes]) -> None:
-        self._waiting = items
-        self.size = sum(len(i) if isinstance(i, bytes) else len(i.frame) for i in items)
+    def _hold(self, item: Delivery | bytes) -> None:
+        held = self._held
+        if held is None:
+            return  # closed
+        held.add(item)
+        self.size = held.size
+        if held.size > self._limit:
+            self.close()
+            self._owner.overflowed()

@@ -5,7 +5,6 @@ Nothing is parsed and nothing encoded anew: the text of a delta is the inside of
 two of these, one behind the other, are the inside of the JSON string of both texts.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -14,73 +13,120 @@ from hub.events.delivery import Delivery
 JOINED_BYTES: Final = 32 * 1024
 """Text of a joined event at most, in bytes of JSON, so that it is delivered in good time."""
 
-_TEXT: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
-_DELTA: Final = re.compile(
-    rb'(\{"type":"(?:TEXT_MESSAGE_CONTENT|REASONING_MESSAGE_CONTENT|TOOL_CALL_ARGS)",'
-    rb'"(?:messageId|toolCallId)":"%b","delta":")(%b)"\}' % (_TEXT, _TEXT)
-)
-"""A delta as ``vocabulary`` writes it, its text last. Others, with a timestamp, are left alone."""
+ENVELOPE_BYTES: Final = 160
+"""What a frame has around its event, about: the channel's name, the position, the header."""
 
 
 class _Run:
     """Deliveries of one channel that are to become one, and how the event begins."""
 
-    __slots__ = ("first", "head", "last", "size", "texts")
+    __slots__ = ("_deliveries", "_head", "_size")
 
-    def __init__(self, first: Delivery, head: bytes, text: bytes) -> None:
-        self.first = self.last = first
-        self.head = head
-        self.texts = [text]
-        self.size = len(text)
+    def __init__(self, first: Delivery) -> None:
+        self._deliveries = [first]
+        self._head = first.event[: first.text_at]
+        self._size = _text(first)
 
-    def takes(self, next_one: Delivery, head: bytes, text: bytes) -> bool:
+    @property
+    def channel(self) -> str:
+        return self._deliveries[0].channel
+
+    @property
+    def weight(self) -> int:
+        return ENVELOPE_BYTES + len(self._head) + self._size
+
+    def takes(self, next_one: Delivery) -> bool:
         """Take what follows, if it continues the run."""
-        last = self.last
+        last, size = self._deliveries[-1], self._size + _text(next_one)
         if (
-            head != self.head
+            next_one.seq - next_one.span != last.seq
             or next_one.epoch != last.epoch
-            or next_one.seq - next_one.span != last.seq
-            or self.size + len(text) > JOINED_BYTES
+            or size > JOINED_BYTES
+            or not next_one.event.startswith(self._head)
         ):
             return False
-        self.last = next_one
-        self.texts.append(text)
-        self.size += len(text)
+        self._deliveries.append(next_one)
+        self._size = size
         return True
 
     def delivery(self) -> Delivery:
-        first, last = self.first, self.last
+        first, last = self._deliveries[0], self._deliveries[-1]
         if first is last:
             return first
-        event = self.head + b"".join(self.texts) + b'"}'
+        at = len(self._head)
+        texts = [delivery.event[at:-2] for delivery in self._deliveries]
+        event = self._head + b"".join(texts) + b'"}'
         span = last.seq - first.seq + first.span
         return Delivery(last.channel, last.epoch, last.seq, event, span)
 
 
-def join(waiting: Iterable[Delivery | bytes]) -> list[Delivery | bytes]:
-    """What waits for a subscriber, with the deltas joined that follow each other in their channel.
+class Spans:
+    """What waits for a subscriber, with the deltas joined that follow each other in their channel:
+    as they come, so that a reader that stalls costs at no moment more than at any other.
 
     Each channel's order stays, and nothing crosses a ready frame (``bytes``: a reply, a notice).
     Channels may change places with each other: a joined event stands where its first one did.
+    ``size`` is about the bytes of it, ``joined`` how many deliveries are part of another.
     """
-    kept: list[Delivery | bytes | _Run] = []
-    runs: dict[str, _Run] = {}
-    for item in waiting:
+
+    __slots__ = ("_items", "_runs", "joined", "size")
+
+    def __init__(self) -> None:
+        self._items: list[bytes | Delivery | _Run] = []
+        self._runs: dict[str, _Run] = {}
+        self.joined = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: Delivery | bytes) -> None:
+        """Put behind what waits."""
         if isinstance(item, bytes):
-            runs.clear()
-            kept.append(item)
-            continue
-        match = _DELTA.fullmatch(item.event)
-        if match is None:
-            runs.pop(item.channel, None)
-            kept.append(item)
-            continue
-        head, text = match.groups()
-        run = runs.get(item.channel)
-        if run is None or not run.takes(item, head, text):
-            run = runs[item.channel] = _Run(item, head, text)
-            kept.append(run)
-    return [item.delivery() if isinstance(item, _Run) else item for item in kept]
+            self._runs.clear()
+        elif not item.text_at:
+            self._runs.pop(item.channel, None)
+        else:
+            run = self._runs.get(item.channel)
+            if run is not None and run.takes(item):
+                self.joined += 1
+                self.size += _text(item)
+                return
+            run = self._runs[item.channel] = _Run(item)
+            self._items.append(run)
+            self.size += run.weight
+            return
+        self._items.append(item)
+        self.size += _weight(item)
+
+    def forget(self, channel: str) -> None:
+        """Drop the events of a channel."""
+        self._runs.pop(channel, None)
+        self._items = [i for i in self._items if isinstance(i, bytes) or i.channel != channel]
+        self.size = sum(_weight(item) for item in self._items)
+
+    def items(self) -> list[Delivery | bytes]:
+        """All of it, to be sent."""
+        return [item.delivery() if isinstance(item, _Run) else item for item in self._items]
+
+
+def _text(delta: Delivery) -> int:
+    """The bytes of a delta's text."""
+    return len(delta.event) - delta.text_at - 2
+
+
+def _weight(item: Delivery | bytes | _Run) -> int:
+    if isinstance(item, bytes):
+        return len(item)
+    return item.weight if isinstance(item, _Run) else ENVELOPE_BYTES + len(item.event)
+
+
+def join(waiting: Iterable[Delivery | bytes]) -> list[Delivery | bytes]:
+    """What waits for a subscriber, joined as ``Spans`` says."""
+    spans = Spans()
+    for item in waiting:
+        spans.add(item)
+    return spans.items()
 
 
 def joined(deliveries: Sequence[Delivery]) -> list[Delivery]:

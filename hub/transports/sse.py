@@ -20,7 +20,7 @@ from hub.events.channels import log_of
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join
 from hub.events.position import Since, parse_since
-from hub.events.span import join
+from hub.events.span import Spans
 from hub.faults import Fault
 from hub.identity.authority import NoStanding
 from hub.operations.call import Services
@@ -35,9 +35,6 @@ from hub.transports.wire import ABORT_S
 PATH: Final = "/v1/channels/{channel}/events"
 RECHECK_S: Final = 5.0
 """A stream's permissions are checked again at least this often."""
-
-SLOW_BYTES: Final = 64 * 1024
-"""Deltas are joined for a client for whom more than this waits."""
 
 _LOOK_S: Final = 0.25
 """How often a stream whose client takes nothing looks whether it has ended."""
@@ -54,41 +51,26 @@ class _StreamReader:
     def __init__(self, channel: str, count_joined: Callable[[int], None]) -> None:
         self.channel = channel
         self._count_joined = count_joined
-        self._waiting: list[Delivery | bytes] = []
-        self._size = 0
+        self._waiting = Spans()
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self.end: str | None = None
         self.doubtful = False
 
     def deliver(self, delivery: Delivery) -> None:
-        self._put(delivery, len(delivery.event))
+        self.put(delivery)
 
-    def put(self, chunk: bytes) -> None:
-        """Queue what is no event of the channel."""
-        self._put(chunk, len(chunk))
-
-    def _put(self, item: Delivery | bytes, size: int) -> None:
+    def put(self, item: Delivery | bytes) -> None:
+        """Queue an event, or a chunk that is no event of the channel."""
         if self.end is None:
-            self._waiting.append(item)
-            self._size += size
-            if self._size > OUTBOX_BYTES:
-                self._waiting = self._joined()
-                self._size = sum(
-                    len(i) if isinstance(i, bytes) else len(i.event) for i in self._waiting
-                )
-                if self._size > OUTBOX_BYTES:
-                    self.end = "too_slow"
-                    self._waiting.clear()
+            self._waiting.add(item)
+            if self._waiting.size > OUTBOX_BYTES:
+                self.end = "too_slow"
+                self._waiting = Spans()
         self._changed.set()
 
-    def _joined(self) -> list[Delivery | bytes]:
-        joined = join(self._waiting)
-        self._count_joined(len(self._waiting) - len(joined))
-        return joined
-
     async def room(self) -> None:
-        while self._size > OUTBOX_BYTES // 4 and self.end is None:
+        while self._waiting.size > OUTBOX_BYTES // 4 and self.end is None:
             self._drained.clear()
             await self._drained.wait()
 
@@ -123,11 +105,10 @@ class _StreamReader:
                     await self._changed.wait()
             except TimeoutError:
                 return None
-        # So much waits for a client only that is slow.
-        waiting = self._joined() if self._size > SLOW_BYTES else self._waiting
-        data = b"".join(i if isinstance(i, bytes) else _event(i) for i in waiting)
-        self._waiting = []
-        self._size = 0
+        waiting, self._waiting = self._waiting, Spans()
+        if waiting.joined:
+            self._count_joined(waiting.joined)
+        data = b"".join(i if isinstance(i, bytes) else _event(i) for i in waiting.items())
         self._drained.set()
         return data
 

@@ -13,13 +13,14 @@ from tests.bench.servers.pace import DELTA
 _STAMP: Final = re.compile(rb"@(\d+);")
 
 
-def stamped(size: int = 0) -> bytes:
-    """An event of a run, made now, with ``size`` bytes more of text than usual. Joined with others
-    it carries the stamps of all.
+def stamped(size: int = 0, late_s: float = 0.0) -> bytes:
+    """An event of a run, made now and ``late_s`` too late, with ``size`` bytes more of text than
+    usual. Joined with others it carries the stamps of all.
     """
     return (
         b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"m_01JD8Q6ZK5T0W3X9Y2V7B4N1CA",'
-        b'"delta":"@%d;%s%s"}' % (time.monotonic_ns(), DELTA.encode(), b"." * size)
+        b'"delta":"@%d;%s%s"}'
+        % (time.monotonic_ns() - int(late_s * 1e9), DELTA.encode(), b"." * size)
     )
 
 

@@ -59,7 +59,10 @@ async def main() -> None:
     async def publish(channels: list[str], rate: float, seconds: float) -> int:
         line.answers = 0
         count = await steady(
-            channels, rate, seconds, lambda channel: line.send("PUBLISH", channel, stamped())
+            channels,
+            rate,
+            seconds,
+            lambda channel, late_s: line.send("PUBLISH", channel, stamped(late_s=late_s)),
         )
         await line.answered(count)
         return count

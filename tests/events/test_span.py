@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hub.events import vocabulary as say
 from hub.events.delivery import Delivery
-from hub.events.span import JOINED_BYTES, join, joined
+from hub.events.span import ENVELOPE_BYTES, JOINED_BYTES, Spans, join, joined
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ['"', "\\", '\\"', "\n\u2028\x00", "👩‍👩‍👧", "e\u0301", '","delta":"', "\\u0041"]
@@ -114,3 +114,16 @@ def _deltas(texts: Sequence[str], channel: str = "a") -> list[Delivery]:
         Delivery(channel, "e1", seq, say.text_content("m_1", text))
         for seq, text in enumerate(texts, 1)
     ]
+
+
+@given(waiting())
+def test_what_waits_weighs_about_what_its_frames_do(items: list[Delivery | bytes]) -> None:
+    spans = Spans()
+    for item in items:
+        spans.add(item)
+    frames = [i if isinstance(i, bytes) else i.frame for i in spans.items()]
+    weight = sum(len(frame) for frame in frames)
+    assert weight <= spans.size <= weight + ENVELOPE_BYTES * len(frames)
+    for channel in ("a", "b"):
+        spans.forget(channel)
+    assert spans.size == sum(len(item) for item in items if isinstance(item, bytes))

@@ -213,7 +213,7 @@ async def stalled(ada: Someone) -> AsyncIterator[asyncio.StreamReader]:
     await reader.readuntil(b"following")
     (stream,) = ada.hub.hub.streams._readers
     event = json.dumps({"type": "CUSTOM", "name": "flood", "value": "x" * 60_000}).encode()
-    while stream._size < 800_000:  # it cannot be but blocked
+    while stream._waiting.size < 800_000:  # it cannot be but blocked
         await ada.hub.hub.services.backplane.append(f"conversation:{ada.conversation}", event)
         await asyncio.sleep(0)
     try:

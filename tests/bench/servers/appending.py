@@ -49,8 +49,9 @@ class Appending:
         """
         appending: set[asyncio.Task[Appended]] = set()
 
-        def emit(channel: str) -> None:
-            task = asyncio.ensure_future(self._backplane.append(channel, stamped(size)))
+        def emit(channel: str, late_s: float) -> None:
+            event = stamped(size, late_s)
+            task = asyncio.ensure_future(self._backplane.append(channel, event))
             appending.add(task)
             task.add_done_callback(appending.discard)
 

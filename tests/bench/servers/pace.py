@@ -1,6 +1,7 @@
 """Pace: events at a steady rate, the same way in every server that is compared."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -13,6 +14,9 @@ EVENT: Final = (
 
 CHANNEL: Final = "conversation:c_01JD8Q6ZK5T0W3X9Y2V7B4N1CB"
 EPOCH: Final = "e0123456789abcdef"
+
+TIMER_S: Final = 0.002
+"""How much later than they are set timers may go off in a loop that is idle."""
 
 
 async def paced(count: int, rate: float, emit: Callable[[], Awaitable[None]]) -> None:
@@ -28,20 +32,24 @@ async def steady(
     channels: Sequence[str],
     rate: float,
     seconds: float,
-    emit: Callable[[str], object],
+    emit: Callable[[str, float], object],
     stop: asyncio.Event | None = None,
 ) -> int:
     """Call ``emit`` with each channel ``rate`` times a second, evenly spread, until the time is
     over or ``stop`` is set; how often it was.
+
+    It is told, too, how many seconds too late that is, but for what a timer may be: what the loop
+    was busy for while the event was due counts, though it was not made yet.
     """
-    loop = asyncio.get_running_loop()
-    start, a_second = loop.time(), len(channels) * rate
+    start, a_second = time.monotonic(), len(channels) * rate
     total, done = round(a_second * seconds), 0
     while done < total and not (stop is not None and stop.is_set()):
-        due = min(total, int((loop.time() - start) * a_second) + 1)
+        passed = time.monotonic() - start
+        due = min(total, int(passed * a_second) + 1)
         for number in range(done, due):
-            emit(channels[number % len(channels)])
+            late = passed - number / a_second - TIMER_S
+            emit(channels[number % len(channels)], max(0.0, late))
         done = due
         # uvloop's timers go by milliseconds: less would be none, and spin.
-        await asyncio.sleep(max(0.001, start + done / a_second - loop.time()))
+        await asyncio.sleep(max(0.001, start + done / a_second - time.monotonic()))
     return done
