@@ -32,7 +32,7 @@ export class Hub {
   #session;
   #socket = null;
   #calls = new Map();
-  #subscriptions = new Map(); // channel -> {onEvent, onPresence, there, at}
+  #subscriptions = new Map(); // channel -> {handlers, there, at}
   #nextId = 1;
   #attempt = 0;
   #refresh = 0;
@@ -58,9 +58,10 @@ export class Hub {
     });
   }
 
-  // onPresence, if given, is called with all who are present, whenever that changes.
-  async subscribe(channel, onEvent, onPresence = null) {
-    const subscription = { onEvent, onPresence, there: new Map(), at: null };
+  // handlers: event(event); presence(all who are present), if that is wanted, whenever it changes;
+  // ended(fault) when it cannot be followed any more.
+  async subscribe(channel, handlers) {
+    const subscription = { handlers, there: new Map(), at: null };
     this.#subscriptions.set(channel, subscription);
     await this.#follow(channel, subscription, "start");
   }
@@ -136,15 +137,15 @@ export class Hub {
   // --- channels ---
 
   async #follow(channel, subscription, since) {
-    const presence = subscription.onPresence !== null;
+    const presence = subscription.handlers.presence !== undefined;
     const answer = await this.call("channel.subscribe", { channel, since, ...(presence && { presence }) });
     if (this.#subscriptions.get(channel) !== subscription) return;
     if (presence) {
       subscription.there = new Map(answer.presence.map((who) => [who.user_id, who]));
-      subscription.onPresence([...subscription.there.values()]);
+      subscription.handlers.presence([...subscription.there.values()]);
     }
     subscription.at = { epoch: answer.epoch, seq: answer.seq };
-    if (answer.snapshot) subscription.onEvent(answer.snapshot);
+    if (answer.snapshot) subscription.handlers.event(answer.snapshot);
   }
 
   #again(channel) {
@@ -152,7 +153,12 @@ export class Hub {
     if (!subscription) return;
     this.#follow(channel, subscription, subscription.at).catch((fault) => {
       // What the hub cannot do now (its database is away) it can do later; a new socket asks by itself.
-      if (!fault.retryable || !this.ready || this.#subscriptions.get(channel) !== subscription) return;
+      if (!this.ready || this.#subscriptions.get(channel) !== subscription) return;
+      if (!fault.retryable) {
+        this.#subscriptions.delete(channel);
+        subscription.handlers.ended?.(fault);
+        return;
+      }
       setTimeout(() => this.ready && this.#again(channel), RETRY_BASE_MS * (1 + Math.random()));
     });
   }
@@ -162,17 +168,17 @@ export class Hub {
     if (!subscription?.at) return;
     if (seq === undefined) {
       // At no position: somebody else has come or gone, or types.
-      if (subscription.onPresence) this.#presence(subscription, event);
+      if (subscription.handlers.presence) this.#presence(subscription, event);
       return;
     }
     subscription.at = { epoch, seq };
-    subscription.onEvent(event);
+    subscription.handlers.event(event);
   }
 
-  #presence({ there, onPresence }, { name, value }) {
+  #presence({ there, handlers }, { name, value }) {
     if (name === "presence.left") there.delete(value.user_id);
     else if (name.startsWith("presence.")) there.set(value.user_id, { ...there.get(value.user_id), ...value });
-    onPresence([...there.values()]);
+    handlers.presence([...there.values()]);
   }
 
   // --- credentials ---

@@ -1,6 +1,7 @@
 // The page: sign in, conversations, one conversation's messages as they stream.
 
 import { Fault, Hub, keepSession, keptSession, post } from "./hub.js";
+import { share } from "./share.js";
 import { enrol, isChallenge, mustEnrol, providerProblem, secondFactor, showProviders } from "./factor.js";
 
 const $ = (id) => document.getElementById(id);
@@ -83,10 +84,32 @@ $("sign-out").onclick = async () => {
 
 // --- conversations ---
 
+const PAGE = 50;
+const WRITES = ["owner", "writer"];
+
 async function listConversations() {
-  const { items: found } = await hub.call("conversation.list", { limit: 50 });
-  $("conversations").replaceChildren(...found.map(conversationItem));
-  return found[0];
+  const [own, shared] = await Promise.all([
+    hub.call("conversation.list", { limit: PAGE }),
+    hub.call("conversation.list", { limit: PAGE, shared: true }),
+  ]);
+  $("conversations").replaceChildren(...own.items.map(conversationItem));
+  older(own.next_cursor);
+  $("shared").replaceChildren(...shared.items.map(conversationItem));
+  $("shared-with-me").hidden = shared.items.length === 0;
+  return own.items[0] ?? shared.items[0];
+}
+
+function older(cursor) {
+  $("more").hidden = !cursor;
+  $("more").onclick = async () => {
+    try {
+      const { items: found, next_cursor } = await hub.call("conversation.list", { limit: PAGE, cursor });
+      $("conversations").append(...found.map(conversationItem));
+      older(next_cursor);
+    } catch (error) {
+      $("notice").textContent = error.message;
+    }
+  };
 }
 
 function conversationItem(found) {
@@ -96,7 +119,10 @@ function conversationItem(found) {
   button.textContent = found.title ?? "Untitled";
   button.onclick = () => open(found);
   button.dataset.id = found.id;
-  if (found.id === conversation?.id) button.setAttribute("aria-current", "true");
+  if (found.id === conversation?.id) {
+    button.setAttribute("aria-current", "true");
+    head(found); // how it is shared with us may have changed
+  }
   item.append(button);
   return item;
 }
@@ -107,18 +133,37 @@ $("new").onclick = () => {
   $("text").focus();
 };
 
+$("share").onclick = () => share(hub, conversation);
+
+// What others have shared meanwhile is there when one comes back to the page.
+document.onvisibilitychange = () => {
+  if (!document.hidden && hub?.ready) listConversations().catch(() => {});
+};
+
 function leave() {
   if (conversation) hub.unsubscribe(`conversation:${conversation.id}`).catch(() => {});
   conversation = null;
   typedAt = 0;
+  head(null);
   running(null);
   present([]);
   items.clear();
   $("messages").replaceChildren();
 }
 
+// Says what is open, and lets one write only where one may.
+function head(open) {
+  const writes = open === null || WRITES.includes(open.access);
+  $("heading").hidden = open === null;
+  $("title").textContent = open?.title ?? "Untitled";
+  $("access").textContent = open && open.access !== "owner" ? `Shared with you${writes ? "" : ", to read"}` : "";
+  $("share").hidden = open?.access !== "owner";
+  $("text").disabled = $("send").disabled = !writes;
+  $("text").placeholder = writes ? "Ask something…" : "You may read here, but not write.";
+}
+
 function mark(id) {
-  for (const button of $("conversations").querySelectorAll("button")) {
+  for (const button of $("lists").querySelectorAll("li button")) {
     button.toggleAttribute("aria-current", false);
     if (button.dataset.id === id) button.setAttribute("aria-current", "true");
   }
@@ -127,7 +172,16 @@ function mark(id) {
 async function open(chosen) {
   leave();
   conversation = chosen;
+  head(chosen);
   mark(chosen.id);
+  try {
+    await read(chosen);
+  } catch (error) {
+    if (conversation === chosen) gone(error);
+  }
+}
+
+async function read(chosen) {
   let cursor;
   do {
     const page = await hub.call("message.list", { conversation_id: chosen.id, limit: 200, ...(cursor && { cursor }) });
@@ -135,11 +189,21 @@ async function open(chosen) {
     for (const message of page.items) put(message);
     cursor = page.next_cursor;
   } while (cursor);
-  await hub.subscribe(
-    `conversation:${chosen.id}`,
-    (event) => conversation === chosen && apply(event),
-    (there) => conversation === chosen && present(there),
-  );
+  await hub.subscribe(`conversation:${chosen.id}`, {
+    event: (event) => conversation === chosen && apply(event),
+    presence: (there) => conversation === chosen && present(there),
+    ended: (fault) => conversation === chosen && gone(fault),
+  });
+}
+
+// The open conversation was deleted, or is shared with us no longer.
+function gone(fault) {
+  const over = ["not_found", "permission_denied"].includes(fault.reason);
+  $("notice").textContent = over ? "This conversation is not there for you any more." : fault.message;
+  if (!over) return;
+  leave();
+  mark(null);
+  listConversations().catch(() => {});
 }
 
 // --- who is here ---
