@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
@@ -116,7 +115,7 @@ class Resources:
         granted: tuple[Granted, ...] = ()
         if whose.granted and whose.owner_id != actor.user_id:
             granted = grants.of(whose.granted, actor)
-        return _resource(kind, identifier, actor.tenant_id, whose.owner_id, granted)
+        return Resource(kind, identifier, actor.tenant_id, whose.owner_id, granted)
 
     async def gone(self, conversation_id: str, tenant_id: str) -> None:
         """Say that a conversation was deleted, and its channel with it, after that was committed.
@@ -328,10 +327,6 @@ def _seen(task: "asyncio.Task[Whose | None]") -> None:
     """Whoever asked may have been cancelled: then nobody looks at what went wrong."""
     if not task.cancelled():
         task.exception()
-
-
-# Made for every message, and most of the time the one that was made for the message before.
-_resource: Final = lru_cache(maxsize=1_024)(Resource)
 
 
 def _other_channel(name: str, actor: Actor) -> Resource:

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from hub.rbac.actor import Actor
 from hub.rbac.permissions import ANY
 from hub.rbac.sharing import CARRIES, Granted
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """What is acted on. ``kind`` is its noun (``conversation``). ``owner_id`` is None for what
     belongs to the tenant at large. ``granted`` is what was granted on it to the actor who is about
     to act, and is in force at this moment; empty for its owner, who needs none.

@@ -31,6 +31,7 @@ from hub.storage.scope import EVERY_TENANT, Scope, ScopedSession
 PING_S: Final = 2.0
 CONNECT_S: Final = 5.0
 STATEMENT_S: Final = 10.0
+RECYCLE_S: Final = 1_800
 
 _DRIVERS: Final = {
     "sqlite": "sqlite+aiosqlite",
@@ -80,6 +81,9 @@ class Database:
                 hide_parameters=True,  # they are what people write, and errors are logged
                 pool_size=10,
                 max_overflow=10,
+                # The one that was used last: each remembers the statements that it has prepared.
+                pool_use_lifo=True,
+                pool_recycle=RECYCLE_S,  # before what lies between cuts those that lie idle
                 pool_timeout=CONNECT_S,
                 connect_args={
                     "timeout": CONNECT_S,

@@ -34,7 +34,7 @@ permissions = st.sampled_from(BASIC)
 def test_another_tenants_thing_does_not_exist(
     actor: Actor, permission: str, resource: Resource
 ) -> None:
-    verdict = decide(actor, permission, replace(resource, tenant_id="another"))
+    verdict = decide(actor, permission, resource._replace(tenant_id="another"))
     assert (verdict.allowed, verdict.fault) == (False, "not_found")
 
 
@@ -70,7 +70,7 @@ def test_what_others_own_and_one_may_not_read_does_not_exist(
 ) -> None:
     seen = {name for name in actor.permissions if not name.endswith(f":read{ANY}")}
     blind = replace(actor, permissions=frozenset(seen))
-    theirs = replace(resource, tenant_id=actor.tenant_id, owner_id="someone else")
+    theirs = resource._replace(tenant_id=actor.tenant_id, owner_id="someone else")
     verdict = decide(blind, permission, theirs)
     assert verdict.allowed == (permission + ANY in seen)
     assert verdict.allowed or verdict.fault == "not_found"
