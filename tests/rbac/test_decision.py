@@ -25,7 +25,12 @@ actors = st.builds(
     permissions=st.frozensets(st.sampled_from(sorted(PERMISSIONS))),
 )
 resources = st.builds(
-    Resource, kind=st.sampled_from(KINDS), id=ids, tenant_id=ids, owner_id=st.none() | ids
+    Resource,
+    kind=st.sampled_from(KINDS),
+    id=ids,
+    tenant_id=ids,
+    owner_id=st.none() | ids,
+    granted=st.just(()),
 )
 permissions = st.sampled_from(BASIC)
 
