@@ -24,6 +24,7 @@ from hub.ids import new_id
 from hub.limits.quotas import Allowance, Quotas
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
+from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import Conversation, Message, Run, Tenant, Usage, now
 from hub.storage.tenant_settings import parsed
@@ -259,7 +260,7 @@ class Orchestrator:
         async with self._database.write(tenant_id) as session:
             found = (
                 await session.exec(
-                    _DUE, params={"conversation": conversation_id, "skip": list(skip)}
+                    _DUE, params={"conversation": conversation_id, "skip": padded(skip)}
                 )
             ).first()
             if found is None:
@@ -345,7 +346,7 @@ class Orchestrator:
         """Which of these runs' cancels were asked for, should the word of it have been lost."""
         async with self._database.read(EVERY_TENANT) as session:
             statement = select(Run.id).where(
-                col(Run.id).in_(run_ids), col(Run.cancel_requested).is_(True)
+                col(Run.id).in_(padded(run_ids)), col(Run.cancel_requested).is_(True)
             )
             return set((await session.exec(statement)).all())
 
@@ -354,7 +355,7 @@ class Orchestrator:
         async with self._database.write(EVERY_TENANT) as session:
             await session.exec(
                 update(Run)
-                .where(col(Run.id).in_(run_ids))
+                .where(col(Run.id).in_(padded(run_ids)))
                 # A note among workers, by which the run is no other than it was.
                 .values(announced=True, updated_at=col(Run.updated_at))
             )

@@ -18,6 +18,7 @@ from hub.audit.reading import Filters, newest
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.storage.database import Database
+from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditHead
 from hub.telemetry.logs import log
@@ -158,7 +159,9 @@ class Live:
             try:
                 async with self._database.read(EVERY_TENANT) as session:
                     heads = await session.exec(
-                        select(AuditHead.id, AuditHead.seq).where(col(AuditHead.id).in_(tenants))
+                        select(AuditHead.id, AuditHead.seq).where(
+                            col(AuditHead.id).in_(padded(tenants))
+                        )
                     )
                     for tenant_id, seq in heads.all():
                         if seq > self._said.get(tenant_id, 0):

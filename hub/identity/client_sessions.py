@@ -22,6 +22,7 @@ from hub.backplane.interface import Backplane, Position
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.storage.database import Database
+from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import ClientSession, User, now
 from hub.telemetry.logs import log
@@ -231,7 +232,7 @@ class ClientSessions:
                 # Locked in the order of their ids, on every node, so that none waits for another.
                 rows = await session.exec(
                     select(ClientSession)
-                    .where(col(ClientSession.id).in_(batch))
+                    .where(col(ClientSession.id).in_(padded(batch)))
                     .order_by(col(ClientSession.id))
                     .with_for_update()
                 )

@@ -9,6 +9,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.rbac.roles import RoleDefinition
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import Role, RolePermission
 
@@ -47,7 +48,7 @@ async def definitions_for(
     """These roles and all that they inherit from, whosever they are, by their ids: of a tenant with
     many roles no more than is asked for. For a session of every tenant.
     """
-    rows = await session.exec(_LINEAGES, params={"held": sorted(role_ids)})
+    rows = await session.exec(_LINEAGES, params={"held": padded(sorted(role_ids))})
     return _defined(rows.all())
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import FactorPolicy, LoginSession, TotpFactor
 
@@ -31,5 +32,5 @@ async def demanded(session: AsyncSession, session_ids: Collection[str]) -> dict[
     """The rank from which the tenant demands a second factor, for each of these login sessions
     whose user has none, and that no identity provider vouches for. Others are left out.
     """
-    rows = await session.exec(_DEMANDED, params={"sessions": list(session_ids)})
+    rows = await session.exec(_DEMANDED, params={"sessions": padded(session_ids)})
     return dict(rows.all())

@@ -17,6 +17,7 @@ from hub.rbac.explaining import Holding
 from hub.rbac.inheritance import Definitions, ancestry, rank_of
 from hub.rbac.ranks import OPERATOR, Hand
 from hub.rbac.roles import compile_roles
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import GroupMember, GroupRole, Membership, User, now
 
@@ -63,7 +64,7 @@ async def in_groups(
     session: AsyncSession, user_ids: Collection[str], moment: datetime
 ) -> list[InGroup]:
     """The groups that users are in, with the roles that these have at ``moment``."""
-    params = {"users": sorted(user_ids), "moment": moment}
+    params = {"users": padded(sorted(user_ids)), "moment": moment}
     return [InGroup(*row) for row in (await session.exec(_IN_GROUPS, params=params)).all()]
 
 

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.identity.api_key_text import KeyHolder, KeyUser
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import ApiKey, Tenant, User
 
@@ -39,7 +40,7 @@ async def grants(
     """The grant of each whose key is neither revoked nor expired, and who shows its secret, the one
     before included until its time is over. Whether its user may come in is not looked at.
     """
-    rows = await session.exec(_KEYS, params={"keys": list({each.key_id for each in wanted})})
+    rows = await session.exec(_KEYS, params={"keys": padded({each.key_id for each in wanted})})
     keys = {row.id: row for row in rows.all()}
     found: dict[ByKey, Grant] = {}
     for each in wanted:
@@ -63,7 +64,7 @@ async def refusals(
         select(ApiKey, User.disabled_at, Tenant.suspended_at)
         .join(User, col(User.id) == ApiKey.user_id)
         .join(Tenant, col(Tenant.id) == ApiKey.tenant_id)
-        .where(col(ApiKey.id).in_({each.key_id for each in wanted}))
+        .where(col(ApiKey.id).in_(padded({each.key_id for each in wanted})))
     )
     rows = {row.id: (row, *rest) for row, *rest in (await session.exec(statement)).all()}
     causes: dict[ByKey, str] = {}

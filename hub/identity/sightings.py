@@ -14,6 +14,7 @@ from sqlmodel import col
 
 from hub.faults import Fault
 from hub.storage.database import Database
+from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, now
 from hub.telemetry.logs import log
@@ -64,7 +65,7 @@ class Sightings:
                 await session.exec(
                     update(LoginSession)
                     .where(
-                        col(LoginSession.id).in_(due[at : at + BATCH]),
+                        col(LoginSession.id).in_(padded(due[at : at + BATCH])),
                         col(LoginSession.last_seen_at) < seen_at - timedelta(seconds=self._every_s),
                     )
                     .values(last_seen_at=seen_at)

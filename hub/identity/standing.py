@@ -23,6 +23,7 @@ from hub.rbac.inheritance import Definitions, ancestry, rank_of
 from hub.rbac.roles import compile_roles
 from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
+from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import DisabledMember, LoginSession, Membership, Tenant, User, now
 
@@ -219,7 +220,7 @@ async def _why_sessions(
             & (col(DisabledMember.tenant_id) == LoginSession.tenant_id),
             isouter=True,
         )
-        .where(col(LoginSession.id).in_(session_ids))
+        .where(col(LoginSession.id).in_(padded(session_ids)))
     )
     causes: dict[str, Why] = {}
     for id, revoked_at, expires_at, disabled_at, suspended_at in await session.exec(statement):
@@ -229,7 +230,7 @@ async def _why_sessions(
 
 
 async def _holders(session: AsyncSession, ids: list[str], moment: datetime) -> list[_Row]:
-    rows = await session.exec(_HOLDERS, params={"sessions": ids, "moment": moment})
+    rows = await session.exec(_HOLDERS, params={"sessions": padded(ids), "moment": moment})
     return [
         _Row(
             id,
@@ -250,7 +251,7 @@ async def _members(session: AsyncSession, members: list[Member], moment: datetim
         .join(User, col(User.id) == Membership.user_id)
         .join(Tenant, col(Tenant.id) == Membership.tenant_id)
         .where(
-            place.in_(members),
+            place.in_(padded(members)),
             lives(moment),
             col(User.disabled_at).is_(None),
             col(Tenant.suspended_at).is_(None),

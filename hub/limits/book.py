@@ -28,6 +28,7 @@ from hub.limits.ledger import (
     window_of,
 )
 from hub.limits.terms import Terms
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import Quota, Run, Usage, now
 
@@ -94,7 +95,9 @@ async def post(
 
 async def locked(session: AsyncSession, ids: Sequence[str]) -> dict[str, Quota]:
     """The rows of these accounts that there are, locked until the end of the transaction."""
-    return {row.id: row for row in (await session.exec(_ACCOUNTS, params={"ids": list(ids)})).all()}
+    return {
+        row.id: row for row in (await session.exec(_ACCOUNTS, params={"ids": padded(ids)})).all()
+    }
 
 
 async def begin(session: AsyncSession, accounts: Sequence[Account], moment: datetime) -> None:

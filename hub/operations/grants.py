@@ -11,6 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.rbac.actor import Actor
 from hub.rbac.sharing import Access, Granted, given_to
+from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import Conversation, Grant, now
 
@@ -70,7 +71,7 @@ class Whose(NamedTuple):
 
 async def look_up(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
     """Each of these conversations that is in the session's scope, in one query."""
-    rows = (await session.exec(_FOUND, params={"ids": list(ids)})).all()
+    rows = (await session.exec(_FOUND, params={"ids": padded(ids)})).all()
     found: dict[str, Whose] = {}
     granted: dict[str, dict[str, Granted]] = {}
     for id, tenant_id, owner_id, subject_id, access, expires_at in rows:
