@@ -212,6 +212,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         changed=authority.changed,
         throttle=throttle,
         mailing=mailing,
+        denied=audit.denials.note,
     )
     orchestrator = Orchestrator(database, backplane, quotas)
     erasures = Erasures(database, backplane, orchestrator, resources.gone)

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import or_
@@ -10,13 +9,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.audit.origin import acting_as
+from hub.audit.denials import Refusal
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity import addresses, invitations
 from hub.identity.addresses import address_or_nobodys, own_parts, user_of
 from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
+from hub.identity.registration import Registration, join
 from hub.identity.sessions import LoginSessions, TokenPair
 from hub.identity.sign_in import SignIn, choose_tenant
 from hub.identity.throttle import Throttle
@@ -36,7 +36,8 @@ LINK_MINUTES: Final = 10
 class Accounts:
     """Users, as they come and go. ``changed(kind, id)`` is told of what must act at once.
 
-    ``throttle`` slows guesses, and ``mailing`` sends letters; without them there are neither.
+    ``throttle`` slows guesses, ``mailing`` sends letters, and ``denied`` is told of who registers
+    with an address that has an account; without them there is nothing of it.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class Accounts:
         changed: Callable[[str, str], Awaitable[None]] | None = None,
         throttle: Throttle | None = None,
         mailing: Mailing | None = None,
+        denied: Callable[[Refusal], None] | None = None,
         link_minutes: int = LINK_MINUTES,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._tokens = tokens
-        self._settings = settings
-        self._mailing = mailing
+        self._registration = Registration(
+            database, passwords, settings, throttle=throttle, mailing=mailing, denied=denied
+        )
         self.login_sessions = self._sessions = LoginSessions(
             database,
             tokens,
@@ -72,55 +75,24 @@ class Accounts:
         )
 
     async def register(
-        self, email: str, password: str, name: str | None = None, invitation: str | None = None
+        self,
+        email: str,
+        password: str,
+        name: str | None = None,
+        invitation: str | None = None,
+        *,
+        address: str | None = None,
     ) -> tuple[User, Tenant]:
         """A new user: in the tenant of the invitation, or as the owner of a tenant of their own,
-        which is called after their address. They are sent a letter to verify the address.
+        which is called after their e-mail address. They are sent a letter to verify it.
 
-        Raises Fault: "permission_denied" when registration is off, or by invitation and there is
-        no valid one; "conflict" when the address has an account; "invalid_params" for an address
-        or a password that cannot be.
+        ``address``: where it is asked from. Where an e-mail address must be verified, one that has
+        an account gives the same answer, with ids of nothing, and no fault: a letter tells its
+        owner. Raises Fault: "permission_denied" when registration is off, or by invitation and
+        there is no valid one; "conflict" when the address has an account, where it need not be
+        verified; "invalid_params" for an address or a password that cannot be; "rate_limited".
         """
-        if self._settings.registration == "off":
-            raise Fault("permission_denied", "Registration is off. Ask an administrator.")
-        if self._settings.registration == "invite" and invitation is None:
-            raise Fault("permission_denied", "Registration needs an invitation.")
-        address = addresses.normal(email)
-        if invitation is not None:
-            # Before the costly hash; the transaction below decides.
-            async with self._database.read(EVERY_TENANT) as session:
-                await invitations.check(session, invitation, address)
-        user = User(
-            id=new_id("u"),
-            email=address,
-            name=name,
-            password_hash=await self._passwords.hash(password, own_parts(address)),
-        )
-        try:
-            async with self._database.write(EVERY_TENANT) as session:
-                if invitation is None:
-                    # Names with an @ are for these tenants, and the others for the operator's: a
-                    # name that people chose could be one that the operator uses.
-                    tenant = Tenant(id=new_id("t"), name=address[:200])
-                    role = "owner"
-                    session.add(tenant)
-                else:
-                    tenant, role = await invitations.accept(session, invitation, address)
-                await _join(session, user, tenant, role)
-                with acting_as(user.id):
-                    await record(
-                        session,
-                        tenant.id,
-                        "account.register",
-                        resource=("user", user.id),
-                        details={"role": role, "invited": invitation is not None},
-                    )
-        except IntegrityError:
-            raise Fault("conflict", "This address has an account. Sign in instead.") from None
-        if self._mailing is not None:
-            with suppress(Fault):  # too many letters wait; one can be asked for later
-                self._mailing.want("verify", address)
-        return user, tenant
+        return await self._registration.register(email, password, name, invitation, address)
 
     async def login(
         self,
@@ -209,7 +181,7 @@ class Accounts:
             async with self._database.write(EVERY_TENANT) as session:
                 place = await _operators_tenant(session, tenant)
                 await _check_role(session, place.id, role)
-                await _join(session, user, place, role)
+                await join(session, user, place, role)
                 await record(
                     session,
                     place.id,
@@ -294,12 +266,6 @@ async def _operators_tenant(session: AsyncSession, wanted: str) -> Tenant:
         session.add(place)
         await session.flush()
     return place
-
-
-async def _join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> None:
-    session.add(user)
-    await session.flush()  # there are no relationships that would order these inserts
-    session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user.id, role_id=role))
 
 
 async def _check_role(session: AsyncSession, tenant_id: str, role: str) -> None:

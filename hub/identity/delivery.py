@@ -31,7 +31,13 @@ class Letter:
 
 
 class Undelivered(Exception):
-    """The letter was not taken; the message says why, without anything of the letter."""
+    """The letter was not taken; the message says why, without anything of the letter. ``lasting``:
+    it will not be taken another time either.
+    """
+
+    def __init__(self, why: str, *, lasting: bool = False) -> None:
+        super().__init__(why)
+        self.lasting = lasting
 
 
 class Delivery(Protocol):
@@ -82,7 +88,7 @@ class SmtpDelivery:
             # smtplib blocks, with a deadline for each step.
             await asyncio.to_thread(self._send, _message(letter, self._sender))
         except (OSError, smtplib.SMTPException, ValueError) as error:
-            raise Undelivered(_why(error)) from None
+            raise Undelivered(_why(error), lasting=_lasts(error)) from None
 
     def _send(self, message: EmailMessage) -> None:
         context = ssl.create_default_context()
@@ -139,3 +145,12 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the mail server cannot be reached: {error.strerror or type(error).__name__}"
     return str(error)
+
+
+def _lasts(error: Exception) -> bool:
+    """Whether the server refuses this letter for good (RFC 5321, section 4.2.1: 5yz)."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    if isinstance(error, smtplib.SMTPSenderRefused | smtplib.SMTPDataError):
+        return error.smtp_code >= 500
+    return False

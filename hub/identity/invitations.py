@@ -1,7 +1,7 @@
 """Invitations: a code that lets one person into a tenant, in a role."""
 
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import or_, update
@@ -25,10 +25,16 @@ LIFE: Final = timedelta(days=7)
 
 
 def make(
-    session: AsyncSession, tenant_id: str, role: str, invited_by: str | None, address: str | None
+    session: AsyncSession,
+    tenant_id: str,
+    role: str,
+    invited_by: str | None,
+    address: str | None,
+    until: datetime | None = None,
 ) -> tuple[Invitation, str]:
     """A new invitation and its code, in the transaction of ``session``. ``address``: for this
     person alone. ``invited_by``: a member, on whose standing it rests; None for the operator.
+    ``until``: by default for ``LIFE``.
     """
     code = secrets.token_urlsafe(32)
     invitation = Invitation(
@@ -37,10 +43,21 @@ def make(
         role_id=role,
         email=address,
         invited_by=invited_by,
-        expires_at=now() + LIFE,
+        expires_at=until or now() + LIFE,
     )
     session.add(invitation)
     return invitation, code
+
+
+async def again(session: AsyncSession, used: str, address: str) -> tuple[Invitation, str]:
+    """One as that of the code ``used``, until the same moment, for this address alone; and its
+    code. In the transaction of ``session``, in which that one was used up.
+    """
+    before = await session.get(Invitation, digest(used))
+    assert before is not None, "it was used up in this transaction"
+    return make(
+        session, before.tenant_id, before.role_id, before.invited_by, address, before.expires_at
+    )
 
 
 async def check(session: AsyncSession, code: str, address: str) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated
 from pydantic import EmailStr, Field, SecretStr, StrictBool
 
 from hub.faults import Fault
-from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.identity.providers import PATH
 from hub.identity.sessions import TokenPair
 from hub.operations.call import Call
@@ -19,17 +18,12 @@ from hub.operations.operation import (
     Result,
     operation,
 )
-from hub.operations.shapes import Id, Text
+from hub.operations.shapes import Id, NewPassword, Text
 
 
 class Register(Params):
     email: EmailStr = Field(max_length=320)
-    # The account's own rule says it in better words; the schema is for those who read it.
-    password: SecretStr = Field(
-        max_length=1_024,
-        description="15 to 128 characters, and none of those that many people use.",
-        json_schema_extra={"minLength": MIN_CHARACTERS, "maxLength": MAX_CHARACTERS},
-    )
+    password: NewPassword
     name: Text | None = Field(None, min_length=1, max_length=200)
     invitation: str | None = Field(
         None, max_length=200, description="Joins the tenant that invited you."
@@ -126,7 +120,7 @@ class ProviderList(Result):
     kind="write",
     http=Http("POST", "/v1/auth/register", 201),
     socket=False,
-    faults=("conflict", "permission_denied"),
+    faults=("conflict", "permission_denied", "rate_limited"),
     cost=20,
 )
 async def register(call: Call, params: Register) -> Registered:
@@ -136,9 +130,18 @@ async def register(call: Call, params: Register) -> Registered:
     user as its owner. Whether registration is open is the operator's choice (`HUB_REGISTRATION`). A
     letter is sent to verify the address; whether one may sign in before it is verified is the
     operator's choice too (`HUB_REQUIRE_VERIFIED`).
+
+    Where one may not, the answer is the same, after the same time, whether the address has an
+    account or not, and the ids in it are of nothing if it has: a letter tells its owner, and gives
+    the invitation to them. Where one may, no letter need be read, and such an address is answered
+    `conflict`.
     """
     user, tenant = await call.services.accounts.register(
-        params.email, params.password.get_secret_value(), params.name, params.invitation
+        params.email,
+        params.password.get_secret_value(),
+        params.name,
+        params.invitation,
+        address=call.address,
     )
     return Registered(
         user=UserShape(id=user.id, email=user.email, name=user.name),

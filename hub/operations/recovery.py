@@ -1,20 +1,22 @@
 """Accounts: verified addresses, and passwords that are forgotten or changed."""
 
+from collections.abc import Awaitable, Callable
+
 from pydantic import EmailStr, Field, SecretStr
 
-from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.operations.call import Call
-from hub.operations.operation import PUBLIC, SIGNED_IN, Done, Http, Params, operation
-
-
-def _new_password() -> SecretStr:
-    field: SecretStr = Field(
-        max_length=1_024,
-        description=f"{MIN_CHARACTERS} to {MAX_CHARACTERS} characters, and none of those that many "
-        "people use.",
-        json_schema_extra={"minLength": MIN_CHARACTERS, "maxLength": MAX_CHARACTERS},
-    )
-    return field
+from hub.operations.operation import (
+    PUBLIC,
+    SIGNED_IN,
+    Done,
+    Http,
+    Operation,
+    P,
+    Params,
+    R,
+    operation,
+)
+from hub.operations.shapes import NewPassword
 
 
 class OfAddress(Params):
@@ -26,23 +28,30 @@ class Proof(Params):
 
 
 class Reset(Proof):
-    password: SecretStr = _new_password()
+    password: NewPassword
 
 
 class Change(Params):
     current: SecretStr = Field(max_length=1_024, description="The password as it is.")
-    password: SecretStr = _new_password()
+    password: NewPassword
 
 
-@operation(
-    "account.recover",
-    permission=PUBLIC,
-    kind="write",
-    http=Http("POST", "/v1/auth/recover"),
-    socket=False,
-    cost=5,
-    faults=("rate_limited",),
-)
+def _public(
+    name: str, path: str, cost: float, *faults: str
+) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
+    """What somebody asks for who is not signed in."""
+    return operation(
+        name,
+        permission=PUBLIC,
+        kind="write",
+        http=Http("POST", path),
+        socket=False,
+        cost=cost,
+        faults=(*faults, "rate_limited"),
+    )
+
+
+@_public("account.recover", "/v1/auth/recover", 5)
 async def recover(call: Call, params: OfAddress) -> Done:
     """Have a letter sent with a link to choose a new password.
 
@@ -53,15 +62,7 @@ async def recover(call: Call, params: OfAddress) -> Done:
     return Done()
 
 
-@operation(
-    "account.reset",
-    permission=PUBLIC,
-    kind="write",
-    http=Http("POST", "/v1/auth/reset"),
-    socket=False,
-    cost=20,
-    faults=("unauthenticated", "rate_limited"),
-)
+@_public("account.reset", "/v1/auth/reset", 20, "unauthenticated")
 async def reset(call: Call, params: Reset) -> Done:
     """Choose a new password with the token of a letter; all of the user's sessions end.
 
@@ -72,15 +73,7 @@ async def reset(call: Call, params: Reset) -> Done:
     return Done()
 
 
-@operation(
-    "account.resend",
-    permission=PUBLIC,
-    kind="write",
-    http=Http("POST", "/v1/auth/resend"),
-    socket=False,
-    cost=5,
-    faults=("rate_limited",),
-)
+@_public("account.resend", "/v1/auth/resend", 5)
 async def resend(call: Call, params: OfAddress) -> Done:
     """Have the letter sent again that verifies an address, as `account.register` sends it.
 
@@ -91,15 +84,7 @@ async def resend(call: Call, params: OfAddress) -> Done:
     return Done()
 
 
-@operation(
-    "account.verify",
-    permission=PUBLIC,
-    kind="write",
-    http=Http("POST", "/v1/auth/verify"),
-    socket=False,
-    cost=5,
-    faults=("unauthenticated", "rate_limited"),
-)
+@_public("account.verify", "/v1/auth/verify", 5, "unauthenticated")
 async def verify(call: Call, params: Proof) -> Done:
     """Verify an address with the token of a letter that was sent to it."""
     await call.services.recovery.verify(params.token.get_secret_value(), call.address)

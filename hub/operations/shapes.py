@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Final, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
+from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.ids import ID_PATTERN
 from hub.operations.operation import Params, Result
 from hub.rbac.sharing import Access, Granted
@@ -16,6 +17,18 @@ Id = Annotated[str, Field(pattern=ID_PATTERN, max_length=32)]
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text without the null character, which PostgreSQL cannot hold."""
+
+NewPassword = Annotated[
+    SecretStr,
+    Field(
+        max_length=1_024,
+        description=f"{MIN_CHARACTERS} to {MAX_CHARACTERS} characters, and none of those that many "
+        "people use.",
+        # The account's own rule says it in better words; the schema is for those who read it.
+        json_schema_extra={"minLength": MIN_CHARACTERS, "maxLength": MAX_CHARACTERS},
+    ),
+]
+"""A password to be set."""
 
 CHANNEL_PATTERN: Final = r"^[a-z]+(:[A-Za-z0-9_]+)?$"
 """The name of a channel."""

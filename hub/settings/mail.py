@@ -38,8 +38,9 @@ class MailSettings(BaseSettings):
     require_verified: bool | None = Field(
         None,
         alias="HUB_REQUIRE_VERIFIED",
-        description="Whether only who has a verified address may sign in. Default: in `production` "
-        "alone.",
+        description="Whether only who has a verified address may sign in. Then registering tells "
+        "nobody whether an address has an account; else `conflict` does, since nobody need read a "
+        "letter. Default: in `production` alone.",
     )
 
     @field_validator("smtp_url", mode="after")

@@ -165,8 +165,8 @@ class Metrics:
         )
         self.letters = Counter(
             "hub_letters",
-            "Letters for the verification of an address or a new password, by outcome (`sent`, "
-            "`failed`, `dropped` where too many were asked for).",
+            "Letters about addresses and passwords, by outcome: `sent`, `retried` (not taken, and "
+            "tried again), `failed`, `dropped` (too many were asked for, or the hub has ended).",
             ("outcome",),
             registry=registry,
         )
