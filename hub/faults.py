@@ -39,7 +39,11 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         ),
         FaultKind(4030, "permission_denied", 403, False, "You may not do this."),
         FaultKind(
-            4031, "enrolment_required", 403, False, "The tenant wants a second factor: enrol one."
+            4031,
+            "enrolment_required",
+            403,
+            False,
+            "The tenant wants a second factor: enrol or show one.",
         ),
         FaultKind(4040, "not_found", 404, False, "It does not exist, or is not yours to see."),
         FaultKind(4090, "conflict", 409, False, "It clashes with what is there."),

@@ -9,8 +9,8 @@ function alone(id) {
   $(id).querySelector("input, button")?.focus();
 }
 
-// Asks for codes until one is right; the session, or null when the sign-in is given up or over.
-export function secondFactor(challenge) {
+// Asks for codes until `show` takes one: what it answers, or null when it is given up or over.
+function asked(show) {
   const form = $("second-factor");
   form.reset();
   $("second-factor-problem").textContent = "";
@@ -20,7 +20,7 @@ export function secondFactor(challenge) {
     form.onsubmit = async (event) => {
       event.preventDefault();
       try {
-        resolve(await post("/v1/auth/factor", { challenge, code: form.elements.code.value }));
+        resolve(await show(form.elements.code.value));
       } catch (error) {
         $("second-factor-problem").textContent = error.message;
         form.elements.code.select();
@@ -29,8 +29,21 @@ export function secondFactor(challenge) {
   });
 }
 
+// The session that a sign-in goes on to by a code, or null.
+export const secondFactor = (challenge) => asked((code) => post("/v1/auth/factor", { challenge, code }));
+
+// Does what the tenant demands before anything else: whether the session may go on.
+export async function satisfy(token) {
+  const answer = await fetch("/v1/factor", { headers: { authorization: `Bearer ${token}` } }).catch(() => null);
+  const state = answer?.ok ? await answer.json() : {};
+  if (!state.required) return true;
+  if (state.enrolled_at) return (await asked((code) => post("/v1/factor/prove", { code }, token))) !== null;
+  await enrol(token);
+  return true;
+}
+
 // Sets up an authenticator for the session's user, and returns when its recovery codes are kept.
-export async function enrol(token) {
+async function enrol(token) {
   const form = $("enrolment");
   const { secret, uri } = await post("/v1/factor/enrol", {}, token);
   $("enrolment-uri").href = uri;
@@ -54,12 +67,6 @@ export async function enrol(token) {
   alone("recovery");
   await new Promise((resolve) => ($("recovery-kept").onclick = resolve));
   $("recovery-codes").replaceChildren();
-}
-
-// Whether this user may do nothing yet but set up a second factor.
-export async function mustEnrol(token) {
-  const answer = await fetch("/v1/factor", { headers: { authorization: `Bearer ${token}` } });
-  return answer.ok && (await answer.json()).required;
 }
 
 // A link for each identity provider.

@@ -2,7 +2,7 @@
 
 import { Fault, Hub, keepSession, keptSession, post } from "./hub.js";
 import { share } from "./share.js";
-import { enrol, isChallenge, mustEnrol, providerProblem, secondFactor, showProviders } from "./factor.js";
+import { isChallenge, providerProblem, satisfy, secondFactor, showProviders } from "./factor.js";
 
 const $ = (id) => document.getElementById(id);
 let hub = null;
@@ -32,7 +32,10 @@ async function enter(path, body) {
 async function begin(session) {
   if (!session) return show(false);
   keepSession(session);
-  if (await mustEnrol(session.access_token).catch(() => false)) await enrol(session.access_token);
+  if (!(await satisfy(session.access_token))) {
+    keepSession(null);
+    return show(false);
+  }
   show(true);
   hub = new Hub(session, {
     ready: (params) => {

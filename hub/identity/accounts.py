@@ -101,16 +101,21 @@ class Accounts:
         tenant: str | None = None,
         device: str | None = None,
         address: str | None = None,
+        *,
+        invitation: str | None = None,
     ) -> TokenPair:
         """Sign in. ``tenant`` (id or name) chooses among several memberships; by default the
-        oldest. ``device`` and ``address`` are what the user will see in their list of sessions.
+        oldest. An ``invitation`` is accepted instead, and its tenant entered. ``device`` and
+        ``address`` are what the user will see in their list of sessions.
 
         Raises Fault: "unauthenticated", the same and after the same time, for an unknown address,
         a wrong password, a disabled user, an address that is not verified where it must be, and a
         tenant one cannot enter; "rate_limited", before anything is hashed; after the right password
-        of somebody with a second factor "second_factor_required": see ``identity.factors``.
+        of somebody with a second factor "second_factor_required": see ``identity.factors``;
+        "permission_denied" for an invitation that is not valid, whoever shows it, and after the
+        right password "conflict" for a member.
         """
-        return await self._sign_in.login(email, password, tenant, device, address)
+        return await self._sign_in.login(email, password, tenant, invitation, device, address)
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """The next tokens of a session; see ``hub.identity.sessions``.
@@ -217,7 +222,10 @@ class Accounts:
         """
         async with self._database.write(EVERY_TENANT) as session:
             user_id, tenant_id = await self._entrance(session, email)
-            pair = await self._sessions.open(session, user_id, tenant_id, "hub token")
+            # Whoever is at the machine could take a second factor away: no less may do here.
+            pair = await self._sessions.open(
+                session, user_id, tenant_id, "hub token", second_factor="operator"
+            )
             resource = ("session", pair.session_id)
             await record(
                 session, tenant_id, "account.token", resource=resource, details={"user": user_id}

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import delete, func, update
 from sqlmodel import col, select
@@ -25,12 +25,21 @@ from hub.audit.trail import record
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.identity import totp
+from hub.identity.joining import join
+from hub.identity.owners import lock
 from hub.identity.passwords import Passwords
 from hub.identity.seal import Seal, Unreadable
 from hub.identity.sessions import LoginSessions, TokenPair, digest, signed_in
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import LoginChallenge, RecoveryCode, TotpFactor, User, now
+from hub.storage.tables import (
+    LoginChallenge,
+    LoginSession,
+    RecoveryCode,
+    TotpFactor,
+    User,
+    now,
+)
 from hub.telemetry.logs import log
 
 RECOVERY_CODES: Final = 10
@@ -109,8 +118,11 @@ class Factors:
             await record(session, tenant_id, "factor.enrol", resource=("user", user_id))
             return Enrolment(secret, totp.uri(secret, user.email))
 
-    async def confirm(self, user_id: str, tenant_id: str, code: str) -> list[str]:
-        """Put what was enrolled into force by its first code; recovery codes, told this once.
+    async def confirm(
+        self, user_id: str, tenant_id: str, code: str, session_id: str = ""
+    ) -> list[str]:
+        """Put what was enrolled into force by its first code, shown in the login session
+        ``session_id``; recovery codes, told this once.
 
         Raises Fault("conflict") when nothing waits for it, "permission_denied" for a wrong code.
         """
@@ -122,10 +134,28 @@ class Factors:
             if step is None:
                 raise Fault("permission_denied", "The code is not right. Check the device's clock.")
             factor.confirmed_at, factor.last_step = now(), step
+            await _shown_in(session, user_id, session_id, "totp")
             codes = await _renew(session, user_id)
             await record(session, tenant_id, "factor.confirm", resource=("user", user_id))
-        await self._announce(user_id)
+        await self._announce("user", user_id)
         return codes
+
+    async def prove(self, user_id: str, tenant_id: str, session_id: str, code: str) -> None:
+        """Show the second factor in a login session that began without it.
+
+        Raises Fault("conflict") without a second factor, "permission_denied", "rate_limited".
+        """
+        await self._attempt(user_id, code)
+        async with self._database.write(EVERY_TENANT) as session:
+            shown = await self._use(session, user_id, code)
+            if shown is None:
+                raise Fault("permission_denied", "The code is not right.")
+            await _shown_in(session, user_id, session_id, shown)
+            resource = ("session", session_id)
+            await record(session, tenant_id, "factor.prove", resource=resource)
+            if shown == "recovery":
+                await _tell_recovery(session, user_id, tenant_id)
+        await self._announce("session", session_id)
 
     async def renew(self, user_id: str, tenant_id: str, code: str) -> list[str]:
         """New recovery codes in place of the old, told this once.
@@ -156,15 +186,22 @@ class Factors:
                 raise Fault("permission_denied", "The password or the code is not right.")
             await forget(session, user_id)
             await record(session, tenant_id, "factor.disable", resource=("user", user_id))
-        await self._announce(user_id)
+        await self._announce("user", user_id)
 
     async def continue_login(
-        self, challenge: str, code: str, device: str | None = None, address: str | None = None
+        self,
+        challenge: str,
+        code: str,
+        device: str | None = None,
+        address: str | None = None,
+        *,
+        invitation: str | None = None,
     ) -> TokenPair:
-        """The tokens of a sign-in that was told "second_factor_required".
+        """The tokens of a sign-in that was told "second_factor_required". ``invitation``: the one
+        that it began with, which is accepted now.
 
         Raises Fault("unauthenticated") for a wrong code, and for a challenge that was used, is too
-        old or has had five wrong codes; "rate_limited".
+        old or has had five wrong codes; "rate_limited"; for the invitation as ``Accounts.login``.
         """
         async with self._database.read(EVERY_TENANT) as session:
             waiting = await session.get(LoginChallenge, digest(challenge))
@@ -173,15 +210,21 @@ class Factors:
         await self._attempt(waiting.user_id, code)
         with acting(replace(current(), actor_id=waiting.user_id)):
             async with self._database.write(EVERY_TENANT) as session:
-                outcome = await self._continue(session, challenge, code, device, address)
+                if invitation is not None:
+                    await lock(session, waiting.tenant_id)  # tenants before users, as everywhere
+                outcome = await self._continue(
+                    session, challenge, code, device, address, invitation
+                )
         # Raised outside the transaction: that it has failed once more must stay.
         if isinstance(outcome, Fault):
             raise outcome
+        if invitation is not None:
+            await self._announce("user", waiting.user_id)
         return outcome
 
     async def _continue(
         self, session: AsyncSession, challenge: str, code: str, device: str | None,
-        address: str | None,
+        address: str | None, invitation: str | None,
     ) -> TokenPair | Fault:  # fmt: skip
         waiting = await session.get(LoginChallenge, digest(challenge), with_for_update=True)
         if waiting is None or not _is_open(waiting):
@@ -192,6 +235,8 @@ class Factors:
             waiting.failures += 1
             return Fault("unauthenticated", "The code is not right, or was used before.")
         waiting.used_at = now()
+        if invitation is not None and (await join(session, user_id, invitation))[0].id != tenant_id:
+            raise Fault("permission_denied", "The sign-in did not begin with this invitation.")
         if not await self._sessions.may_enter(session, user_id, tenant_id):
             return _over()
         pair = await self._sessions.open(
@@ -199,11 +244,7 @@ class Factors:
         )
         await signed_in(session, tenant_id, "account.second_factor", user_id, pair.session_id)
         if shown == "recovery":
-            left = await _left(session, user_id)
-            await record(
-                session, tenant_id, "factor.recover", resource=("user", user_id),
-                details={"left": left},
-            )  # fmt: skip
+            await _tell_recovery(session, user_id, tenant_id)
         return pair
 
     async def _attempt(self, user_id: str, code: str) -> None:
@@ -259,9 +300,9 @@ class Factors:
             factor.secret = self._seal.seal(opened.plain, purpose)
         return step
 
-    async def _announce(self, user_id: str) -> None:
+    async def _announce(self, kind: str, id: str) -> None:
         try:
-            await self._changed("user", user_id)
+            await self._changed(kind, id)
         except Fault:
             # It is in the database, and every node looks there within seconds anyway.
             return
@@ -269,11 +310,38 @@ class Factors:
 
 async def forget(session: AsyncSession, user_id: str) -> bool:
     """Take the user's second factor away, in the transaction of ``session`` (of every tenant);
-    whether there was one.
+    whether there was one. That it was shown in a login session is worth nothing from then on.
     """
+    await session.exec(
+        update(LoginSession)
+        .where(
+            col(LoginSession.user_id) == user_id,
+            col(LoginSession.second_factor).in_(get_args(Shown)),
+        )
+        .values(second_factor=None)
+        .execution_options(synchronize_session=False)
+    )
     await session.exec(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
     gone: Any = await session.exec(delete(TotpFactor).where(col(TotpFactor.user_id) == user_id))
     return bool(gone.rowcount)
+
+
+async def _shown_in(
+    session: AsyncSession, user_id: str, session_id: str, shown: Shown
+) -> None:
+    await session.exec(
+        update(LoginSession)
+        .where(col(LoginSession.id) == session_id, col(LoginSession.user_id) == user_id)
+        .values(second_factor=shown)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def _tell_recovery(session: AsyncSession, user_id: str, tenant_id: str) -> None:
+    left = await _left(session, user_id)
+    await record(
+        session, tenant_id, "factor.recover", resource=("user", user_id), details={"left": left}
+    )
 
 
 async def _renew(session: AsyncSession, user_id: str) -> list[str]:

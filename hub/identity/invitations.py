@@ -60,8 +60,10 @@ async def again(session: AsyncSession, used: str, address: str) -> tuple[Invitat
     )
 
 
-async def check(session: AsyncSession, code: str, address: str) -> None:
-    """Raise Fault("permission_denied") unless ``accept`` would let this address in now."""
+async def check(session: AsyncSession, code: str, address: str) -> Invitation:
+    """The invitation. Raises Fault("permission_denied") unless ``accept`` would let this address in
+    now.
+    """
     invitation = await session.get(Invitation, digest(code))
     if (
         invitation is None
@@ -72,6 +74,7 @@ async def check(session: AsyncSession, code: str, address: str) -> None:
         raise _invalid()
     tenant = await session.get(Tenant, invitation.tenant_id)
     await _check_standing(session, invitation, tenant, address)
+    return invitation
 
 
 async def accept(session: AsyncSession, code: str, address: str) -> tuple[Tenant, str]:

@@ -23,6 +23,7 @@ from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.disabled import not_disabled_there
+from hub.identity.factor_policy import has_factor
 from hub.identity.holdings import lives
 from hub.identity.tokens import Tokens
 from hub.ids import new_id
@@ -35,7 +36,6 @@ from hub.storage.tables import (
     Membership,
     RefreshToken,
     Tenant,
-    TotpFactor,
     User,
     now,
 )
@@ -133,10 +133,8 @@ class LoginSessions:
         """Let in whoever has shown who they are: begin a login session, unless the user has a
         second factor that was not shown yet. In the transaction of ``session``; see ``granted``.
         """
-        if second_factor is None:
-            factor = await session.get(TotpFactor, user_id)
-            if factor is not None and factor.confirmed_at is not None:
-                return self._challenge(session, user_id, tenant_id)
+        if second_factor is None and await has_factor(session, user_id):
+            return self._challenge(session, user_id, tenant_id)
         return await self.open(
             session, user_id, tenant_id, device, address, second_factor=second_factor
         )
@@ -151,7 +149,7 @@ class LoginSessions:
         if isinstance(outcome, TokenPair):
             return outcome
         if outcome is not None:
-            await self._announce("session", outcome)
+            await self.announce("session", outcome)
         raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
 
     async def revoke(self, session_id: str, action: str = "session.revoke") -> None:
@@ -166,7 +164,7 @@ class LoginSessions:
                 resource = ("session", session_id)
                 details = {"user": login.user_id}
                 await record(session, login.tenant_id, action, resource=resource, details=details)
-        await self._announce("session", session_id)
+        await self.announce("session", session_id)
 
     async def revoke_all(self, user_id: str) -> None:
         """End all sessions of the user, in every tenant. Idempotent."""
@@ -181,7 +179,7 @@ class LoginSessions:
                     session, tenant_id, "account.logout",
                     resource=("user", user_id), details={"everywhere": True},
                 )  # fmt: skip
-        await self._announce("user", user_id)
+        await self.announce("user", user_id)
 
     async def alive(self, session: AsyncSession, user_id: str) -> Sequence[LoginSession]:
         """The user's sessions that are not over, the newest first, in the scope of ``session``."""
@@ -337,7 +335,8 @@ class LoginSessions:
                 return child
         raise Fault("backend_unavailable", "The keys of this node are not the newest; try again.")
 
-    async def _announce(self, kind: str, id: str) -> None:
+    async def announce(self, kind: str, id: str) -> None:
+        """Say what must act at once, after it was committed."""
         if self._changed is None:
             return
         try:

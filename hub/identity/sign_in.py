@@ -13,8 +13,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.identity.addresses import address_or_nobodys, user_of
+from hub.identity import invitations
 from hub.identity.disabled import not_disabled_there
+from hub.identity.factor_policy import has_factor
 from hub.identity.holdings import lives
+from hub.identity.joining import join
+from hub.identity.owners import lock
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import Challenge, LoginSessions, TokenPair, granted, signed_in
 from hub.identity.throttle import NOTHING, Taken, Throttle
@@ -50,37 +54,51 @@ class SignIn:
         self._require_verified = require_verified
 
     async def login(
-        self, email: str, password: str, tenant: str | None, device: str | None, address: str | None
+        self,
+        email: str,
+        password: str,
+        tenant: str | None,
+        invitation: str | None,
+        device: str | None,
+        address: str | None,
     ) -> TokenPair:
         """See ``Accounts.login``."""
         account = address_or_nobodys(email)
         taken = await self._throttle.sign_in(account, address) if self._throttle else NOTHING
-        candidate = await self._candidate(account, tenant, address)
+        candidate = await self._candidate(account, tenant, address, invitation)
         if self._throttle is not None and not candidate.at_home:
             taken = await self._throttle.unknown_place(account, taken)
         try:
             entered = None
             while entered is None:
                 renewed = await self._verified(candidate, password)
-                entered = await self._enter(candidate, renewed, device, address)
+                entered = await self._enter(candidate, renewed, device, address, invitation)
                 if entered is None:
-                    candidate = await self._candidate(account, tenant, address)
+                    candidate = await self._candidate(account, tenant, address, invitation)
         except Fault as fault:
             if fault.reason != "unauthenticated":
                 await self._give_back(taken)
             raise
         await self._give_back(taken)
+        if invitation is not None:
+            assert candidate.user is not None
+            await self._sessions.announce("user", candidate.user.id)
         return granted(entered)
 
     async def _give_back(self, taken: Taken) -> None:
         if self._throttle is not None:
             await self._throttle.give_back(taken)
 
-    async def _candidate(self, account: str, tenant: str | None, address: str | None) -> _Candidate:
+    async def _candidate(
+        self, account: str, tenant: str | None, address: str | None, invitation: str | None
+    ) -> _Candidate:
         async with self._database.read(EVERY_TENANT) as session:
             user = await user_of(session, account)
             user_id = user.id if user is not None else ""
-            tenant_id = await choose_tenant(session, user_id, tenant)
+            if invitation is None:
+                tenant_id = await choose_tenant(session, user_id, tenant)
+            else:
+                tenant_id = (await invitations.check(session, invitation, account)).tenant_id
             before = await session.exec(
                 select(LoginSession.id)
                 .where(LoginSession.user_id == user_id, LoginSession.address == address)
@@ -88,7 +106,8 @@ class SignIn:
             )
             at_home = before.first() is not None
         unproven = self._require_verified and user is not None and user.verified_at is None
-        return _Candidate(user, None if unproven else tenant_id, at_home)
+        barred = unproven or (user is not None and user.disabled_at is not None)
+        return _Candidate(user, None if barred else tenant_id, at_home)
 
     async def _verified(self, candidate: _Candidate, password: str) -> str | None:
         """A hash at today's cost, if the one that is kept is not. Raises Fault("unauthenticated")
@@ -101,8 +120,9 @@ class SignIn:
         return await self._passwords.rehash(password) if verified.stale else None
 
     async def _enter(
-        self, candidate: _Candidate, renewed: str | None, device: str | None, address: str | None
-    ) -> TokenPair | Challenge | None:
+        self, candidate: _Candidate, renewed: str | None, device: str | None,
+        address: str | None, invitation: str | None,
+    ) -> TokenPair | Challenge | None:  # fmt: skip
         """Open a session, or ask for a second factor; None if the password is not what was verified
         any more.
         """
@@ -110,13 +130,19 @@ class SignIn:
         assert user is not None
         assert tenant_id is not None
         async with self._database.write(EVERY_TENANT) as session:
+            if invitation is not None:
+                await lock(session, tenant_id)  # tenants before users, as everywhere
             # Held, so that a password that is changed now ends this session too.
             held = select(User.password_hash).where(User.id == user.id)
             stored = await session.exec(held.with_for_update(key_share=True))
             if stored.first() != user.password_hash:
                 return None
-            if not await self._sessions.may_enter(session, user.id, tenant_id):
-                raise refused()
+            # Whoever has a second factor joins when it was shown.
+            if invitation is None or not await has_factor(session, user.id):
+                if invitation is not None:
+                    await join(session, user.id, invitation)
+                if not await self._sessions.may_enter(session, user.id, tenant_id):
+                    raise refused()
             if renewed is not None:
                 await session.exec(
                     update(User).where(col(User.id) == user.id).values(password_hash=renewed)

@@ -54,6 +54,14 @@ Cookie = Annotated[
     ),
 ]
 
+Invitation = Annotated[
+    SecretStr | None,
+    Field(
+        max_length=200,
+        description="The code of one that is accepted by this: its tenant is joined and entered.",
+    ),
+]
+
 
 class Login(Params):
     email: str = Field(max_length=320)
@@ -61,6 +69,7 @@ class Login(Params):
     tenant: Text | None = Field(
         None, max_length=200, description="Id or name, for a member of several."
     )
+    invitation: Invitation = None
     cookie: Cookie = False
 
 
@@ -76,6 +85,7 @@ class SecondFactor(Params):
     code: SecretStr = Field(
         max_length=40, description="Six digits of the authenticator, or a recovery code."
     )
+    invitation: Invitation = None
     cookie: Cookie = False
 
 
@@ -149,6 +159,10 @@ async def register(call: Call, params: Register) -> Registered:
     )
 
 
+def _secret(given: SecretStr | None) -> str | None:
+    return given.get_secret_value() if given is not None else None
+
+
 def _session(pair: TokenPair, call: Call | None = None, *, cookie: bool = False) -> Session:
     answer = Session.model_validate(pair, from_attributes=True)
     if call is None or not cookie:
@@ -163,7 +177,13 @@ def _session(pair: TokenPair, call: Call | None = None, *, cookie: bool = False)
     kind="write",
     http=Http("POST", "/v1/auth/login"),
     socket=False,
-    faults=("unauthenticated", "second_factor_required", "rate_limited"),
+    faults=(
+        "unauthenticated",
+        "second_factor_required",
+        "permission_denied",
+        "conflict",
+        "rate_limited",
+    ),
     cost=20,
 )
 async def login(call: Call, params: Login) -> Session:
@@ -173,6 +193,10 @@ async def login(call: Call, params: Login) -> Session:
     that is not verified where it must be. Who fails too often, with an account or from an address,
     is answered `rate_limited` for a while, whether the password is right or not. Who has a second
     factor is told `second_factor_required`, with `details.challenge` for `account.second_factor`.
+
+    An `invitation` is accepted at once, for who has an account but no tenant to enter, or not that
+    one: one that is not valid is `permission_denied`, and a member already is told `conflict`. Who
+    has a second factor sends it with the code again, and joins then.
     """
     try:
         pair = await call.services.accounts.login(
@@ -181,6 +205,7 @@ async def login(call: Call, params: Login) -> Session:
             params.tenant,
             device=call.device,
             address=call.address,
+            invitation=_secret(params.invitation),
         )
     except Fault as fault:
         outcomes = {"rate_limited": "limited", "second_factor_required": "challenged"}
@@ -218,7 +243,7 @@ async def redeem(call: Call, params: Redeem) -> Session:
     http=Http("POST", "/v1/auth/factor"),
     socket=False,
     cost=20,
-    faults=("unauthenticated",),
+    faults=("unauthenticated", "permission_denied", "conflict", "rate_limited"),
 )
 async def second_factor(call: Call, params: SecondFactor) -> Session:
     """Finish a sign-in that was answered `second_factor_required`.
@@ -231,6 +256,7 @@ async def second_factor(call: Call, params: SecondFactor) -> Session:
         params.code.get_secret_value(),
         device=call.device,
         address=call.address,
+        invitation=_secret(params.invitation),
     )
     call.services.metrics.logins.labels("accepted").inc()
     return _session(pair, call, cookie=params.cookie)

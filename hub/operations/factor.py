@@ -46,7 +46,10 @@ class Require(Params):
 class FactorState(Result):
     enrolled_at: datetime | None = Field(None, description="Absent: there is none in force.")
     recovery_codes_left: int
-    required: bool = Field(description="Whether you must have one and do not, and may do no more.")
+    required: bool = Field(
+        description="Whether you must have shown one in this session and have not, and may do no "
+        "more: `factor.prove` if you have one, else `factor.enrol`."
+    )
 
 
 class Enrolment(Result):
@@ -110,12 +113,35 @@ async def enrol(call: Call, params: Nothing) -> Enrolment:
     shown_once=True,
 )
 async def confirm(call: Call, params: FirstCode) -> RecoveryCodes:
-    """Put the authenticator into force by its first code; ten recovery codes."""
+    """Put the authenticator into force by its first code; ten recovery codes.
+
+    This session has shown it then, and others have not: see `factor.require`.
+    """
     actor = call.actor
     codes = await call.services.factors.confirm(
-        actor.user_id, actor.tenant_id, params.code.get_secret_value()
+        actor.user_id, actor.tenant_id, params.code.get_secret_value(), actor.session_id
     )
     return RecoveryCodes(recovery_codes=codes)
+
+
+@operation(
+    "factor.prove",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/factor/prove"),
+    faults=("conflict", "permission_denied", "rate_limited"),
+    while_enrolling=True,
+)
+async def prove(call: Call, params: Code) -> Done:
+    """Show your second factor in this session, which began without it.
+
+    The tenant may have come to demand one since, or you have enrolled it in another session.
+    """
+    actor = call.actor
+    await call.services.factors.prove(
+        actor.user_id, actor.tenant_id, actor.session_id, params.code.get_secret_value()
+    )
+    return Done()
 
 
 @operation(
@@ -192,8 +218,9 @@ async def policy(call: Call, params: Nothing) -> Policy:
 async def require(call: Call, params: Require) -> Policy:
     """Say who must have a second factor in the tenant: a role, and all above it.
 
-    Whoever must and has none can do nothing but enrol one, from this moment on: everything else is
-    answered `enrolment_required`, and subscriptions end so.
+    Whoever must, in a session that has not shown one, can do nothing but enrol one, or show the one
+    that they have (`factor.prove`), from this moment on, and from the moment on at which they get
+    such a role: everything else is answered `enrolment_required`, and subscriptions end so.
     """
     rank = await call.services.factor_rules.demand(call.actor.tenant_id, call.actor, params.role)
     return Policy(rank=rank)

@@ -9,8 +9,8 @@ class Actor:
 
     ``roles`` are names; ``permissions`` is what these roles compile to, inheritance included.
     ``groups`` are the ids of the groups that they are in there: what is granted to these is theirs.
-    ``must_enrol``: the tenant demands a second factor that the user does not have yet; until it is
-    there, there are no permissions.
+    ``must_enrol``: the tenant demands a second factor that was not shown in the session yet; until
+    it is, there are no permissions.
     """
 
     user_id: str

@@ -1,33 +1,29 @@
 """Who belongs to a tenant: its members, the invitations that wait, and how one comes and goes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.audit.origin import acting, current
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity import invitations
 from hub.identity.changes import Changed, announce
 from hub.identity.holdings import hand_of, held_by, is_known, lives
+from hub.identity.joining import join
 from hub.identity.owners import keep_an_owner
 from hub.identity.shares import forget_shares
-from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions
 from hub.rbac.ranks import why_not_give, why_not_touch
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
-    ApiKey,
     ClientSession,
     GroupMember,
     Invitation,
-    LoginSession,
     Membership,
     Role,
     Tenant,
@@ -216,48 +212,11 @@ class Members:
         "conflict" for who is a member already: it is not used up then.
         """
         async with self._database.write(EVERY_TENANT) as session:
-            user = await session.get(User, user_id)
-            if user is None or user.disabled_at is not None:
-                raise Fault("unauthenticated")
-            tenant, role_id = await invitations.accept(session, code, user.email)
-            if (await held_by(session, tenant.id, user_id)).member:
-                raise Fault("conflict", "You are a member of this tenant already.")
-            await _forget_what_expired(session, tenant.id, user_id)
-            session.add(
-                Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user_id, role_id=role_id)
-            )
+            tenant, role_id = await join(session, user_id, code)
             role = await session.get(Role, role_id)
             assert role is not None, "a foreign key holds it"
-            # The session that asks is one of another tenant, and no matter of this one's.
-            with acting(replace(current(), session_id=None)):
-                await record(
-                    session,
-                    tenant.id,
-                    "invitation.accept",
-                    resource=("user", user_id),
-                    details={"role": role_id},
-                )
         await announce(self._changed, ("user", user_id))
         return Belonging(tenant, (role.name,))
-
-
-async def _forget_what_expired(session: AsyncSession, tenant_id: str, user_id: str) -> None:
-    """Delete the roles of a membership that ended by itself: the next begins with one of its own.
-    Its login sessions and API keys do not come to life again.
-    """
-    here = col(Membership.tenant_id) == tenant_id
-    await session.exec(delete(Membership).where(here, col(Membership.user_id) == user_id))
-    for way_in in (LoginSession, ApiKey):
-        await session.exec(
-            update(way_in)
-            .where(
-                col(way_in.user_id) == user_id,
-                col(way_in.tenant_id) == tenant_id,
-                col(way_in.revoked_at).is_(None),
-            )
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
-        )
 
 
 def _found(wanted: str, definitions: Definitions) -> str:

@@ -8,7 +8,13 @@
             print(event.delta, end="", flush=True)
 """
 
-from hub_client.account import recover, resend, reset_password, verify_email
+from hub_client.account import (
+    accept_invitation,
+    recover,
+    resend,
+    reset_password,
+    verify_email,
+)
 from hub_client.auth import register
 from hub_client.callbacks import Registration
 from hub_client.conversations import Conversation
@@ -56,6 +62,7 @@ __all__ = [
     "Subscription",
     "SubscriptionEnded",
     "Usage",
+    "accept_invitation",
     "connect",
     "recover",
     "register",

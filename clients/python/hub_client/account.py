@@ -1,7 +1,7 @@
 """What one does about an account without being signed in: a new one, its address, its password."""
 
 from hub_client.addresses import parse_address
-from hub_client.auth import http_client, post
+from hub_client.auth import CodeSource, LoginAuth, http_client, post
 
 
 async def recover(url: str, *, email: str) -> None:
@@ -34,6 +34,29 @@ async def verify_email(url: str, *, token: str) -> None:
     Raises Unauthenticated (it was used, or is too old), RateLimited, ConnectFailed.
     """
     await _ask(url, "verify", token=token)
+
+
+async def accept_invitation(
+    url: str,
+    *,
+    email: str,
+    password: str,
+    invitation: str,
+    second_factor: CodeSource | None = None,
+) -> None:
+    """Join the tenant of an invitation with the account that one has, also one without a tenant.
+
+    Then ``connect``, with ``tenant`` if one has several. Raises PermissionDenied (the invitation is
+    not valid, or not any more), Conflict (a member already), Unauthenticated, SecondFactorRequired,
+    RateLimited, ConnectFailed.
+    """
+    account = {"email": email, "password": password, "invitation": invitation}
+    login = LoginAuth(parse_address(url), "login", account, second_factor)
+    try:
+        await login.access()
+        await login.logout()
+    finally:
+        await login.close()
 
 
 async def _ask(url: str, what: str, **body: str) -> None:

@@ -81,8 +81,9 @@ class TokenAuth:
 class LoginAuth:
     """A login session of our own: signs in once, then refreshes.
 
-    ``body`` goes to ``/v1/auth/<how>``: ``login {email, password, tenant?}`` or ``link {code}``
-    (which works once). A password is kept, to sign in again when the login session has ended.
+    ``body`` goes to ``/v1/auth/<how>``: ``login {email, password, tenant?, invitation?}`` or ``link
+    {code}`` (which works once, as the invitation does). A password is kept, to sign in again when
+    the login session has ended.
     ``second_factor`` is asked for a code where the hub wants one.
     """
 
@@ -162,6 +163,8 @@ class LoginAuth:
                 raise
             challenge = fault.details.get("challenge")
         answer = {"challenge": challenge, "code": await self._second_factor()}
+        if "invitation" in self._body:
+            answer["invitation"] = self._body["invitation"]
         return await post(self._client, "/v1/auth/factor", answer)
 
     def _keep(self, answer: Mapping[str, Any]) -> None:
@@ -184,8 +187,10 @@ async def register(
 ) -> dict[str, Any]:
     """Make an account: ``{user: {id, email, name?}, tenant: {id, name}}``.
 
-    With an invitation it joins that tenant, without one it gets a tenant of its own. Raises
-    Conflict, InvalidParams, PermissionDenied (registration is closed), ConnectFailed.
+    With an invitation it joins that tenant, without one it gets a tenant of its own. Where an
+    address must be verified, one that has an account gets the same answer, with ids of nothing, and
+    a letter. Raises Conflict (it has one, where nothing is verified), InvalidParams,
+    PermissionDenied (registration is closed), RateLimited, ConnectFailed.
     """
     body = {"email": email, "password": password, "name": name, "invitation": invitation}
     given = {key: value for key, value in body.items() if value is not None}

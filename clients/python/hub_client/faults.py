@@ -151,7 +151,7 @@ class PermissionDenied(Fault):
 
 
 class EnrolmentRequired(Fault):
-    """The tenant wants a second factor: enrol one."""
+    """The tenant wants a second factor: enrol or show one."""
 
     code = 4031
     reason = "enrolment_required"

@@ -83,7 +83,9 @@ class LoginSession(TenantOwned, Dated, table=True):
     last_seen_at: datetime = instant(default_factory=now)
     expires_at: datetime = instant(index=True)
     revoked_at: datetime | None = instant(default=None, nullable=True)
-    second_factor: str | None = Field(default=None, max_length=16)  # totp, recovery, provider
+    second_factor: str | None = Field(  # that was shown: totp, recovery, provider, operator
+        default=None, max_length=16
+    )
 
 
 class RefreshToken(TenantOwned, table=True):
