@@ -250,7 +250,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         tenants=Tenants(database, grace_days=settings.tenant_grace_days, changed=authority.changed),
         members=Members(database, changed=authority.changed),
         tokens=tokens,
-        credentials=Credentials(tokens, authority),
+        credentials=Credentials(tokens, authority, rates.spend_address),
         api_keys=ApiKeys(database, authority, authority.changed),
         key_use=key_use,
         service_accounts=ServiceAccounts(database, authority.changed),

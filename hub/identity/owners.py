@@ -21,18 +21,17 @@ async def lock(session: AsyncSession, tenant_id: str) -> None:
         raise Fault("not_found", "There is no such tenant.")
 
 
-async def keep_an_owner(session: AsyncSession, tenant_id: str) -> None:
-    """Raise Fault("conflict") when the transaction would leave the tenant without an owner: a user
-    who is not disabled and is an owner for good, not by a group and not until a moment that comes.
-
-    After what takes an owner away, in a transaction that has begun with ``lock``.
+async def has_owner(session: AsyncSession, tenant_id: str, *, besides: str = "") -> bool:
+    """Whether the tenant has an owner, and another than the user ``besides``: a user who is not
+    disabled, there or everywhere, and is an owner for good, not by a group and not until a moment
+    that comes.
     """
-    await session.flush()
     owners = (
         select(Membership.id)
         .join(User, col(User.id) == Membership.user_id)
         .where(
             Membership.tenant_id == tenant_id,
+            Membership.user_id != besides,
             Membership.role_id == OWNER,
             col(Membership.expires_at).is_(None),
             col(User.disabled_at).is_(None),
@@ -40,7 +39,16 @@ async def keep_an_owner(session: AsyncSession, tenant_id: str) -> None:
         )
         .limit(1)
     )
-    if (await session.exec(owners)).first() is None:
+    return (await session.exec(owners)).first() is not None
+
+
+async def keep_an_owner(session: AsyncSession, tenant_id: str) -> None:
+    """Raise Fault("conflict") when the transaction would leave the tenant without an owner.
+
+    After what takes an owner away, in a transaction that has begun with ``lock``.
+    """
+    await session.flush()
+    if not await has_owner(session, tenant_id):
         raise Fault(
             "conflict", "This is the tenant's last owner. Make somebody else an owner first."
         )

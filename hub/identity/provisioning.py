@@ -19,8 +19,9 @@ from hub.identity.addresses import normal
 from hub.identity.definitions import definitions_of
 from hub.identity.factors import forget
 from hub.identity.mapping import Given, admits, capped, given
-from hub.identity.owners import lock
+from hub.identity.owners import has_owner, lock
 from hub.identity.sessions import LoginSessions
+from hub.identity.sign_in import choose_tenant
 from hub.ids import new_id
 from hub.rbac.inheritance import rank_of
 from hub.rbac.roles import OWNER
@@ -44,6 +45,17 @@ CODE_LIFE: Final = timedelta(minutes=1)
 _NO_WAY_IN: Final = "Your account at the provider gives you no access here. Ask an administrator."
 
 
+class NotAdmitted(Fault):
+    """Somebody whom the provider knows does not come in. ``tenant_id`` is where that is noted: the
+    one that they would have entered. ``user_id``: who they are here, if anybody.
+    """
+
+    def __init__(self, why: Fault, tenant_id: str | None, user_id: str | None) -> None:
+        super().__init__(why.reason, why.message)
+        self.tenant_id = tenant_id
+        self.user_id = user_id
+
+
 class Provisioning:
     """Lets in who comes from a provider. ``changed(kind, id)`` is told of changed roles."""
 
@@ -63,7 +75,7 @@ class Provisioning:
     ) -> str:
         """A code that signs in, once, the user whom these claims are of; see ``ProviderSettings``.
 
-        ``tenant`` (id or name) chooses among those that the claims lead to. Raises Fault:
+        ``tenant`` (id or name) chooses among those that the claims lead to. Raises NotAdmitted:
         "permission_denied", "conflict" for an address whose account is not linked.
         """
         try:
@@ -74,7 +86,7 @@ class Provisioning:
             await self._announce(admission.altered)
         # Raised outside the transaction: the roles that it took away stay away.
         if isinstance(admission.outcome, Fault):
-            raise admission.outcome
+            raise NotAdmitted(admission.outcome, admission.tenant_id, admission.user_id)
         return admission.outcome
 
     async def _admitted(
@@ -83,6 +95,8 @@ class Provisioning:
         async with self._database.write(EVERY_TENANT) as session:
             admission = _Admission(session, self._sessions, provider, claims)
             await admission.decide(tenant)
+            if isinstance(admission.outcome, Fault):
+                await admission.place(tenant)
             return admission
 
     async def _announce(self, user_id: str) -> None:
@@ -95,7 +109,8 @@ class Provisioning:
 
 class _Admission:
     """One sign-in, in one transaction. ``outcome`` is a code or a fault; ``altered`` the user whose
-    roles are others now.
+    roles are others now; ``user_id`` whose account it is about, and ``tenant_id`` where a fault is
+    noted, if that is known.
     """
 
     def __init__(
@@ -112,11 +127,15 @@ class _Admission:
         self._address = _address(provider, claims)
         self.outcome: str | Fault = Fault("permission_denied", _NO_WAY_IN)
         self.altered = ""
+        self.user_id: str | None = None
+        self.tenant_id: str | None = None
 
     async def decide(self, tenant: str | None) -> None:
         """Raises IntegrityError when somebody else is doing the same."""
         provider = self._provider
         identity = await self._identity()
+        if identity is not None:
+            self.user_id = identity.user_id
         places = await self._places(given(provider, self._claims))
         if not admits(provider, self._address):
             places = []
@@ -125,9 +144,15 @@ class _Admission:
         user = await self._user(identity, places)
         if user is None:
             return
+        self.user_id = user.id
         with acting(replace(current(), actor_id=user.id)):
             await self._give(user, places)
             await self._enter(user, places, tenant)
+
+    async def place(self, wanted: str | None) -> None:
+        """Find out where it is noted that they do not come in."""
+        theirs = await choose_tenant(self._session, self.user_id or "", wanted)
+        self.tenant_id = theirs or await self._tenant(self._provider.tenant)
 
     # --- who it is ---
 
@@ -168,6 +193,7 @@ class _Admission:
             session.add(user)
             await session.flush()
         elif not provider.link:
+            self.user_id = user.id
             self.outcome = Fault(
                 "conflict", "Your address has an account here. Sign in with its password."
             )
@@ -281,18 +307,9 @@ class _Admission:
     async def _take(self, user_id: str, tenant_id: str, role: str) -> bool:
         """Take a role away that the provider gave; False for the last owner's, which stays."""
         session = self._session
-        if role == OWNER:
-            others = select(Membership.id).join(User, col(User.id) == Membership.user_id)
-            others = others.where(
-                Membership.tenant_id == tenant_id,
-                Membership.role_id == OWNER,
-                Membership.user_id != user_id,
-                col(Membership.expires_at).is_(None),
-                col(User.disabled_at).is_(None),
-            )
-            if (await session.exec(others.limit(1))).first() is None:
-                log.warning("a tenant's last owner stays one", tenant=tenant_id)
-                return False
+        if role == OWNER and not await has_owner(session, tenant_id, besides=user_id):
+            log.warning("a tenant's last owner stays one", tenant=tenant_id)
+            return False
         await session.exec(
             delete(Membership).where(
                 col(Membership.tenant_id) == tenant_id,

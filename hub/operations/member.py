@@ -149,7 +149,8 @@ async def invite(call: Call, params: Invite) -> NewInvitation:
     """Invite somebody into your tenant, in a role that does not rank above you.
 
     The code works once, for seven days, while whoever invites is a member of at least that rank.
-    Somebody new registers with it; who has an account accepts it (`invitation.accept`).
+    Somebody new registers with it; who has an account accepts it (`invitation.accept`, or
+    `account.login` with it).
     """
     email = params.email.lower() if params.email is not None else None
     made, code = await call.services.members.invite(

@@ -56,7 +56,7 @@ class SocketConnection:
         self.deliver: Callable[[Delivery], None] = self._outbox.deliver
         writer.stalled = self._stalled
         self._state = SessionState()
-        self._address = address
+        self.address = address
         self._device = device
         self._background: set[asyncio.Task[None]] = set()
         self._seated = Seated(house)
@@ -85,7 +85,7 @@ class SocketConnection:
 
     def begin(self) -> None:
         """It is open; close it again if its address has too many."""
-        if not self._seated.by_address(self._address):
+        if not self._seated.by_address(self.address):
             self.on(Event.TOO_MANY)
 
     def seat_user(self, user_id: str) -> None:
@@ -233,7 +233,7 @@ class SocketConnection:
             connection=self,
             transport="websocket",
             trace_id=trace_id or "",
-            address=self._address,
+            address=self.address,
             device=self._device,
         )
 

@@ -30,6 +30,7 @@ class Host(PersistentHost, Protocol):
     """The connection that somebody is on."""
 
     id: str
+    address: str | None
     subscriptions: Subscriptions
     persistent: PersistentSession | None
 
@@ -78,7 +79,7 @@ class Login:
         says. Raises Fault.
         """
         host = self._host
-        claims = await self._services.credentials.read(token)
+        claims = await self._services.credentials.read(token, host.address)
         actor = await self._services.authority.actor(claims)
         persistent = None
         if session_key is not None and not self._has(session_key):

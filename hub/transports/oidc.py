@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from hub.audit.denials import Refusal
 from hub.audit.origin import Origin, acting
 from hub.faults import Fault
 from hub.identity.providers import LIFE_S, PATH
+from hub.identity.provisioning import NotAdmitted
 from hub.operations.call import Services
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
@@ -25,6 +27,9 @@ _LONGEST: Final = 4_096
 COST: Final = 20.0
 """What each takes of the budget of the address, as a sign-in does."""
 
+_REFUSED: Final = frozenset({"unauthenticated", "permission_denied", "conflict", "rate_limited"})
+"""Why somebody does not come in, as the audit trail tells it; others are no refusals."""
+
 
 class SignIn:
     """Starlette endpoints over ``hub.identity.providers``."""
@@ -33,6 +38,7 @@ class SignIn:
         self._providers = services.providers
         self._metrics = services.metrics
         self._rates = services.rates
+        self._denials = services.audit.denials
         self._secure = services.settings.url.startswith("https://")
 
     def routes(self) -> list[Route]:
@@ -81,8 +87,24 @@ class SignIn:
                 log_failure(fault)
                 response = _problem(request, fault, trace_id)
                 self._metrics.logins.labels("refused").inc()
+                self._note(request.path_params["provider"], fault, origin)
         response.delete_cookie(cookie, path=PATH)
         return response
+
+    def _note(self, provider: str, fault: Fault, origin: Origin) -> None:
+        if fault.reason not in _REFUSED:
+            return
+        known = fault if isinstance(fault, NotAdmitted) else None
+        user_id = known.user_id if known is not None else None
+        refusal = Refusal(
+            action="provider.sign_in",
+            outcome="failed" if fault.reason == "unauthenticated" else "denied",
+            reason=fault.reason,
+            origin=origin,
+            tenant_id=known.tenant_id if known is not None else None,
+            resource=("user", user_id) if user_id is not None else ("provider", provider[:64]),
+        )
+        self._denials.note(refusal)
 
 
 def _cookie(state: str) -> str:

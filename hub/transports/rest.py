@@ -107,20 +107,24 @@ class Rest:
         return endpoint
 
     async def call(self, request: Request, trace_id: str, *, public: bool = False) -> Call:
-        """The call that a request makes. Raises Fault unauthenticated, token_expired.
+        """The call that a request makes. Raises Fault unauthenticated, token_expired, rate_limited.
 
         ``public``: credentials do not matter and are not looked at, since a client that signs in
         again may still send its old token.
         """
         token = None if public else bearer(request.headers)
+        address = request.client.host if request.client else None
+        claims = None
+        if token is not None:
+            claims = await self._services.credentials.read(token, address)
         return Call(
             services=self._services,
             actor=ANONYMOUS,
-            claims=None if token is None else await self._services.credentials.read(token),
+            claims=claims,
             connection=None,
             transport="rest",
             trace_id=trace_id,
-            address=request.client.host if request.client else None,
+            address=address,
             device=request.headers.get("user-agent", "")[:400] or None,
             idempotency_key=request.headers.get("idempotency-key"),
             refresh_cookie=request.cookies.get(COOKIE),

@@ -123,6 +123,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("account.logout", SIGNED_IN, turn=9),
     Row("factor.get", SIGNED_IN),
     Row("factor.confirm", SIGNED_IN, params={"code": "000000"}, then="conflict"),
+    Row("factor.prove", SIGNED_IN, params={"code": "000000"}, then="conflict"),
     Row("factor.renew", SIGNED_IN, params={"code": "000000"}, then="conflict"),
     Row("factor.disable", SIGNED_IN, params={"code": "000000"}, then="conflict"),
     Row("factor.enrol", SIGNED_IN, turn=8),
