@@ -50,6 +50,29 @@ async def test_who_must_have_a_second_factor_sets_one_up_and_signs_in_with_it(
     await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
 
 
+async def test_who_has_a_factor_shows_it_in_a_session_that_began_without(
+    served_hub: ServedHub,
+    browser_page: Page,
+) -> None:
+    page, services = browser_page, served_hub.hub.services
+    claims = services.tokens.read((await served_hub.sign_up(EMAIL))["access_token"])
+    await _sign_in(page, served_hub.url)
+    await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
+    secret = (await services.factors.enrol(claims.user_id, claims.tenant_id)).secret
+    moment = int(time.time())
+    await services.factors.confirm(
+        claims.user_id, claims.tenant_id, pyotp.TOTP(secret).at(moment), claims.session_id
+    )
+    await services.factor_rules.demand(claims.tenant_id, None, "owner")
+
+    await page.reload()
+    await expect(page.get_by_role("heading", name="Second factor", exact=True)).to_be_visible()
+    code = page.locator("#second-factor").get_by_label("Code")
+    await code.fill(pyotp.TOTP(secret).at(moment + 30))
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
+
+
 async def test_a_button_leads_through_the_provider_and_back(
     serve_hub: ServeHub,
     identity_provider: IdentityProvider,

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import orjson
 import pyotp
 import pytest
 import pytest_asyncio
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
 from hub.identity.openid import OpenId
 from hub.identity.providers import Providers
@@ -24,6 +25,7 @@ from hub.settings import read_settings
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
     AuditEntry,
+    DisabledMember,
     LoginSession,
     Membership,
     ProvidedRole,
@@ -102,6 +104,25 @@ class World:
             found: User | None = (await session.exec(select(User).where(address))).first()
             return found
 
+    async def refusals(self, kind: str, id: str) -> list[tuple[str, str, str, str | None]]:
+        """What the trails tell of sign-ins that were refused: tenant, outcome, reason, address."""
+        await self.services.audit.denials.written()
+        async with self.services.database.read(EVERY_TENANT) as session:
+            rows = await session.exec(
+                select(AuditEntry)
+                .where(AuditEntry.resource_kind == kind, AuditEntry.resource_id == id)
+                .where(AuditEntry.action == "provider.sign_in", AuditEntry.outcome != "done")
+                .order_by(col(AuditEntry.seq))
+            )
+            return [
+                (row.tenant_id, row.outcome, orjson.loads(row.details)["reason"], row.address)
+                for row in rows.all()
+            ]
+
+    async def tenant(self, name: str) -> str:
+        async with self.services.database.read(EVERY_TENANT) as session:
+            return str((await session.exec(select(Tenant.id).where(Tenant.name == name))).one())
+
     async def audited(self, user_id: str) -> list[str]:
         async with self.services.database.read(EVERY_TENANT) as session:
             statement = select(AuditEntry.action).where(
@@ -118,10 +139,13 @@ async def house(
 ) -> AsyncIterator[tuple[ServedHub, IdentityProvider]]:
     folder = tmp_path_factory.mktemp("hub")
     providers, model = identity_provider.settings(), scripted_model.host
-    async with serving(folder / ".hub", OLLAMA_HOST=model, HUB_OIDC_PROVIDERS=providers) as hub:
-        await hub.hub.services.accounts.ensure_administrator()
-        identity_provider.start(hub.url)
-        yield hub, identity_provider
+    with pytest.MonkeyPatch.context() as patch:
+        # All of them come from one address, which is more than one source is noted of.
+        patch.setattr("hub.audit.denials.OF_SOURCE", (1_000, 1.0))
+        async with serving(folder / ".hub", OLLAMA_HOST=model, HUB_OIDC_PROVIDERS=providers) as hub:
+            await hub.hub.services.accounts.ensure_administrator()
+            identity_provider.start(hub.url)
+            yield hub, identity_provider
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -282,7 +306,14 @@ async def test_the_last_owner_of_a_tenant_stays_one(world: World) -> None:
     world.provider.account(login, groups=["staff"])
     assert await world.roles(login) == ["member", "owner"]
     other = world.somebody(groups=["owners"])
-    await world.session(other)
+    there = await world.info(await world.session(other))
+    # Whom the tenant has disabled is no owner to leave it to.
+    disabled = {"user_id": there["user_id"], "tenant_id": there["tenant_id"]}
+    async with world.services.database.write(EVERY_TENANT) as session:
+        session.add(DisabledMember(**disabled))
+    assert await world.roles(login) == ["member", "owner"]
+    async with world.services.database.write(EVERY_TENANT) as session:
+        await session.exec(delete(DisabledMember))
     assert await world.roles(login) == ["member"]
 
 
@@ -367,6 +398,43 @@ async def test_two_first_sign_ins_at_once_make_one_user(world: World) -> None:
         (identity,) = (await session.exec(select(ProviderIdentity).where(of))).all()
         given = ProvidedRole.user_id == identity.user_id
         assert len((await session.exec(select(ProvidedRole).where(given))).all()) == 1
+
+
+# --- who does not, in the trail -------------------------------------------------------------------
+
+
+async def test_who_is_refused_is_in_the_trail_of_the_tenant_that_they_would_have_entered(
+    world: World,
+) -> None:
+    world.configure(role=None, roles=RULES)
+    login = world.somebody(groups=["staff"])
+    info = await world.info(await world.session(login))
+    world.provider.account(login, groups=[])
+    assert await world.told(login) == {"problem": "permission_denied"}
+    denied = (info["tenant_id"], "denied", "permission_denied", "127.0.0.1")
+    assert await world.refusals("user", info["user_id"]) == [denied]
+
+
+async def test_who_has_an_account_that_is_not_linked_is_told_of_where_it_is(world: World) -> None:
+    login = world.somebody()
+    session = await world.hub.sign_up(f"{login}@corp.example")
+    claims = world.services.tokens.read(session["access_token"])
+    assert await world.told(login) == {"problem": "conflict"}
+    denied = (claims.tenant_id, "denied", "conflict", "127.0.0.1")
+    assert await world.refusals("user", claims.user_id) == [denied]
+
+
+async def test_what_came_to_no_name_is_the_operators_to_know(world: World) -> None:
+    home = await world.tenant("default")
+    before = len(await world.refusals("provider", NAME))
+    assert await world.told(world.somebody(), cancel=True) == {"problem": "permission_denied"}
+    back = f"{world.hub.url}/v1/auth/oidc/{NAME}/callback?state=made-up&code=none"
+    assert (await world.browser().client.get(back)).status_code == 401
+    told = (await world.refusals("provider", NAME))[before:]
+    address = "127.0.0.1"
+    assert told == [
+        (home, "denied", "permission_denied", address), (home, "failed", "unauthenticated", address)
+    ]  # fmt: skip
 
 
 # --- the second factor ----------------------------------------------------------------------------

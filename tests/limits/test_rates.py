@@ -99,6 +99,31 @@ async def test_an_address_has_a_budget_signed_in_or_not(serve_hub: ServeHub) -> 
             assert answers[-1]["scope"] == "address"
 
 
+async def test_keys_that_anybody_can_make_up_cost_their_address_before_they_are_looked_up(
+    serve_hub: ServeHub,
+) -> None:
+    few = {"HUB_ADDRESS_RATE": "0.1", "HUB_ADDRESS_BURST": "10"}
+    async with serve_hub(HUB_TRUSTED_PROXIES="127.0.0.1", **few) as hub:
+        lookups = hub.hub.services.metrics.registry.get_sample_value
+        async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+
+            async def show(address: str, path: str) -> int:
+                made_up, _ = make(new_id("ak"))
+                headers = {"Authorization": f"Bearer {made_up}", "X-Forwarded-For": address}
+                return (await client.get(path, headers=headers)).status_code
+
+            paths = ("/v1/sessions/current", "/v1/channels/audit/events", "/metrics")
+            said = [await show("203.0.113.7", path) for path in paths * 4]
+            assert said == [401] * 10 + [429] * 2
+            assert await show("203.0.113.8", "/v1/sessions/current") == 401
+        asked = lookups("hub_cache_lookups_total", {"cache": "permissions", "outcome": "miss"})
+        assert asked == 11
+        made_up, _ = make(new_id("ak"))
+        forwarded = {"X-Forwarded-For": "203.0.113.7"}
+        async with open_socket(hub.ws_url, made_up, headers=forwarded) as socket:
+            assert (await socket.closed())[0] == 4504
+
+
 async def test_with_the_backplane_away_a_node_holds_to_the_budget_by_itself(
     serve_hub: ServeHub, own_redis: RedisProcess
 ) -> None:

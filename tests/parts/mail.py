@@ -19,10 +19,11 @@ WITHIN_S: Final = 8.0
 
 @dataclass
 class MailServer:
-    """What it was sent. ``refuse``: how many more letters it answers 451."""
+    """What it was sent. ``refuse``: how many more letters it answers with ``refusal``."""
 
     port: int = 0
     refuse: int = 0
+    refusal: str = "451 come back later"
     tls: ssl.SSLContext | None = None
     account: tuple[str, str] | None = None
     letters: list[EmailMessage] = field(default_factory=list)
@@ -88,7 +89,7 @@ class MailServer:
                     await say("235 ok" if (user, password) == self.account else "535 no")
                 case "MAIL" if self.refuse:
                     self.refuse -= 1
-                    await say("451 come back later")
+                    await say(self.refusal)
                 case "MAIL" | "RCPT" | "RSET" | "NOOP":
                     await say("250 ok")
                 case "DATA":

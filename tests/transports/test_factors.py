@@ -1,5 +1,6 @@
 """Second factors over HTTP and on the socket: signing in, who must have one, who resets them."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hub.ids import new_id
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership
-from tests.interaction.drivers import Refused, open_socket
+from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import PASSWORD, ServedHub
 
 EMAIL = "ada@hub.example"
@@ -58,7 +59,12 @@ async def member(hub: ServedHub, client: httpx.AsyncClient, ada: Api, role: str)
     tenant_id = services.tokens.read(ada.session["access_token"]).tenant_id
     email = f"{role}@hub.example"
     await services.accounts.create_user(email, PASSWORD, tenant_id, role)
-    account = {"email": email, "password": PASSWORD}
+    return await signed_in(client, role)
+
+
+async def signed_in(client: httpx.AsyncClient, role: str) -> Api:
+    """Another session of such a member."""
+    account = {"email": f"{role}@hub.example", "password": PASSWORD}
     answer = await client.post("/v1/auth/login", json=account)
     return Api(client, answer.raise_for_status().json())
 
@@ -140,6 +146,105 @@ async def test_a_demand_is_of_a_role_and_those_above_it(
     assert await ada.ask("POST", "/v1/factor/policy") == (200, {})
     assert await ada.ask("GET", "/v1/factor/policy") == (200, {})
     assert reason(await below.ask("POST", "/v1/factor/policy", role="viewer"))[0] == 403
+
+
+def later(secret: str) -> str:
+    """The code of the next half minute: that of now has confirmed the enrolment."""
+    return pyotp.TOTP(secret).at(int(time.time()) + 30)
+
+
+async def cut_back(socket: Socket) -> None:
+    """Wait, for a second, until who is on this socket must show a second factor."""
+    ended = await socket.notice("subscription.ended", within=1.0)
+    assert ended["reason"] == "enrolment_required"
+    with pytest.raises(Refused, match="enrolment_required"):
+        await socket.ask("conversation.list")
+    assert (await socket.ask("factor.get"))["required"] is True
+
+
+async def test_a_session_that_was_opened_without_the_factor_is_cut_back_until_it_shows_it(
+    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
+) -> None:
+    admin = await member(served_hub, client, ada, "admin")
+    older = await signed_in(client, "admin")
+    _, begun = await admin.ask("POST", "/v1/conversations", model="echo")
+    channel = f"conversation:{begun['id']}"
+    await ada.enrol()
+    token = older.session["access_token"]
+    headers = {"authorization": f"Bearer {token}"}
+    async with (
+        open_socket(served_hub.ws_url, token) as socket,
+        client.stream("GET", f"/v1/channels/{channel}/events", headers=headers) as stream,
+    ):
+        await socket.ask("channel.subscribe", {"channel": channel})
+        secret = await admin.enrol()  # in the session that has the factor from then on
+        assert (await ada.ask("POST", "/v1/factor/policy", role="admin"))[0] == 200
+        await cut_back(socket)
+        async with asyncio.timeout(1.0):
+            said = "".join([line async for line in stream.aiter_lines()])
+        assert "enrolment_required" in said
+        assert (await admin.ask("GET", "/v1/conversations"))[0] == 200
+        state = await socket.ask("factor.get")
+        assert (state["required"], "enrolled_at" in state) == (True, True)
+        assert reason(await older.ask("POST", "/v1/factor/enrol")) == (409, "conflict")
+        wrong = older.ask("POST", "/v1/factor/prove", code="000000")
+        assert reason(await wrong) == (403, "permission_denied")
+        await socket.ask("factor.prove", {"code": later(secret)})
+        await socket.ask("channel.subscribe", {"channel": channel})
+        assert (await socket.ask("factor.get"))["required"] is False
+        assert (await older.ask("GET", "/v1/conversations"))[0] == 200
+
+
+async def test_who_is_given_a_role_that_demands_a_factor_is_cut_back_at_once(
+    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
+) -> None:
+    operator = await member(served_hub, client, ada, "operator")
+    _, begun = await operator.ask("POST", "/v1/conversations", model="echo")
+    channel = {"channel": f"conversation:{begun['id']}"}
+    await ada.enrol()
+    await ada.ask("POST", "/v1/factor/policy", role="admin")
+    async with open_socket(served_hub.ws_url, operator.session["access_token"]) as socket:
+        await socket.ask("channel.subscribe", channel)
+        user_id = user_of(served_hub, operator)
+        assert (await ada.ask("POST", "/v1/roles/admin/assign", user_id=user_id))[0] == 200
+        await cut_back(socket)
+        await operator.enrol()
+        await socket.ask("channel.subscribe", channel)
+
+
+@pytest.mark.parametrize("by", ["themselves", "an owner"])
+async def test_that_a_factor_was_shown_is_worth_nothing_once_it_is_gone(
+    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api, by: str
+) -> None:
+    admin = await member(served_hub, client, ada, "admin")
+    _, begun = await admin.ask("POST", "/v1/conversations", model="echo")
+    await ada.enrol()
+    secret = await admin.enrol()
+    await ada.ask("POST", "/v1/factor/policy", role="admin")
+    async with open_socket(served_hub.ws_url, admin.session["access_token"]) as socket:
+        await socket.ask("channel.subscribe", {"channel": f"conversation:{begun['id']}"})
+        if by == "themselves":
+            given = {"code": later(secret), "password": PASSWORD}
+            done = await admin.ask("POST", "/v1/factor/disable", **given)
+        else:
+            path = f"/v1/users/{user_of(served_hub, admin)}/factor/reset"
+            done = await ada.ask("POST", path)
+        assert done == (200, {})
+        await cut_back(socket)
+        old = admin.session["refresh_token"]
+        _, admin.session = await admin.ask("POST", "/v1/auth/refresh", refresh_token=old)
+        assert reason(await admin.ask("GET", "/v1/conversations")) == (403, "enrolment_required")
+        await admin.enrol()
+        assert (await admin.ask("GET", "/v1/conversations"))[0] == 200
+
+
+async def test_the_token_that_the_operator_makes_at_the_machine_needs_no_factor(
+    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
+) -> None:
+    await ada.ask("POST", "/v1/factor/policy", role="owner")
+    token = await served_hub.hub.services.accounts.access_token_for(EMAIL)
+    headers = {"authorization": f"Bearer {token}"}
+    assert (await client.get("/v1/conversations", headers=headers)).status_code == 200
 
 
 async def test_another_tenants_demand_is_its_own(

@@ -2,6 +2,7 @@
 
 import pytest
 from hub_client import (
+    accept_invitation,
     connect,
     recover,
     register,
@@ -38,6 +39,20 @@ async def test_an_account_is_verified_and_recovered_by_letters(
             await reset_password(url, token=token, password=NEW)
         async with connect(url, email=EMAIL, password=NEW) as hub:
             await hub.ping()
+
+
+async def test_an_invitation_is_accepted_with_the_account_that_one_has(serve_hub: ServeHub) -> None:
+    async with serve_hub() as served:
+        accounts = served.hub.services.accounts
+        await register(served.url, email=EMAIL, password=PASSWORD)
+        _, house = await accounts.create_user("boss@example.org", PASSWORD, "house", "owner")
+        account = {"email": EMAIL, "password": PASSWORD}
+        with pytest.raises(PermissionDenied):
+            await accept_invitation(served.url, **account, invitation="made up")
+        code = await accounts.invite(house.id, "member")
+        await accept_invitation(served.url, **account, invitation=code)
+        async with connect(served.url, **account, tenant="house") as hub:
+            assert hub.session["tenant"] == house.id
 
 
 async def test_a_password_is_changed_and_the_client_goes_on_with_it(serve_hub: ServeHub) -> None:
