@@ -12,6 +12,7 @@ from sqlmodel import col, or_, select
 
 from hub.audit.origin import Origin, acting
 from hub.backplane.choice import open_backplane
+from hub.cli.changes import teller
 from hub.faults import Fault
 from hub.identity.api_keys import ApiKeys, Wanted
 from hub.identity.authority import Authority
@@ -82,16 +83,14 @@ async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
         await database.start()
         stack.push_async_callback(database.close)
         await database.migrate()
-        # Over Redis running nodes are told at once; a node alone finds out within seconds.
         backplane = open_backplane(settings.redis_url, "cli")
         stack.push_async_callback(backplane.close)
         await backplane.start()
         authority = Authority(database, backplane)
         await authority.start()
+        changed = teller(settings, authority)
         yield _Rooms(
-            database,
-            ApiKeys(database, authority, authority.changed),
-            ServiceAccounts(database, authority.changed),
+            database, ApiKeys(database, authority, changed), ServiceAccounts(database, changed)
         )
 
 

@@ -17,10 +17,12 @@ from hub.faults import Fault
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, Scope
 from hub.storage.tables import (
+    ApiKey,
     Conversation,
     LoginSession,
     Membership,
     Message,
+    ProviderIdentity,
     Run,
     Usage,
     User,
@@ -28,11 +30,14 @@ from hub.storage.tables import (
 
 
 class Section(NamedTuple):
-    """A kind of what there is: the fields that are told, and which rows are a user's."""
+    """A kind of what there is: the fields that are told, and which rows are a user's. ``personal``
+    is what is no matter of any tenant, and not told to one.
+    """
 
     kind: type[SQLModel]
     fields: tuple[str, ...]
     of: Callable[[str], Any]
+    personal: bool = False
 
 
 def _messages_of(user_id: str) -> Any:
@@ -58,6 +63,20 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "revoked_at",
         ),
         lambda user_id: col(LoginSession.user_id) == user_id,
+    ),
+    "key": Section(
+        ApiKey,
+        (
+            "id", "tenant_id", "name", "scopes", "created_at", "last_used_at", "rotated_at",
+            "expires_at", "revoked_at",
+        ),
+        lambda user_id: col(ApiKey.user_id) == user_id,
+    ),
+    "identity": Section(
+        ProviderIdentity,
+        ("id", "issuer", "subject", "created_at", "updated_at"),
+        lambda user_id: col(ProviderIdentity.user_id) == user_id,
+        personal=True,
     ),
     "conversation": Section(
         Conversation,
@@ -125,11 +144,12 @@ class Exports:
         Raises Fault("invalid_params") for a cursor that is none.
         """
         name, after = _read(cursor)
-        for at in range(_ORDER.index(name), len(_ORDER)):
-            rows = await self._rows(SECTIONS[_ORDER[at]], user_id, tenant_id, after, limit)
-            if rows:
-                fields = SECTIONS[_ORDER[at]].fields
-                return [Item(_ORDER[at], _told(row, fields)) for row in rows]
+        for each in _ORDER[_ORDER.index(name) :]:
+            section = SECTIONS[each]
+            if tenant_id is None or not section.personal:
+                rows = await self._rows(section, user_id, tenant_id, after, limit)
+                if rows:
+                    return [Item(each, _told(row, section.fields)) for row in rows]
             after = ""
         return []
 
@@ -140,7 +160,7 @@ class Exports:
         wanted = select(section.kind).where(section.of(user_id), key > after)
         wanted = wanted.order_by(key).limit(limit)
         scope: Scope = EVERY_TENANT if tenant_id is None else tenant_id
-        if tenant_id is None and section.kind is not User:
+        if tenant_id is None and "tenant_id" in section.fields:
             # What is theirs where they are no member any more is not theirs to see.
             theirs = select(Membership.tenant_id).where(col(Membership.user_id) == user_id)
             wanted = wanted.where(section.kind.tenant_id.in_(theirs))  # type: ignore[attr-defined]

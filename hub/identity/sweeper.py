@@ -20,6 +20,7 @@ from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
     AccountToken,
     Invitation,
+    LoginChallenge,
     LoginLink,
     LoginSession,
     RefreshToken,
@@ -38,6 +39,7 @@ KEPT: Final[Mapping[type[SQLModel], timedelta]] = {
     RefreshToken: timedelta(0),
     LoginSession: timedelta(days=30),
     LoginLink: timedelta(days=1),
+    LoginChallenge: timedelta(days=1),
     AccountToken: timedelta(days=1),
     Invitation: timedelta(days=30),
 }

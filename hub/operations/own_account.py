@@ -38,8 +38,8 @@ class Exported(Result):
     """Something that the hub holds of a user."""
 
     section: str = Field(
-        description="`profile`, `membership`, `session`, `conversation`, `message`, `run` or "
-        "`usage`; they come in this order."
+        description="`profile`, `membership`, `session`, `key`, `identity` (at a provider), "
+        "`conversation`, `message`, `run` or `usage`; they come in this order."
     )
     data: dict[str, JsonValue]
 

@@ -138,7 +138,9 @@ async def delete(call: Call, params: Named) -> Done:
     faults=_FAULTS,
 )
 async def export(call: Call, params: Export) -> Listing[Exported]:
-    """Read all that the hub holds of a user in this tenant, as `account.export` does."""
+    """Read all that the hub holds of a user in this tenant, as `account.export` does, but for who
+    they are at identity providers.
+    """
     tenant_id = call.actor.tenant_id
     if params.cursor is None:
         await call.services.exports.begun(tenant_id, params.user_id)

@@ -107,8 +107,17 @@ async def test_what_is_done_at_the_machine_acts_on_a_hub_without_redis_too(
     await asyncio.to_thread(hub_process.start)
     session = await sign_up(hub_process.url, EMAIL)
     ws_url = hub_process.url.replace("http", "ws", 1) + "/ws"
+    where = ("--data-dir", str(hub_process.data_dir))
+    async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as client:
+        bearer = {"Authorization": f"Bearer {session['access_token']}"}
+        made = await client.post("/v1/apikeys", json={"name": "k"}, headers=bearer)
+    text, key_id = made.json()["key"], made.json()["id"]
+    async with open_socket(ws_url, text) as socket:
+        await socket.notice("session.ready")
+        done = await asyncio.to_thread(lambda: hub("apikey", "revoke", *where, key_id))
+        assert done.status == 0, done.err
+        assert (await socket.notice("session.revoked", within=1))["reason"] == "key_revoked"
     async with open_socket(ws_url, session["access_token"]) as socket:
-        where = ("--data-dir", str(hub_process.data_dir))
         done = await asyncio.to_thread(lambda: hub("user", "disable", *where, *OF_ADA))
         assert done.status == 0, done.err
         assert (await socket.notice("session.revoked", within=1))["reason"] == "user_disabled"

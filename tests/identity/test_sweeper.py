@@ -15,10 +15,17 @@ from hub.identity.sightings import Sightings
 from hub.identity.sweeper import Sweeper
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Invitation, LoginLink, LoginSession, RefreshToken, now
+from hub.storage.tables import (
+    Invitation,
+    LoginChallenge,
+    LoginLink,
+    LoginSession,
+    RefreshToken,
+    now,
+)
 
 EMAIL, PASSWORD = "ada@hub.example", "correct horse battery"
-KINDS: tuple[Any, ...] = (RefreshToken, LoginSession, LoginLink, Invitation)
+KINDS: tuple[Any, ...] = (RefreshToken, LoginSession, LoginLink, Invitation, LoginChallenge)
 
 
 async def count(database: Database) -> list[int]:
@@ -36,19 +43,25 @@ async def age(database: Database, days: float, *kinds: Any) -> None:
 
 
 @pytest.fixture
-async def peopled(accounts: Accounts) -> Accounts:
-    """Three sessions with two refresh tokens each, a link, and an invitation."""
+async def peopled(accounts: Accounts, database: Database) -> Accounts:
+    """Three sessions with two refresh tokens each, a link, an invitation, and a sign-in that waits
+    for its second factor.
+    """
     user, tenant = await accounts.register(EMAIL, PASSWORD)
     for _ in range(3):
         await accounts.refresh((await accounts.login(EMAIL, PASSWORD)).refresh_token)
     await accounts.login_link(user.id, tenant.id)
     await accounts.invite(tenant.id, "member")
+    waiting = {"tenant_id": tenant.id, "user_id": user.id}
+    async with database.write(EVERY_TENANT) as session:
+        soon = now() + timedelta(minutes=5)
+        session.add(LoginChallenge(code_hash="waits", expires_at=soon, **waiting))
     return accounts
 
 
 async def test_what_is_alive_stays(peopled: Accounts, database: Database) -> None:
     assert await Sweeper(database, MemoryBackplane()).sweep() == 0
-    assert await count(database) == [6, 3, 1, 1]
+    assert await count(database) == [6, 3, 1, 1, 1]
 
 
 async def test_what_has_expired_goes_in_batches_and_sessions_after_a_while(
@@ -58,11 +71,11 @@ async def test_what_has_expired_goes_in_batches_and_sessions_after_a_while(
     monkeypatch.setattr(sweeping, "PAUSE_S", 0.0)
     sweeper = Sweeper(database, MemoryBackplane())
     await age(database, 2, *KINDS)
-    assert await sweeper.sweep() == 7
-    assert await count(database) == [0, 3, 0, 1]
+    assert await sweeper.sweep() == 8
+    assert await count(database) == [0, 3, 0, 1, 0]
     await age(database, 31, LoginSession, Invitation)
     assert await sweeper.sweep() == 4
-    assert await count(database) == [0, 0, 0, 0]
+    assert await count(database) == [0, 0, 0, 0, 0]
 
 
 async def test_a_used_refresh_token_stays_while_its_reuse_can_be_told(

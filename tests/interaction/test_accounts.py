@@ -8,8 +8,9 @@ import pytest
 from sqlmodel import col, select
 from websockets.exceptions import ConnectionClosed
 
+from hub.ids import new_id
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Conversation, Message, Run, User
+from hub.storage.tables import Conversation, Message, ProviderIdentity, Run, User
 from tests.interaction.conftest import Person, World
 from tests.interaction.drivers import Refused, eventually, open_socket
 from tests.parts.hub import PASSWORD
@@ -116,6 +117,13 @@ async def exported(person: Person, method: str, **params: Any) -> list[dict[str,
         cursor = {"cursor": page["next_cursor"]}
 
 
+async def known_at_a_provider(world: World, person: Person) -> None:
+    user_id = await user_of(person)
+    who = {"issuer": "https://id.example", "subject": user_id, "user_id": user_id}
+    async with world.hub.hub.services.database.write(EVERY_TENANT) as session:
+        session.add(ProviderIdentity(id=new_id("pi"), **who))
+
+
 async def test_everything_of_one_is_exported_once_and_no_secret_with_it(world: World) -> None:
     ada = await world.owner()
     bob = await world.colleague(ada, "member")
@@ -123,19 +131,21 @@ async def test_everything_of_one_is_exported_once_and_no_secret_with_it(world: W
     said = [f"Thought {number}" for number in range(4)]
     for text in said:
         await talk(ada, text)
+    key = await ada.ask("apikey.create", {"name": "a bot of hers"})
+    await known_at_a_provider(world, ada)
     items = await exported(ada, "account.export")
     kinds = [item["section"] for item in items]
     assert kinds == sorted(kinds, key=list(dict.fromkeys(kinds)).index), "in the order of sections"
     assert Counter(kinds) == {
-        "profile": 1, "membership": 1, "session": 1, "conversation": 4, "message": 8, "run": 4,
-        "usage": 4,
+        "profile": 1, "membership": 1, "session": 1, "key": 1, "identity": 1, "conversation": 4,
+        "message": 8, "run": 4, "usage": 4,
     }  # fmt: skip
     assert len({(item["section"], item["data"]["id"]) for item in items}) == len(items)
     contents = [item["data"]["content"] for item in items if item["section"] == "message"]
     assert sorted(contents) == sorted(said * 2)
     assert items[0]["data"]["email"] == ada.email
     text = repr(items)
-    for secret in ("bcrypt", "hash", ada.session["refresh_token"], "Not hers"):
+    for secret in ("bcrypt", "hash", ada.session["refresh_token"], key["key"], "Not hers"):
         assert secret not in text
     wrong = ada.ask("account.export", {"cursor": "secrets:1"})
     assert await refused(world, wrong) == "invalid_params"
@@ -146,8 +156,10 @@ async def test_an_administrator_exports_a_users_data_before_they_delete_them(wor
     bob = await world.colleague(ada, "member")
     conversation = await talk(bob, "A thought of Bob's.")
     user_id = await user_of(bob)
+    await known_at_a_provider(world, bob)
     items = await exported(ada, "user.export", user_id=user_id)
     assert "A thought of Bob's." in repr(items)
+    assert "identity" not in {item["section"] for item in items}, "that is no matter of a tenant"
     async with open_socket(world.hub.ws_url, bob.token) as socket:
         await ada.ask("user.delete", {"user_id": user_id})
         assert (await socket.notice("session.revoked", within=1))["reason"] in (
