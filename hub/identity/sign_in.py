@@ -5,7 +5,7 @@ address that is not verified, and a tenant one cannot enter. So all that is aske
 asked before the hash, for everybody alike, and nothing is written for who is refused.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import func, or_, update
 from sqlmodel import col, select
@@ -21,10 +21,14 @@ from hub.identity.joining import join
 from hub.identity.owners import lock
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import Challenge, LoginSessions, TokenPair, granted, signed_in
-from hub.identity.throttle import NOTHING, Taken, Throttle
+from hub.identity.throttle import NOTHING, Taken, Throttle, place_of
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now
+
+
+PLACES: Final = 200
+"""Addresses that it is looked whether somebody has signed in from them: one a day for months."""
 
 
 class _Candidate(NamedTuple):
@@ -99,12 +103,7 @@ class SignIn:
                 tenant_id = await choose_tenant(session, user_id, tenant)
             else:
                 tenant_id = (await invitations.check(session, invitation, account)).tenant_id
-            before = await session.exec(
-                select(LoginSession.id)
-                .where(LoginSession.user_id == user_id, LoginSession.address == address)
-                .limit(1)
-            )
-            at_home = before.first() is not None
+            at_home = await _at_home(session, user_id, address)
         unproven = self._require_verified and user is not None and user.verified_at is None
         barred = unproven or (user is not None and user.disabled_at is not None)
         return _Candidate(user, None if barred else tenant_id, at_home)
@@ -151,6 +150,17 @@ class SignIn:
             if isinstance(entered, TokenPair):
                 await signed_in(session, tenant_id, "account.login", user.id, entered.session_id)
             return entered
+
+
+async def _at_home(session: AsyncSession, user_id: str, address: str | None) -> bool:
+    """Whether the user has signed in from this place before. Of IPv6 that is a network, in which
+    people have another address every day (RFC 8981).
+    """
+    theirs = col(LoginSession.address)
+    here = theirs.contains(":") if ":" in (address or "") else theirs == address
+    before = select(theirs).where(LoginSession.user_id == user_id, here).distinct().limit(PLACES)
+    place = place_of(address)
+    return any(place_of(each) == place for each in (await session.exec(before)).all())
 
 
 async def choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:

@@ -8,8 +8,8 @@ taken is given back when the password was right: only failures cost.
 - An account and an address together have two, a short one and a long one, so that the pause after a
   failure grows.
 - An account has one for all the addresses it never signed in from. An attacker with many addresses
-  uses that one up, and then guesses slowly; the owner, at a place where they were before, does not
-  depend on it.
+  uses that one up, and then guesses slowly; the owner, at a place where they were before (of IPv6:
+  in a network), does not depend on it.
 
 Whether an account exists makes no difference. While the backplane is away, each node keeps budgets
 of its own.

@@ -130,14 +130,18 @@ async def test_many_addresses_guess_slowly_and_the_owner_at_home_comes_in(
 ) -> None:
     await throttled.register(EMAIL, PASSWORD)
     await throttled.login(EMAIL, PASSWORD, address=HOME)
+    await throttled.login(EMAIL, PASSWORD, address="2001:db8:1:2::1")
     said: list[str] = []
     for number in range(ACCOUNT // 10 + 3):
         said += await guess(throttled, 10, f"198.51.100.{number}")
     assert said.count("unauthenticated") == ACCOUNT
     assert set(said[ACCOUNT:]) == {"rate_limited"}
-    unknown = throttled.login(EMAIL, PASSWORD, address="203.0.113.9")
-    assert await outcome(unknown) == "rate_limited"
-    assert await outcome(throttled.login(EMAIL, PASSWORD, address=HOME)) == "ok"
+    for elsewhere in ("203.0.113.9", "2001:db8:1:3::1"):
+        unknown = throttled.login(EMAIL, PASSWORD, address=elsewhere)
+        assert await outcome(unknown) == "rate_limited"
+    # Of IPv6, home is a network: the address there is another one every day.
+    for home in (HOME, "2001:db8:1:2:a1b2::9"):
+        assert await outcome(throttled.login(EMAIL, PASSWORD, address=home)) == "ok"
 
 
 async def test_an_address_guesses_slowly_whosever_passwords_and_others_are_not_slowed(
