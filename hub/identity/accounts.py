@@ -25,7 +25,7 @@ from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import LoginSession, Membership, Role, Tenant, User, now
+from hub.storage.tables import LoginSession, Role, Tenant, User, now
 
 ADMINISTRATOR: Final = "admin@hub.example"
 """The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""

@@ -2,8 +2,8 @@
 
 Where an address must be verified before it signs in, whoever registers learns nothing of it: one
 that has an account is answered as one that has none, after the same work and the same time, and its
-owner gets a letter that says so. An invitation is used up in both cases; the letter holds another in
-its place, for that address alone.
+owner gets a letter that says so. An invitation is used up in both cases; the letter holds another
+for that address alone.
 
 Where nothing has to be verified, who registers comes in at once and reads no letter: the answer is
 the only way to say that an address is somebody's, and says it.
@@ -138,9 +138,7 @@ async def join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> 
     session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user.id, role_id=role))
 
 
-async def _in_its_place(
-    session: AsyncSession, invitation: str | None, address: str
-) -> str | None:
+async def _in_its_place(session: AsyncSession, invitation: str | None, address: str) -> str | None:
     """The code of another invitation as the one that was used up, for this address alone."""
     if invitation is None:
         return None
