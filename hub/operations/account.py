@@ -143,8 +143,8 @@ async def register(call: Call, params: Register) -> Registered:
 
     Where one may not, the answer is the same, after the same time, whether the address has an
     account or not, and the ids in it are of nothing if it has: a letter tells its owner, and gives
-    the invitation to them. Where one may, no letter need be read, and such an address is answered
-    `conflict`.
+    the invitation to them. (Who may see the members of the invitation's tenant sees who has come.)
+    Where one may, no letter need be read, and such an address is answered `conflict`.
     """
     user, tenant = await call.services.accounts.register(
         params.email,
