@@ -115,7 +115,9 @@ class Accounts:
         "permission_denied" for an invitation that is not valid, whoever shows it, and after the
         right password "conflict" for a member.
         """
-        return await self._sign_in.login(email, password, tenant, invitation, device, address)
+        return await self._sign_in.login(
+            email, password, tenant, invitation=invitation, device=device, address=address
+        )
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """The next tokens of a session; see ``hub.identity.sessions``.

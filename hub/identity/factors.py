@@ -213,7 +213,7 @@ class Factors:
                 if invitation is not None:
                     await lock(session, waiting.tenant_id)  # tenants before users, as everywhere
                 outcome = await self._continue(
-                    session, challenge, code, device, address, invitation
+                    session, challenge, code, device, address, invitation=invitation
                 )
         # Raised outside the transaction: that it has failed once more must stay.
         if isinstance(outcome, Fault):
@@ -224,7 +224,7 @@ class Factors:
 
     async def _continue(
         self, session: AsyncSession, challenge: str, code: str, device: str | None,
-        address: str | None, invitation: str | None,
+        address: str | None, *, invitation: str | None,
     ) -> TokenPair | Fault:  # fmt: skip
         waiting = await session.get(LoginChallenge, digest(challenge), with_for_update=True)
         if waiting is None or not _is_open(waiting):
@@ -326,9 +326,7 @@ async def forget(session: AsyncSession, user_id: str) -> bool:
     return bool(gone.rowcount)
 
 
-async def _shown_in(
-    session: AsyncSession, user_id: str, session_id: str, shown: Shown
-) -> None:
+async def _shown_in(session: AsyncSession, user_id: str, session_id: str, shown: Shown) -> None:
     await session.exec(
         update(LoginSession)
         .where(col(LoginSession.id) == session_id, col(LoginSession.user_id) == user_id)

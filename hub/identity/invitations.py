@@ -30,6 +30,7 @@ def make(
     role: str,
     invited_by: str | None,
     address: str | None,
+    *,
     until: datetime | None = None,
 ) -> tuple[Invitation, str]:
     """A new invitation and its code, in the transaction of ``session``. ``address``: for this
@@ -55,9 +56,8 @@ async def again(session: AsyncSession, used: str, address: str) -> tuple[Invitat
     """
     before = await session.get(Invitation, digest(used))
     assert before is not None, "it was used up in this transaction"
-    return make(
-        session, before.tenant_id, before.role_id, before.invited_by, address, before.expires_at
-    )
+    by, until = before.invited_by, before.expires_at
+    return make(session, before.tenant_id, before.role_id, by, address, until=until)
 
 
 async def check(session: AsyncSession, code: str, address: str) -> Invitation:

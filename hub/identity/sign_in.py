@@ -12,8 +12,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
-from hub.identity.addresses import address_or_nobodys, user_of
 from hub.identity import invitations
+from hub.identity.addresses import address_or_nobodys, user_of
 from hub.identity.disabled import not_disabled_there
 from hub.identity.factor_policy import has_factor
 from hub.identity.holdings import lives
@@ -25,7 +25,6 @@ from hub.identity.throttle import NOTHING, Taken, Throttle, place_of
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now
-
 
 PLACES: Final = 200
 """Addresses that it is looked whether somebody has signed in from them: one a day for months."""
@@ -62,6 +61,7 @@ class SignIn:
         email: str,
         password: str,
         tenant: str | None,
+        *,
         invitation: str | None,
         device: str | None,
         address: str | None,

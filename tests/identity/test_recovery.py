@@ -201,11 +201,11 @@ async def test_who_asks_too_often_is_told_and_the_mailbox_is_not_flooded(
 ) -> None:
     await signed_up(hub, mail)
     recovery = hub.hub.services.recovery
-    said = [await status(hub, "recover", email=EMAIL) for _ in range(7)]
     most = throttle.OF_REQUESTS[1].burst
-    assert said == [200] * most + [429] * (7 - most)
-    unknown = [await status(hub, "recover", email="nobody@hub.example") for _ in range(7)]
-    assert unknown == said
+    # One was asked for by registering, which whether there is an account makes no difference to.
+    for email, before in ((EMAIL, 1), ("nobody@hub.example", 0)):
+        said = [await status(hub, "recover", email=email) for _ in range(7)]
+        assert said == [200] * (most - before) + [429] * (7 - most + before)
     for number in range(20):  # from everywhere
         await recovery.ask("reset", EMAIL, f"198.51.100.{number}")
     await recovery._mailing.sent()

@@ -52,10 +52,10 @@ async def peopled(accounts: Accounts, database: Database) -> Accounts:
         await accounts.refresh((await accounts.login(EMAIL, PASSWORD)).refresh_token)
     await accounts.login_link(user.id, tenant.id)
     await accounts.invite(tenant.id, "member")
-    waiting = {"tenant_id": tenant.id, "user_id": user.id}
+    soon = now() + timedelta(minutes=5)
+    waits = LoginChallenge(code_hash="waits", tenant_id=tenant.id, user_id=user.id, expires_at=soon)
     async with database.write(EVERY_TENANT) as session:
-        soon = now() + timedelta(minutes=5)
-        session.add(LoginChallenge(code_hash="waits", expires_at=soon, **waiting))
+        session.add(waits)
     return accounts
 
 

@@ -119,9 +119,11 @@ async def exported(person: Person, method: str, **params: Any) -> list[dict[str,
 
 async def known_at_a_provider(world: World, person: Person) -> None:
     user_id = await user_of(person)
-    who = {"issuer": "https://id.example", "subject": user_id, "user_id": user_id}
+    known = ProviderIdentity(
+        id=new_id("pi"), user_id=user_id, issuer="https://id.example", subject=user_id
+    )
     async with world.hub.hub.services.database.write(EVERY_TENANT) as session:
-        session.add(ProviderIdentity(id=new_id("pi"), **who))
+        session.add(known)
 
 
 async def test_everything_of_one_is_exported_once_and_no_secret_with_it(world: World) -> None:

@@ -1,5 +1,7 @@
 """Accounts through the SDK: forgotten and changed passwords, and addresses."""
 
+from typing import Any
+
 import pytest
 from hub_client import (
     accept_invitation,
@@ -46,7 +48,7 @@ async def test_an_invitation_is_accepted_with_the_account_that_one_has(serve_hub
         accounts = served.hub.services.accounts
         await register(served.url, email=EMAIL, password=PASSWORD)
         _, house = await accounts.create_user("boss@example.org", PASSWORD, "house", "owner")
-        account = {"email": EMAIL, "password": PASSWORD}
+        account: Any = {"email": EMAIL, "password": PASSWORD}
         with pytest.raises(PermissionDenied):
             await accept_invitation(served.url, **account, invitation="made up")
         code = await accounts.invite(house.id, "member")
