@@ -14,12 +14,14 @@ from sqlmodel import col, select
 from hub.identity import throttle
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditEntry, Invitation, Membership, Tenant, User
+from tests.identity.test_same_answer import ALPHA, rank_sum
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.parts.mail import MailServer
 
 EMAIL, NOBODY = "ada@hub.example", "nobody@hub.example"
 OTHER = "what somebody else typed"
 NEW = "a better horse and battery"
+TRIALS = 20
 
 
 @pytest.fixture
@@ -90,15 +92,19 @@ async def test_the_answer_takes_as_long_for_a_known_address_as_for_a_new_one(
     await signed_up(client, mail)
     free = throttle.Budget("free", 10_000, 0.001)
     monkeypatch.setattr(throttle, "OF_REQUESTS", (free, free))
-    took: dict[str, list[float]] = {"known": [], "new": []}
-    for number in range(20):
-        for name, email in (("known", EMAIL), ("new", f"new{number}@hub.example")):
-            began = time.perf_counter()
-            assert await status(client, "register", email=email, password=OTHER) == 201
-            took[name].append(time.perf_counter() - began)
-            await hub.hub.services.recovery._mailing.sent()
-    known, new = (statistics.median(times) for times in took.values())
-    assert abs(known - new) < 0.1 * new, (known, new)
+    for attempt in (1, 2):
+        took: dict[str, list[float]] = {"known": [], "new": []}
+        for number in range(TRIALS):
+            for name, email in (("known", EMAIL), ("new", f"new{attempt}{number}@hub.example")):
+                began = time.perf_counter()
+                assert await status(client, "register", email=email, password=OTHER) == 201
+                took[name].append(time.perf_counter() - began)
+                # What goes on after an answer is not to be in the time of the next.
+                await hub.hub.services.recovery._mailing.sent()
+        known, new = (statistics.median(times) for times in took.values())
+        if abs(known - new) < 0.05 * new or rank_sum(*took.values()) > ALPHA:
+            return
+        assert attempt == 1, (known, new)
 
 
 async def test_one_that_registers_many_times_at_once_is_one_user_and_nobody_is_told(
