@@ -19,6 +19,12 @@ async def _sign_in(page: Page, url: str) -> None:
     await page.keyboard.press("Enter")
 
 
+async def _sign_out(page: Page) -> None:
+    await page.get_by_role("button", name="Sign out").click()
+    # The page loads itself again then: what is opened before that would be interrupted.
+    await expect(page.locator("#sign-in")).to_be_visible()
+
+
 async def test_who_must_have_a_second_factor_sets_one_up_and_signs_in_with_it(
     served_hub: ServedHub,
     browser_page: Page,
@@ -36,7 +42,7 @@ async def test_who_must_have_a_second_factor_sets_one_up_and_signs_in_with_it(
     await page.keyboard.press("Enter")
     await expect(page.locator("#recovery-codes li")).to_have_count(10)
     await page.get_by_role("button", name="I have kept them").click()
-    await page.get_by_role("button", name="Sign out").click()
+    await _sign_out(page)
 
     await _sign_in(page, served_hub.url)
     await expect(page.get_by_role("heading", name="Second factor", exact=True)).to_be_visible()
@@ -92,7 +98,7 @@ async def test_a_button_leads_through_the_provider_and_back(
         await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
         assert page.url == f"{hub.url}/"
 
-        await page.get_by_role("button", name="Sign out").click()
+        await _sign_out(page)
         await page.goto(f"{hub.url}/?again#problem=permission_denied")
         await expect(page.get_by_role("alert")).to_contain_text("did not sign you in")
         assert "problem" not in page.url
