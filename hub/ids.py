@@ -2,10 +2,8 @@
 
 ``c_01JD…`` is a conversation, ``m_…`` a message, ``r_…`` a run, ``u_…`` a user, ``t_…`` a tenant,
 ``s_…`` a login session, ``n_…`` a node, ``k_…`` a connection, ``q_…`` a request,
-``p_…`` a persistent session, ``g_…`` a group, ``ro_…`` a role.
-``p_…`` a persistent session, ``sh_…`` a share.
-``p_…`` a persistent session, ``ak_…`` an API key.
-``p_…`` a persistent session, ``iv_…`` an invitation.
+``p_…`` a persistent session, ``g_…`` a group, ``ro_…`` a role, ``sh_…`` a share, ``ak_…`` an API
+key, ``iv_…`` an invitation, ``us_…`` what a generation has used.
 """
 
 import re

@@ -3,6 +3,7 @@
 A run has one generation, and another for each time that it was steered.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,12 +55,19 @@ class Generation:
         """
         if self.done is not None:
             return self.done.input_tokens, self.done.output_tokens
-        size = len(self.text.encode()) + self.thought
-        if not size:
-            return 0, 0
-        return sum(estimate(message) for message in self.prompt), -(-size // BYTES_PER_TOKEN)
+        return partial_tokens(self.prompt, self.text, self.thought)
 
     def output(self, *, complete: bool) -> Output | None:
         if not self.started:
             return None
         return Output(self.message_id, self.text, complete, self.number)
+
+
+def partial_tokens(prompt: Sequence[ChatMessage], text: str, thought: int) -> tuple[int, int]:
+    """About how many tokens of prompt and answer it took to say this, and so many characters of
+    thinking; none if nothing was said.
+    """
+    size = len(text.encode()) + thought
+    if not size:
+        return 0, 0
+    return sum(estimate(message) for message in prompt), -(-size // BYTES_PER_TOKEN)

@@ -18,7 +18,7 @@ from hub.agents import rows
 from hub.agents.generation import GENERATION_STEPS, Output
 from hub.agents.run_state import ACTIVE, TERMINAL, RunEvent, RunStatus, advance
 from hub.agents.spending import Spending
-from hub.backplane.interface import Backplane, LeaseLost
+from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.limits.quotas import Allowance, Quotas
@@ -222,7 +222,7 @@ class Orchestrator:
                 raise Fault("not_found")
             changed = await rows.cancel(session, [run])
             if changed and run.status == RunStatus.CANCELLED:
-                await self._spending.settle(session, run.reservation)
+                await self._spending.settle(session, run.id, run.reservation)
         if changed:
             await self._tell_cancelled(run)
         return run
@@ -266,11 +266,13 @@ class Orchestrator:
             if found is None:
                 return None
             run, conversation, settled = found
-            if RunStatus(run.status).terminal:
-                usage = (await session.exec(select(Usage).where(Usage.run_id == run.id))).all()
+            ended = RunStatus(run.status).terminal
+            # Of one that nobody has begun yet there is none.
+            usage = await rows.usage(session, run.id) if ended or run.attempt else ()
+            if ended:
                 message = await session.get(Message, run.message_id)
                 asked = () if message is None else (message,)
-                return Assignment(run, conversation, asked, tuple(usage), announce_only=True)
+                return Assignment(run, conversation, asked, usage, announce_only=True)
             event = RunEvent.TAKEN_OVER if run.status == RunStatus.RUNNING else RunEvent.BEGUN
             run.status = advance(run.status, event)
             run.attempt += 1
@@ -282,6 +284,7 @@ class Orchestrator:
             run,
             conversation,
             history,
+            usage,
             default_model=settings.default_model,
             answer_cache=settings.answer_cache,
         )
@@ -303,13 +306,25 @@ class Orchestrator:
             )
             return tuple(found.all())
 
-    async def keep(self, run: Run, output: Output) -> None:
-        """Keep a generation's message while the run goes on. Raises LeaseLost if it is not ours."""
+    async def keep(self, run: Run, output: Output, usage: Usage | None) -> None:
+        """Keep a generation's message, and what it used, while the run goes on. Raises LeaseLost if
+        it is not ours.
+        """
         async with self._database.write(run.tenant_id) as session:
-            current = await session.get(Run, run.id, with_for_update=True)
-            if current is None or current.status != run.status or current.attempt != run.attempt:
-                raise LeaseLost(run.id)
+            await rows.holds(session, run)
             session.add(rows.message_of(run, output))
+            self._spending.used(session, usage)
+
+    async def count_lost(self, run: Run, usage: Usage) -> bool:
+        """Count what a lost worker has used for the run; whether nobody had. Raises LeaseLost if it
+        is not ours.
+        """
+        async with self._database.write(run.tenant_id) as session:
+            await rows.holds(session, run)
+            if await session.get(Usage, usage.id) is not None:
+                return False
+            self._spending.used(session, usage)
+        return True
 
     async def finish(
         self,
@@ -322,9 +337,9 @@ class Orchestrator:
     ) -> bool:
         """End a run, with its message and usage, in one transaction.
 
-        Answers False, and changes nothing but the usage's own row, when a success came too late to
-        see messages that were sent to steer it: then another generation is due. Raises LeaseLost
-        if the run has ended or belongs to another attempt.
+        Answers False, and changes nothing, when a success came too late to see messages that were
+        sent to steer it: then another generation is due. Raises LeaseLost if the run has ended or
+        belongs to another attempt.
         """
         async with self._database.write(run.tenant_id) as session:
             if event is RunEvent.FINISHED and output is not None:
@@ -337,9 +352,8 @@ class Orchestrator:
             reservation = await rows.end(session, run, event, fault)
             if output is not None:
                 session.add(rows.message_of(run, output))
-            if usage is not None:
-                session.add(usage)
-            await self._spending.settle(session, reservation, usage)
+            self._spending.used(session, usage)
+            await self._spending.settle(session, run.id, reservation)
         return True
 
     async def cancel_requested(self, run_ids: Sequence[str]) -> set[str]:

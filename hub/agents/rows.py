@@ -17,7 +17,7 @@ from hub.agents.run_state import ACTIVE, RunEvent, RunStatus, advance
 from hub.backplane.interface import LeaseLost
 from hub.faults import Fault
 from hub.storage.scope import prebuilt
-from hub.storage.tables import Conversation, Message, Run, now
+from hub.storage.tables import Conversation, Message, Run, Usage, now
 
 HISTORY_TURNS: Final = 200
 HISTORY_BYTES: Final = MAX_CONTEXT_TOKENS * BYTES_PER_TOKEN
@@ -69,6 +69,11 @@ _ENDED: Final = prebuilt(
     )
     .returning(col(Run.reservation))
     .execution_options(synchronize_session=False)
+)
+_USED: Final = prebuilt(
+    select(
+        func.sum(col(Usage.input_tokens) + col(Usage.output_tokens)), func.sum(col(Usage.cost))
+    ).where(col(Usage.run_id) == bindparam("run"))
 )
 _LAST_STEP: Final = prebuilt(
     select(func.max(Message.step)).where(
@@ -141,6 +146,25 @@ async def end(session: AsyncSession, run: Run, event: RunEvent, fault: Fault | N
         raise LeaseLost(run.id)
     reservation: str | None = row[0]
     return reservation
+
+
+async def holds(session: AsyncSession, run: Run) -> None:
+    """Lock a run's row. Raises LeaseLost if the run is as it is no more: another attempt has it."""
+    current = await session.get(Run, run.id, with_for_update=True)
+    if current is None or current.status != run.status or current.attempt != run.attempt:
+        raise LeaseLost(run.id)
+
+
+async def usage(session: AsyncSession, run_id: str) -> tuple[Usage, ...]:
+    """What the generations of a run have used, in their order."""
+    found = select(Usage).where(col(Usage.run_id) == run_id).order_by(col(Usage.id))
+    return tuple((await session.exec(found)).all())
+
+
+async def used(session: AsyncSession, run_id: str) -> tuple[int, int]:
+    """The tokens that all generations of a run have used, and what they cost."""
+    tokens, cost = (await session.exec(_USED, params={"run": run_id})).one()
+    return int(tokens or 0), int(cost or 0)
 
 
 async def last_step(session: AsyncSession, run: Run) -> int:

@@ -23,9 +23,10 @@ from hub.agents.orchestrator import Assignment, Orchestrator
 from hub.agents.permission import Permission, Permits
 from hub.agents.run_log import RunLog
 from hub.agents.run_state import RunEvent, RunStatus
+from hub.agents.tally import lost_row, row_of, summed, unknown
 from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
 from hub.events import vocabulary as say
-from hub.events.fold import fold
+from hub.events.fold import Progress, fold
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
@@ -71,8 +72,7 @@ class Runner:
         self._lease_lost = False
         self._permission = Permission(permits, self._run, self._stop_reading)
         self._model: ModelInfo | None = None
-        self._input_tokens = 0
-        self._output_tokens = 0
+        self._used = list(assignment.usage)
 
     @property
     def run_id(self) -> str:
@@ -151,6 +151,8 @@ class Runner:
                 self._log.say(say.text_end(message.id))
         for step in progress.steps:
             self._log.say(say.step_finished(step))
+        if not self._assignment.announce_only:
+            await self._count_lost(progress)
         # The partial answer of the lost worker is void: the snapshot is without it.
         await self._restate(None)
         return True
@@ -169,6 +171,22 @@ class Runner:
         # The key tells a first append of unknown outcome from a repetition.
         started = say.run_started(run.conversation_id, run.id, asked)
         self._log.say(started, key=f"{run.id}:start:{run.attempt}")
+
+    async def _count_lost(self, progress: Progress) -> None:
+        """Count what the lost worker used for what it did not keep."""
+        try:
+            model = await self._catalogue.resolve(self._wanted)
+        except Fault:  # it was used all the same
+            model = unknown(self._wanted)
+        prompt = chat_request(model, self._assignment.conversation.instructions, self._history)
+        usage = lost_row(self._run, model, prompt.messages, progress, self._history)
+        if usage is not None and await self._orchestrator.count_lost(self._run, usage):
+            self._count(usage)
+
+    @property
+    def _wanted(self) -> str | None:
+        assignment = self._assignment
+        return self._run.model or assignment.conversation.model or assignment.default_model
 
     async def _restate(self, generation: Generation | None) -> None:
         """Say all messages again, which of them this run has said and which of these is open, so
@@ -252,8 +270,7 @@ class Runner:
     async def _read_model(self, generation: Generation, history: list[Message]) -> None:
         await self._permission.given()
         assignment = self._assignment
-        wanted = self._run.model or assignment.conversation.model or assignment.default_model
-        model = self._model = await self._catalogue.resolve(wanted)
+        model = self._model = await self._catalogue.resolve(self._wanted)
         request = chat_request(model, assignment.conversation.instructions, history)
         generation.prompt = request.messages
         asked_at = perf_counter()
@@ -311,18 +328,17 @@ class Runner:
     # --- ending ---
 
     async def _end(self, event: RunEvent, generation: Generation, fault: Fault | None) -> bool:
-        asked, answered = generation.tokens
-        self._input_tokens += asked
-        self._output_tokens += answered
+        usage = row_of(self._run, self._model, generation)
         ended = await self._orchestrator.finish(
             self._run,
             event,
             output=generation.output(complete=generation.done is not None),
-            usage=self._usage_row(),
+            usage=usage,
             fault=fault,
         )
         if not ended:
             return False
+        self._count(usage)
         status = {
             RunEvent.FINISHED: RunStatus.SUCCEEDED,
             RunEvent.CANCELLED: RunStatus.CANCELLED,
@@ -333,18 +349,24 @@ class Runner:
         self._metrics.runs.labels(str(status)).inc()
         if fault is not None and self._permission.taken:
             self._metrics.revocations.labels("run", fault.reason).inc()
-        if self._model is not None:
-            tokens = self._metrics.tokens
-            tokens.labels(self._model.name, "input").inc(self._input_tokens)
-            tokens.labels(self._model.name, "output").inc(self._output_tokens)
         return True
+
+    def _count(self, usage: Usage | None) -> None:
+        """Note what was used, once it is kept."""
+        if usage is not None:
+            self._used.append(usage)
+            tokens = self._metrics.tokens
+            tokens.labels(usage.model, "input").inc(usage.input_tokens)
+            tokens.labels(usage.model, "output").inc(usage.output_tokens)
 
     async def _steer(self, generation: Generation, history: list[Message]) -> list[Message]:
         """Keep the answer, say what it is to be steered by, and give the longer history."""
         output = generation.output(complete=True)
         run = self._run
         if output is not None:
-            await self._orchestrator.keep(run, output)
+            usage = row_of(run, self._model, generation)
+            await self._orchestrator.keep(run, output, usage)
+            self._count(usage)
         steering = await self._orchestrator.steering(run, generation.number)
         for message in steering:
             self._log.say(say.text_start(message.id, "user"))
@@ -365,30 +387,9 @@ class Runner:
             content=generation.text,
         )
 
-    def _usage_row(self) -> Usage | None:
-        if self._model is None or not (self._input_tokens or self._output_tokens):
-            return None
-        return Usage(
-            id=new_id("us"),
-            tenant_id=self._run.tenant_id,
-            run_id=self._run.id,
-            user_id=self._run.user_id,
-            provider=self._model.provider,
-            model=self._model.name,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
-        )
-
     async def _announce(self, status: RunStatus, code: str | None, message: str | None) -> None:
         run = self._run
-        rows = list(self._assignment.usage)
-        row = self._usage_row()
-        if row is not None:
-            rows.append(row)
-        usage = [
-            say.usage_of(row.provider, row.model, row.input_tokens, row.output_tokens)
-            for row in rows
-        ]
+        usage = [say.usage_of(*used) for used in summed(self._used)]
         if status is RunStatus.FAILED:
             event = say.run_error(run.id, code or "internal_error", message or "", usage)
         else:

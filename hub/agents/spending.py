@@ -65,21 +65,24 @@ class Spending:
         if quotas is not None and isinstance(refusal, Fault) and refusal.reason == "quota_exceeded":
             quotas.refused(refusal)
 
-    async def settle(
-        self, session: AsyncSession, reservation: str | None, usage: Usage | None = None
-    ) -> None:
-        """Put what a run used in the place of what it had reserved, in the transaction that ends
-        it: that happens to a run once, so this does.
-        """
-        if self._quotas is None:
+    def used(self, session: AsyncSession, usage: Usage | None) -> None:
+        """Keep what a generation has used, and say what it cost."""
+        if usage is None:
             return
-        used = {}
-        if usage is not None:
+        if self._quotas is not None:
             price = self._quotas.terms.prices.of(usage.model)
             usage.cost = price.cost(usage.input_tokens, usage.output_tokens)
-            used = {"tokens": usage.input_tokens + usage.output_tokens, "budget": usage.cost}
-        if reservation is not None:
-            await self._quotas.post(session, (), spread(load(reservation), used))
+        session.add(usage)
+
+    async def settle(self, session: AsyncSession, run_id: str, reservation: str | None) -> None:
+        """Put what all generations of a run have used in the place of what it had reserved, in the
+        transaction that ends it: that happens to a run once, so this does.
+        """
+        if self._quotas is None or reservation is None:
+            return
+        tokens, cost = await rows.used(session, run_id)
+        used = {"tokens": tokens, "budget": cost}
+        await self._quotas.post(session, (), spread(load(reservation), used))
 
 
 def _vacate(run: Run) -> list[Line]:

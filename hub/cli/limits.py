@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, get_args
 
 from sqlmodel import col, or_, select
 
@@ -18,11 +18,11 @@ from hub.limits.prices import MILLION
 from hub.limits.quotas import Quotas
 from hub.limits.setting import Subject, set_quota, standings
 from hub.limits.terms import limit_of, quota_named, terms_of
-from hub.limits.usage import Used, report
+from hub.limits.usage import By, Used, report
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Membership, Tenant, User
+from hub.storage.tables import ApiKey, Membership, Tenant, User
 from hub.telemetry.metrics import Metrics
 
 PAGE: Final = 1_000
@@ -30,14 +30,14 @@ PAGE: Final = 1_000
 
 def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Declare the commands; ``add(name, summary)`` makes one."""
-    usage = add("usage", "print what a tenant's runs have used, by day, model or user")
+    usage = add("usage", "print what a tenant's runs have used, by day, model, user or API key")
     _whose(usage)
-    usage.add_argument("--by", choices=("day", "model", "user"), default="day")
+    usage.add_argument("--by", choices=get_args(By), default="day")
     first = "first day, YYYY-MM-DD (default: the first of the month)"
     usage.add_argument("--first-day", type=date.fromisoformat, metavar="DAY", help=first)
     last = "last day, included (default: today; days are those of UTC)"
     usage.add_argument("--last-day", type=date.fromisoformat, metavar="DAY", help=last)
-    quota = add("quota", "print the quotas of a tenant or a user in it, or set one")
+    quota = add("quota", "print the quotas of a tenant, or a user or API key in it, or set one")
     _whose(quota)
     quota.add_argument(
         "--set",
@@ -49,7 +49,9 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
 
 def _whose(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tenant", default="default", help="name or id (default: default)")
-    command.add_argument("--email", help="a user in it (default: the tenant as a whole)")
+    one = command.add_mutually_exclusive_group()
+    one.add_argument("--email", help="a user in it (default: the tenant as a whole)")
+    one.add_argument("--key", metavar="ID", help="an API key in it, `ak_…`")
 
 
 async def usage(settings: Settings, given: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ async def usage(settings: Settings, given: argparse.Namespace) -> int:
     last = given.last_day or datetime.now(UTC).date()
     first = given.first_day or last.replace(day=1)
     async with _database(settings) as database:
-        subject = await _subject(database, given.tenant, given.email)
+        subject = await _subject(database, given)
         rows: list[Used] = []
         while True:
             async with database.read(subject.tenant_id) as session:
@@ -66,7 +68,8 @@ async def usage(settings: Settings, given: argparse.Namespace) -> int:
                     given.by,
                     first,
                     last,
-                    user_id=None if subject.kind == "tenant" else subject.id,
+                    user_id=subject.id if subject.kind == "user" else None,
+                    key_id=subject.id if subject.kind == "key" else None,
                     after=rows[-1].key if rows else None,
                     limit=PAGE,
                 )
@@ -85,7 +88,7 @@ async def quota(settings: Settings, given: argparse.Namespace) -> int:
     """``hub quota``"""
     terms = terms_of(settings)
     async with _database(settings) as database:
-        subject = await _subject(database, given.tenant, given.email)
+        subject = await _subject(database, given)
         if given.set is not None:
             name, limit = _setting(given.set)
             with acting(Origin(transport="cli")):
@@ -148,12 +151,18 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def _subject(database: Database, tenant: str, email: str | None) -> Subject:
+async def _subject(database: Database, given: argparse.Namespace) -> Subject:
+    tenant, email, key = given.tenant, given.email, given.key
     async with database.read(EVERY_TENANT) as session:
         named = select(Tenant.id).where(or_(col(Tenant.id) == tenant, col(Tenant.name) == tenant))
         tenant_id = (await session.exec(named.order_by(col(Tenant.id)).limit(1))).first()
         if tenant_id is None:
             raise Fault("not_found", f"There is no tenant {tenant}.")
+        if key is not None:
+            found = await session.get(ApiKey, key)
+            if found is None or found.tenant_id != tenant_id:
+                raise Fault("not_found", f"There is no API key {key} in it.")
+            return Subject(tenant_id, "key", found.id)
         if email is None:
             return Subject(tenant_id, "tenant", tenant_id)
         members = (

@@ -32,19 +32,22 @@ class Progress:
     """Where a conversation's channel stands.
 
     ``run_id`` is the run in progress, None between runs. ``messages`` are its text messages and
-    ``reasoning`` its reasoning messages, ``steps`` the names of its open steps. ``ended`` are the
-    runs whose terminal event was seen.
+    ``reasoning`` its reasoning messages, ``steps`` the names of its open steps. ``thought`` is how
+    many characters of reasoning its latest answer has, as far as it is told since the run was last
+    steered or its state was said again. ``ended`` are the runs whose terminal event was seen.
     """
 
     run_id: str | None = None
     messages: dict[str, OpenMessage] = field(default_factory=dict)
     reasoning: dict[str, OpenMessage] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
+    thought: int = 0
     ended: set[str] = field(default_factory=set)
 
     def begin(self, run_id: str | None) -> None:
         self.run_id = run_id
         self.messages, self.reasoning, self.steps = {}, {}, []
+        self.thought = 0
 
 
 def fold(events: Iterable[bytes], progress: Progress | None = None) -> Progress:
@@ -67,7 +70,10 @@ def _apply(progress: Progress, event: dict[str, Any]) -> None:
         progress.begin(None)
     elif kind == "TEXT_MESSAGE_START":
         identifier = event["messageId"]
-        progress.messages[identifier] = OpenMessage(identifier, event.get("role", "assistant"))
+        role = event.get("role", "assistant")
+        progress.messages[identifier] = OpenMessage(identifier, role)
+        if role == "user":  # it steers the run to another answer
+            progress.thought = 0
     elif kind == "REASONING_MESSAGE_START":
         identifier = event["messageId"]
         progress.reasoning[identifier] = OpenMessage(identifier, "reasoning")
@@ -75,6 +81,7 @@ def _apply(progress: Progress, event: dict[str, Any]) -> None:
         _extend(progress.messages, event)
     elif kind in ("REASONING_MESSAGE_CONTENT", "REASONING_MESSAGE_END"):
         _extend(progress.reasoning, event)
+        progress.thought += len(event.get("delta", ""))
     elif kind == "STEP_STARTED":
         progress.steps.append(event["stepName"])
     elif kind == "STEP_FINISHED":
@@ -105,6 +112,8 @@ def _restate(progress: Progress, event: dict[str, Any]) -> None:
     progress.run_id = facts["runId"]
     progress.messages = {}
     still_open = facts.get("open", ())
+    if not still_open:
+        progress.thought = 0
     for message in event["messages"]:
         identifier = message["id"]
         closed = identifier not in still_open

@@ -102,8 +102,8 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "usage": Section(
         Usage,
         (
-            "id", "tenant_id", "run_id", "provider", "model", "input_tokens", "output_tokens",
-            "created_at",
+            "id", "tenant_id", "run_id", "key_id", "provider", "model", "input_tokens",
+            "output_tokens", "created_at",
         ),
         lambda user_id: col(Usage.user_id) == user_id,
     ),

@@ -19,6 +19,7 @@ from hub.limits.ledger import (
     Account,
     Balance,
     Line,
+    SubjectKind,
     end_of,
     first_day,
     reserve,
@@ -128,29 +129,31 @@ async def begin(session: AsyncSession, accounts: Sequence[Account], moment: date
 async def used_before(session: AsyncSession, account: Account, moment: datetime) -> int:
     """What the rows of runs and usage say was used in the window, nobody having counted."""
     since = first_day(account.name, moment)
-    if since is None or account.subject_kind == "key":
-        return 0  # nothing is used of what has no window, and usage does not know of keys
-    user_id = account.subject_id if account.subject_kind == "user" else None
+    if since is None:
+        return 0  # nothing is used of what has no window
+    kind, id = account.subject_kind, account.subject_id
     thing = thing_of(account.name)
     if thing == "requests":
-        return await _requests(session, since, moment, user_id)
+        return await _requests(session, since, moment, kind, id)
     tokens = col(Usage.input_tokens) + col(Usage.output_tokens)
     counted: Any = func.sum(col(Usage.cost) if thing == "budget" else tokens)
     statement = select(counted).where(col(Usage.day) >= since)
-    if user_id is not None:
-        statement = statement.where(col(Usage.user_id) == user_id)
+    if kind != "tenant":
+        of_whom = Usage.user_id if kind == "user" else Usage.key_id
+        statement = statement.where(col(of_whom) == id)
     return int((await session.exec(statement)).one() or 0)
 
 
 async def _requests(
-    session: AsyncSession, since: date, moment: datetime, user_id: str | None
+    session: AsyncSession, since: date, moment: datetime, kind: SubjectKind, id: str
 ) -> int:
     begun = moment.replace(
         year=since.year, month=since.month, day=since.day, hour=0, minute=0, second=0, microsecond=0
     )
     statement = select(func.count()).select_from(Run).where(col(Run.created_at) >= begun)
-    if user_id is not None:
-        statement = statement.where(col(Run.user_id) == user_id)
+    if kind != "tenant":
+        of_whom = Run.user_id if kind == "user" else Run.session_id
+        statement = statement.where(col(of_whom) == id)
     return int((await session.exec(statement)).one())
 
 

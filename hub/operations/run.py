@@ -3,6 +3,7 @@
 from pydantic import Field
 from sqlmodel import col, select
 
+from hub.agents.tally import summed
 from hub.faults import Fault
 from hub.operations.call import Call
 from hub.operations.operation import Http, Params, operation
@@ -29,7 +30,7 @@ class OfConversation(PageById):
     faults=_FAULTS,
 )
 async def get(call: Call, params: Named) -> Run:
-    """Read a run: its status, and its usage once it has ended."""
+    """Read a run: its status, and what it has used so far."""
     return await _read(call, params.run_id)
 
 
@@ -37,10 +38,10 @@ async def _read(call: Call, run_id: str) -> Run:
     async with call.services.database.read(call.actor.tenant_id) as session:
         row = await session.get(tables.Run, run_id)
         used = select(tables.Usage).where(col(tables.Usage.run_id) == run_id)
-        usage = (await session.exec(used)).all()
+        usage = (await session.exec(used.order_by(col(tables.Usage.id)))).all()
     if row is None:
         raise Fault("not_found")
-    return Run.of(row, list(usage))
+    return Run.of(row, summed(usage))
 
 
 @operation(

@@ -1,11 +1,12 @@
 """The objects of the wire, as results carry them. Instants are RFC 3339 in UTC."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from pydantic import Field, SecretStr
 
+from hub.agents.tally import Used
 from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.ids import ID_PATTERN
 from hub.operations.operation import Params, Result
@@ -176,11 +177,11 @@ class Run(Result):
     finished_at: datetime | None = None
 
     @classmethod
-    def of(cls, row: tables.Run, usage: list[tables.Usage] | None = None) -> "Run":
+    def of(cls, row: tables.Run, usage: Iterable[Used] = ()) -> "Run":
         error = None
         if row.error_code is not None:
             error = RunFailure(code=row.error_code, message=row.error_message or "")
-        used = [RunUsage.model_validate(item, from_attributes=True) for item in usage or ()]
+        used = [RunUsage.model_validate(item, from_attributes=True) for item in usage]
         return cls(
             id=row.id,
             conversation_id=row.conversation_id,

@@ -14,15 +14,6 @@ from hub.storage.database import Database
 
 _ULID: Final = "[0-9A-HJKMNP-TV-Z]{26}"
 
-Whose = Annotated[
-    str,
-    Field(
-        pattern=rf"^(me|tenant|user:u_{_ULID})$",
-        max_length=40,
-        description="`me`, `user:<id>` for another user, or `tenant` for the tenant as a whole.",
-    ),
-]
-
 SubjectName = Annotated[
     str,
     Field(

@@ -11,7 +11,7 @@ from hub.limits import usage
 from hub.operations.call import Call
 from hub.operations.operation import Http, Result, operation
 from hub.operations.shapes import Page
-from hub.operations.subjects import Whose, subject_of
+from hub.operations.subjects import SubjectName, subject_of
 
 MOST_DAYS: Final = 400
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -28,8 +28,10 @@ Day = Annotated[date, BeforeValidator(_written_out)]
 
 
 class Asked(Page):
-    subject: Whose = "me"
-    by: usage.By = Field("day", description="What to sum by.")
+    subject: SubjectName = "me"
+    by: usage.By = Field(
+        "day", description="What to sum by; by `key` there is only what API keys have asked for."
+    )
     first_day: Day | None = Field(
         None, description="The first day, of UTC. Default: the first of the last day's month."
     )
@@ -46,11 +48,12 @@ class UsageSum(Result):
 
 
 class UsageItem(UsageSum):
-    """What was used of one day, model or user: the one that was asked for."""
+    """What was used of one day, model, user or API key: the one that was asked for."""
 
     day: date | None = None
     model: str | None = None
     user_id: str | None = None
+    key_id: str | None = None
 
 
 class UsageReport(Result):
@@ -74,10 +77,10 @@ class UsageReport(Result):
     faults=("not_found", "permission_denied"),
 )
 async def get(call: Call, params: Asked) -> UsageReport:
-    """Sum up what runs have used by day, model or user.
+    """Sum up what runs have used by day, model, user or API key.
 
-    Your own; that of others and of the tenant is told to who holds `usage:read:any`. A run that
-    was cut off counts with an estimate of what it had used.
+    Your own; that of others and of the tenant is told to who holds `usage:read:any`. An answer that
+    was cut off, or whose worker was lost, counts with an estimate of what it had used.
     """
     last = params.last_day or datetime.now(UTC).date()
     first = params.first_day or last.replace(day=1)
@@ -92,13 +95,14 @@ async def get(call: Call, params: Asked) -> UsageReport:
                 first,
                 last,
                 user_id=subject.id if subject.kind == "user" else None,
+                key_id=subject.id if subject.kind == "key" else None,
                 after=params.cursor,
                 limit=params.limit + 1,
             )
         except ValueError:
             raise Fault("invalid_params", "cursor: not of this report") from None
     page = found[: params.limit]
-    key = "user_id" if params.by == "user" else params.by
+    key = f"{params.by}_id" if params.by in ("user", "key") else params.by
     return UsageReport(
         subject=str(subject),
         first_day=first,

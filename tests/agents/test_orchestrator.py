@@ -107,7 +107,7 @@ async def test_a_run_that_was_taken_over_is_ended_by_its_new_worker_alone(desk: 
     with pytest.raises(LeaseLost):
         await desk.finish(lost, "late")
     with pytest.raises(LeaseLost):
-        await desk.orchestrator.keep(lost, Output(new_id("m"), "late", True, 0))
+        await desk.orchestrator.keep(lost, Output(new_id("m"), "late", True, 0), None)
     assert await desk.finish(taken, "in time")
     with pytest.raises(LeaseLost):
         await desk.finish(taken, "twice")
@@ -170,7 +170,7 @@ async def test_a_generation_is_steered_by_so_many_messages_and_the_run_goes_on(
         assert await desk.finish(run, number=generation) is False
         steering = await desk.orchestrator.steering(run, generation)
         assert [message.content for message in steering] == names
-        await desk.orchestrator.keep(run, Output(new_id("m"), "So.", True, generation))
+        await desk.orchestrator.keep(run, Output(new_id("m"), "So.", True, generation), None)
     assert await desk.finish(run, number=2)
 
 
@@ -315,7 +315,7 @@ async def test_a_runs_own_turn_is_read_whole_however_long_it_is(desk: Desk) -> N
     for generation in range(3):
         await desk.send(f"steer {generation}", on_busy="steer")
         output = Output(new_id("m"), "y" * 20_000, True, generation)
-        await desk.orchestrator.keep(run, output)
+        await desk.orchestrator.keep(run, output, None)
     history = (await desk.begin()).history  # taken over: its worker counts what was kept
     assert [message.step for message in history] == [0, 1, 2, 1001, 1002, 2001, 2002]
     assert {message.turn for message in history} == {run.turn}

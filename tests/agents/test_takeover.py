@@ -1,19 +1,21 @@
 """Runs that are begun again or said again: what readers of the log make of it."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import pytest
 from hub_client import connect
 from sqlalchemy import update
-from sqlmodel import col
+from sqlmodel import col, select
 
 from hub.agents import run_log, worker
 from hub.agents.orchestrator import Orchestrator
 from hub.backplane.memory import MemoryBackplane
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Run, now
+from hub.storage.tables import Run, Usage, now
 from tests.agents.agui import Reading, judge
 from tests.agents.client import Client, opened, run_of, said
 from tests.agents.conftest import someone
@@ -59,6 +61,37 @@ async def test_a_run_that_is_taken_over_says_so_and_ends_once(hub: ServedHub) ->
         await assert_all_agree(client, conversation)
         run = await client.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["attempt"]) == ("succeeded", 2)
+
+
+async def test_what_lost_workers_have_used_is_counted_once_each(hub: ServedHub) -> None:
+    async with opened(hub.url, await someone(hub)) as client:
+        await client.call("quota.set", subject="me", quota="tokens.day", limit=100_000)
+        conversation = await client.conversation()
+        sent = await client.send(conversation, slowly(40, 25))
+        for times in (1, 2):
+            await client.until(partial(_said, client, conversation, "w3 ", times))
+            lose_leases(hub)
+        end = await client.ended(conversation)
+        rows = await _usage_rows(hub, sent["run_id"])
+        assert [row.output_tokens < 40 for row in rows] == [True, True, False]
+        assert min(row.output_tokens for row in rows) >= 4
+        assert min(row.input_tokens for row in rows) > 0
+        (told,) = (await client.call("run.get", run_id=sent["run_id"]))["usage"]
+        assert told["output_tokens"] == sum(row.output_tokens for row in rows)
+        assert [used["outputTokens"] for used in end["usage"]] == [told["output_tokens"]]
+        (quota,) = (await client.call("quota.get", subject="me"))["quotas"]
+        assert quota["used"] == sum(row.input_tokens + row.output_tokens for row in rows)
+        assert quota["reserved"] == 0
+
+
+def _said(client: Client, conversation: str, word: str, times: int) -> bool:
+    return said(client.events(conversation)).count(word) == times
+
+
+async def _usage_rows(hub: ServedHub, run_id: str) -> Sequence[Usage]:
+    async with hub.hub.services.database.read(EVERY_TENANT) as session:
+        found = select(Usage).where(col(Usage.run_id) == run_id).order_by(col(Usage.created_at))
+        return (await session.exec(found)).all()
 
 
 async def test_a_sweep_that_fails_for_an_unforeseen_reason_is_made_again(

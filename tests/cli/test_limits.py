@@ -51,6 +51,13 @@ async def test_an_operator_limits_a_tenant_of_a_hub_that_runs(
     _, _, line = await hub("quota", *OF, "--email", "Ada@hub.example", "--set", "budget.month=12.5")
     assert line[:2] == ["budget.month", "12.500000"]
     assert len(await hub("quota", *OF, "--set", "requests.day=default")) == 2
+    async with opened(served_hub.url, session["access_token"]) as client:
+        key = str((await client.call("apikey.create", name="a bot"))["id"])
+    title, _, line = await hub("quota", *OF, "--key", key, "--set", "runs=3")
+    assert (title[1], line[:2]) == (f"key:{key}", ["runs", "3"])
+    await served_hub.sign_up("bob@hub.example")
+    with pytest.raises(Fault, match="no API key"):
+        await hub("quota", "--tenant", "bob@hub.example", "--key", key)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,7 @@ async def test_an_operator_limits_a_tenant_of_a_hub_that_runs(
         ((*OF, "--set", "runs"), "NAME=LIMIT"),
         (("--tenant", "nowhere"), "no tenant nowhere"),
         ((*OF, "--email", "bob@hub.example"), "no user bob@hub.example"),
+        ((*OF, "--key", "ak_none"), "no API key ak_none"),
     ],
 )
 async def test_what_cannot_be_is_refused_and_says_why(

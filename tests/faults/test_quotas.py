@@ -4,7 +4,7 @@ import asyncio
 import signal
 from typing import Any
 
-from tests.agents.client import Client, Refused, opened
+from tests.agents.client import DEADLINE_S, Client, Refused, opened
 from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.faults.conftest import StartWorker
@@ -37,6 +37,8 @@ async def test_a_run_whose_worker_was_killed_is_settled_once_by_the_next(
         conversation = await client.conversation()
         killed = start_worker(**shared)
         await killed.says("the worker is up")
+        undisturbed = await client.conversation()
+        (alone,) = await _usage(client, undisturbed, await client.send(undisturbed, slowly(12, 0)))
         sent = await client.send(conversation, slowly(12, 100))
         await client.says(conversation, "w3 ")
         killed.send(signal.SIGKILL)
@@ -44,16 +46,29 @@ async def test_a_run_whose_worker_was_killed_is_settled_once_by_the_next(
         held = await _quotas(client)
         assert held["runs"] == (0, 1), "a run whose worker died is still a run"
         assert held["tokens.day"][1] > 0
-        await client.ended(conversation, within=TAKEN_OVER_S + 10)
+        (usage,) = await _usage(client, conversation, sent, within=TAKEN_OVER_S + 10)
         run = await client.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["attempt"]) == ("succeeded", 2)
-        (usage,) = run["usage"]
-        used = usage["input_tokens"] + usage["output_tokens"]
-        assert await _quotas(client) == {"runs": (0, 0), "tokens.day": (used, 0)}
+        # The model was asked twice, and had said at least "w0 w1 w2 w3 " when its worker died.
+        assert usage["input_tokens"] > alone["input_tokens"]
+        lost = usage["output_tokens"] - alone["output_tokens"]
+        assert 4 <= lost <= 13
+        spent = [one["input_tokens"] + one["output_tokens"] for one in (alone, usage)]
+        assert await _quotas(client) == {"runs": (0, 0), "tokens.day": (sum(spent), 0)}
         report = await client.call("usage.get")
         assert (report["total"]["runs"], report["total"]["output_tokens"]) == (
-            1, usage["output_tokens"]
+            2, alone["output_tokens"] + usage["output_tokens"]
         )  # fmt: skip
+
+
+async def _usage(
+    client: Client, conversation: str, sent: dict[str, Any], within: float = DEADLINE_S
+) -> list[dict[str, Any]]:
+    """What the run has used when it has ended, as its end tells it, too."""
+    end = await client.ended(conversation, within=within)
+    used: list[dict[str, Any]] = (await client.call("run.get", run_id=sent["run_id"]))["usage"]
+    assert [one["outputTokens"] for one in end["usage"]] == [one["output_tokens"] for one in used]
+    return used
 
 
 async def test_nodes_that_accept_at_once_share_a_budget_of_one_and_hear_of_a_change(

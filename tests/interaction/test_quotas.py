@@ -195,16 +195,23 @@ async def test_an_api_key_has_quotas_of_its_own(world: World) -> None:
     conversation = await ada.conversation()
     bot = Person("", {}, (await world.transport.caller(made["key"])).ask)
     await ada.ask("quota.set", {"subject": subject, "quota": "requests.day", "limit": 1})
-    await _send(bot, conversation)
+    run = await _send(bot, conversation)
     with pytest.raises(Refused, match="quota_exceeded") as refusal:
         await _send(bot, conversation)
     assert refusal.value.details["subject"] == "key"
-    await _send(ada, conversation)  # their user's is another
+    await _answered(ada, await _send(ada, conversation))  # their user's is another
+    (usage,) = (await _answered(bot, run))["usage"]
+    told = await bot.ask("usage.get", {"subject": subject})
+    assert (told["subject"], told["total"]) == (subject, _sums([usage]))
+    by_key = await ada.ask("usage.get", {"subject": "tenant", "by": "key"})
+    assert by_key["items"] == [{"key_id": made["id"], **_sums([usage])}]
+    assert (await ada.ask("usage.get"))["total"]["runs"] == 2
     (quota,) = (await bot.ask("quota.get", {"subject": subject}))["quotas"]
     assert (quota["used"], quota["remaining"]) == (1, 0)
     with pytest.raises(Refused, match="permission_denied"):
         await bot.ask("quota.set", {"subject": subject, "quota": "requests.day", "limit": 9})
-    for method, more in (("quota.get", {}), ("quota.set", {"quota": "runs", "limit": 1})):
+    limit = {"quota": "runs", "limit": 1}
+    for method, more in (("quota.get", {}), ("quota.set", limit), ("usage.get", {})):
         with pytest.raises(Refused, match="not_found"):
             await eve.ask(method, {"subject": subject, **more})
     admin = await world.colleague(ada, "admin")

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from hub.agents.generation import Output
+from hub.agents.generation import Generation, Output
 from hub.agents.orchestrator import OnBusy, Orchestrator, Sent
 from hub.agents.run_state import RunEvent
+from hub.agents.tally import row_of
 from hub.backplane.memory import MemoryBackplane
 from hub.ids import new_id
+from hub.inference.interface import ChatDone, ModelInfo
 from hub.limits.ledger import QuotaName
 from hub.limits.quotas import Quotas
 from hub.limits.setting import Standing, Subject, set_quota, standings
@@ -20,6 +22,12 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Membership, Run, Tenant, Usage, User
 from hub.telemetry.metrics import Metrics
+
+
+def used(run: Run, tokens: tuple[int, int], model: str = "echo") -> Usage | None:
+    """What one answer of a run took, as its worker counts it."""
+    generation = Generation(0, done=ChatDone("stop", *tokens))
+    return row_of(run, ModelInfo(model, "ollama", 8_192), generation)
 
 
 @dataclass
@@ -35,6 +43,10 @@ class Desk:
     @property
     def me(self) -> Subject:
         return Subject(self.actor.tenant_id, "user", self.actor.user_id)
+
+    def key(self, actor: Actor) -> Subject:
+        """The API key by which an actor asks."""
+        return Subject(actor.tenant_id, "key", actor.session_id)
 
     @property
     def tenant(self) -> Subject:
@@ -81,24 +93,21 @@ class Desk:
         assert assignment is not None
         return assignment.run
 
+    async def keep(self, run: Run, tokens: tuple[int, int], model: str = "echo") -> None:
+        """Keep the first answer of a run that goes on to another."""
+        output = Output(new_id("m"), "Well.", True, 0)
+        await self.orchestrator.keep(run, output, used(run, tokens, model))
+
     async def finish(
         self,
         run: Run,
         tokens: tuple[int, int] = (0, 0),
         event: RunEvent = RunEvent.FINISHED,
         model: str = "echo",
+        number: int = 0,
     ) -> bool:
-        usage = Usage(
-            id=new_id("us"),
-            tenant_id=run.tenant_id,
-            run_id=run.id,
-            user_id=run.user_id,
-            provider="ollama",
-            model=model,
-            input_tokens=tokens[0],
-            output_tokens=tokens[1],
-        )
-        output = Output(new_id("m"), "So.", event is RunEvent.FINISHED, 0)
+        output = Output(new_id("m"), "So.", event is RunEvent.FINISHED, number)
+        usage = used(run, tokens, model)
         return await self.orchestrator.finish(run, event, output=output, usage=usage, fault=None)
 
     async def standing(self, name: QuotaName, subject: Subject | None = None) -> Standing:

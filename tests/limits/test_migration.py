@@ -1,4 +1,6 @@
-"""What was used before there were quotas is kept: it has a day, and cost nothing."""
+"""What was used before there were quotas is kept: it has a day, cost nothing, and is of the API key
+that asked for it.
+"""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -15,23 +17,27 @@ from hub.storage.tables import Usage
 
 AT = datetime(2026, 3, 1, 23, 59, 59, tzinfo=UTC)
 DATED = {"created_at": AT, "updated_at": AT}
-ROWS: dict[str, dict[str, Any]] = {
+RUN: dict[str, Any] = {
+    **DATED, "tenant_id": "t_1", "conversation_id": "c_1", "user_id": "u_1", "message_id": "m_1",
+    "status": "succeeded", "attempt": 1, "cancel_requested": False, "announced": True,
+}  # fmt: skip
+USAGE: dict[str, Any] = {
+    "tenant_id": "t_1", "user_id": "u_1", "provider": "ollama", "model": "echo",
+    "input_tokens": 3, "output_tokens": 4, "created_at": AT,
+}  # fmt: skip
+ROWS: dict[str, dict[str, Any] | list[dict[str, Any]]] = {
     "tenants": {**DATED, "id": "t_1", "name": "Ours"},
     "users": {**DATED, "id": "u_1", "email": "ada@hub.example"},
     "conversations": {
         **DATED, "tenant_id": "t_1", "id": "c_1", "owner_id": "u_1", "turns": 1
     },
-    "runs": {
-        **DATED, "tenant_id": "t_1", "id": "r_1", "conversation_id": "c_1", "user_id": "u_1",
-        "message_id": "m_1", "turn": 1, "status": "succeeded", "attempt": 1,
-        "cancel_requested": False, "announced": True,
-    },
-    "usage": {
-        "tenant_id": "t_1", "id": "us_1", "run_id": "r_1", "user_id": "u_1", "provider": "ollama",
-        "model": "echo", "input_tokens": 3, "output_tokens": 4, "created_at": AT,
-    },
+    "runs": [
+        {**RUN, "id": "r_1", "turn": 1, "session_id": "s_1"},
+        {**RUN, "id": "r_2", "turn": 2, "session_id": "ak_1"},
+    ],
+    "usage": [{**USAGE, "id": "us_1", "run_id": "r_1"}, {**USAGE, "id": "us_2", "run_id": "r_2"}],
 }  # fmt: skip
-"""A row of each table as it was at the second revision."""
+"""Rows as they were at the second revision."""
 
 
 def _fill(connection: sa.Connection) -> None:
@@ -43,7 +49,7 @@ def _fill(connection: sa.Connection) -> None:
         connection.execute(table.insert(), row)
 
 
-async def test_usage_of_before_has_a_day_and_cost_nothing(unmigrated_url: str) -> None:
+async def test_usage_of_before_has_a_day_a_key_and_cost_nothing(unmigrated_url: str) -> None:
     database = Database(unmigrated_url)
     await database.start()
     engine = schema._engine(make_url(unmigrated_url))
@@ -53,6 +59,8 @@ async def test_usage_of_before_has_a_day_and_cost_nothing(unmigrated_url: str) -
     await asyncio.to_thread(schema.upgrade, make_url(unmigrated_url))
     async with database.read(EVERY_TENANT) as session:
         usage = await session.get_one(Usage, "us_1")
+        by_key = await session.get_one(Usage, "us_2")
     await database.close()
     assert (usage.day, usage.cost) == (date(2026, 3, 1), 0)
+    assert (usage.key_id, by_key.key_id) == (None, "ak_1")
     assert (usage.input_tokens, usage.output_tokens, usage.run_id) == (3, 4, "r_1")

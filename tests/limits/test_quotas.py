@@ -16,7 +16,7 @@ from hub.limits import book
 from hub.limits.ledger import NAMES, Account, QuotaName
 from hub.limits.setting import Subject
 from hub.storage.tables import Message, Quota, Run, Usage, now
-from tests.limits.conftest import Desk, MakeDesk
+from tests.limits.conftest import Desk, MakeDesk, used
 
 PRICED = {"HUB_MODEL_PRICES": "dear=10/20,*=0/0"}
 
@@ -34,16 +34,20 @@ async def refused(desk: Desk, conversation: str, **how: Any) -> Fault:
         ("runs", "tenant"),
         ("tokens.month", "user"),
         ("budget.day", "tenant"),
+        ("budget.day", "key"),
     ],
 )
 async def test_of_a_hundred_that_ask_at_once_one_gets_a_budget_of_one(
     make_desk: MakeDesk, name: QuotaName, whose: str
 ) -> None:
     desk = await make_desk(**PRICED)
-    await desk.set(name, 1, desk.me if whose == "user" else desk.tenant)
+    bot = replace(desk.actor, session_id=new_id("ak"))
+    subject = {"user": desk.me, "tenant": desk.tenant, "key": desk.key(bot)}[whose]
+    await desk.set(name, 1, subject)
     conversations = [await desk.conversation("dear") for _ in range(10)]
     answers = await asyncio.gather(
-        *(desk.send(conversations[at % 10]) for at in range(100)), return_exceptions=True
+        *(desk.send(conversations[at % 10], actor=bot) for at in range(100)),
+        return_exceptions=True,
     )
     faults = [answer for answer in answers if isinstance(answer, Fault)]
     assert [fault.reason for fault in faults] == ["quota_exceeded"] * 99
@@ -51,8 +55,7 @@ async def test_of_a_hundred_that_ask_at_once_one_gets_a_budget_of_one(
         runs = (await session.exec(select(Run.id))).all()
         messages = (await session.exec(select(Message.id))).all()
     assert (len(runs), len(messages)) == (1, 1), "nothing is left of who was refused"
-    used, reserved = await desk.stands(name, desk.me if whose == "user" else desk.tenant)
-    assert (used + reserved) == 1
+    assert sum(await desk.stands(name, subject)) == 1
     refusals = desk.metrics.quota_refusals.labels(whose, name)
     assert refusals._value.get() == 99
 
@@ -109,9 +112,9 @@ async def test_what_a_run_used_takes_the_place_of_what_it_had_reserved(
     ]  # fmt: skip
     run = await desk.begin(conversation)
     assert await desk.finish(run, (30, 12), model="dear")
-    used, cost = 42, 30 * 10 + 12 * 20
+    tokens, cost = 42, 30 * 10 + 12 * 20
     assert [await desk.stands(name) for name in NAMES] == [
-        (1, 0), (1, 0), (0, 0), (used, 0), (used, 0), (cost, 0), (cost, 0)
+        (1, 0), (1, 0), (0, 0), (tokens, 0), (tokens, 0), (cost, 0), (cost, 0)
     ]  # fmt: skip
     async with desk.database.read(desk.actor.tenant_id) as session:
         assert (await session.exec(select(Usage.cost))).all() == [cost]
@@ -211,6 +214,31 @@ async def test_a_run_that_was_taken_over_is_settled_once(desk: Desk) -> None:
     assert [end for end in ends if not isinstance(end, LeaseLost)] == [True]
     assert await desk.stands("tokens.day") == (30, 0)
     assert await desk.stands("runs") == (0, 0)
+
+
+async def test_a_run_has_used_what_all_its_answers_took_and_those_of_lost_workers(
+    make_desk: MakeDesk,
+) -> None:
+    desk = await make_desk(**PRICED)
+    await desk.set("tokens.day", 100_000)
+    await desk.set("budget.day", 100_000)
+    conversation = await desk.conversation("dear")
+    await desk.send(conversation)
+    lost = await desk.begin(conversation)
+    await desk.keep(lost, (10, 1), "dear")
+    taken = await desk.begin(conversation)
+    gone = used(taken, (20, 2), "dear")
+    assert gone is not None
+    assert await desk.orchestrator.count_lost(taken, gone)
+    again = used(taken, (20, 2), "dear")
+    assert again is not None
+    again.id = gone.id
+    assert not await desk.orchestrator.count_lost(taken, again), "it is counted already"
+    with pytest.raises(LeaseLost):
+        await desk.orchestrator.count_lost(lost, again)
+    assert await desk.finish(taken, (30, 3), model="dear", number=1)
+    assert await desk.stands("tokens.day") == (66, 0)
+    assert await desk.stands("budget.day") == (60 * 10 + 6 * 20, 0)
 
 
 async def test_a_model_that_costs_nothing_may_be_asked_when_the_budget_is_used_up(
@@ -366,8 +394,35 @@ async def test_a_key_has_quotas_beside_those_of_its_user(make_desk: MakeDesk) ->
         assert (details["subject"], details["limit"]) == ("key", 1)
     await desk.send(conversation)
     assert (await refused(desk, conversation)).details["subject"] == "user"
-    mine = Subject(desk.actor.tenant_id, "key", keys[0].session_id)
+    mine = desk.key(keys[0])
     await desk.set("requests.day", 2, mine)
     await desk.set("requests.day", 4)
     await desk.send(conversation, actor=keys[0])
     assert await desk.stands("requests.day", mine) == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["requests.day", "runs", "tokens.day", "budget.month"])
+async def test_of_each_thing_a_key_may_have_less_than_its_user(
+    make_desk: MakeDesk, name: QuotaName
+) -> None:
+    desk = await make_desk(**PRICED)
+    bot, other = (replace(desk.actor, session_id=new_id("ak")) for _ in range(2))
+    conversation = await desk.conversation("dear")
+    await desk.send(conversation, actor=bot)
+    run = await desk.begin(conversation)
+    await desk.set(name, 50_000, desk.key(bot))
+    used_at_once = name == "requests.day"
+    assert (await desk.stands(name, desk.key(bot)))[1] > 0 or used_at_once, "it is under way"
+    await desk.finish(run, (600, 40), model="dear")
+    done = {"requests.day": 1, "runs": 0, "tokens.day": 640, "budget.month": 600 * 10 + 40 * 20}
+    assert await desk.stands(name, desk.key(bot)) == (done[name], 0)
+    # What was used before anybody counted is known, too.
+    await desk.set(name, None, desk.key(bot))
+    await desk.set(name, max(done[name], 1), desk.key(bot))
+    assert await desk.stands(name, desk.key(bot)) == (done[name], 0)
+    if name == "runs":
+        await desk.send(conversation, actor=bot)
+    refusal = (await refused(desk, conversation, actor=bot)).details
+    assert (refusal["quota"], refusal["subject"]) == (name, "key")
+    await desk.send(conversation, actor=other)
+    await desk.send(conversation)

@@ -14,11 +14,11 @@ from tests.limits.conftest import Desk, MakeDesk
 DAYS = [date(2026, 11, day) for day in (1, 2, 3)]
 
 
-async def _used(desk: Desk, user_id: str, day: date, model: str, tokens: int) -> None:
+async def _used(desk: Desk, user_id: str, day: date, model: str, tokens: int, **more: Any) -> None:
     row = Usage(
-        id=new_id("us"), tenant_id=desk.actor.tenant_id, run_id=new_id("r"), user_id=user_id,
-        provider="ollama", model=model, input_tokens=tokens, output_tokens=2 * tokens,
-        cost=10 * tokens, day=day,
+        **{"run_id": new_id("r"), **more}, id=new_id("us"), tenant_id=desk.actor.tenant_id,
+        user_id=user_id, provider="ollama", model=model, input_tokens=tokens,
+        output_tokens=2 * tokens, cost=10 * tokens, day=day,
     )  # fmt: skip
     async with desk.database.write(desk.actor.tenant_id) as session:
         session.add(row)
@@ -73,6 +73,26 @@ async def test_usage_of_one_user_and_of_some_days(told: tuple[Desk, str, str]) -
     )  # fmt: skip
 
 
+async def test_usage_of_one_key_and_by_key(desk: Desk) -> None:
+    me = desk.actor.user_id
+    keys = sorted(new_id("ak") for _ in range(2))
+    for key_id, tokens in ((keys[0], 1), (keys[0], 2), (keys[1], 4), (None, 8)):
+        await _used(desk, me, DAYS[0], "a", tokens, key_id=key_id)
+    assert await _report(desk, "key") == (
+        [_sum(keys[0], 2, 3), _sum(keys[1], 1, 4)], _sum("", 3, 7)
+    )  # fmt: skip
+    assert await _report(desk, "key", after=keys[0]) == ([_sum(keys[1], 1, 4)], _sum("", 3, 7))
+    assert await _report(desk, "model", key_id=keys[0]) == ([_sum("a", 2, 3)], _sum("", 2, 3))
+
+
+async def test_a_run_of_several_answers_is_one(desk: Desk) -> None:
+    run_id = new_id("r")
+    for model in ("a", "a", "b"):
+        await _used(desk, desk.actor.user_id, DAYS[0], model, 1, run_id=run_id)
+    assert await _report(desk, "day") == ([_sum("2026-11-01", 1, 3)], _sum("", 1, 3))
+    assert (await _report(desk, "model"))[0] == [_sum("a", 1, 2), _sum("b", 1, 1)]
+
+
 @pytest.mark.parametrize("by", ["day", "model", "user"])
 async def test_the_pages_together_are_the_whole(told: tuple[Desk, str, str], by: By) -> None:
     desk = told[0]
@@ -106,6 +126,7 @@ async def test_a_report_reads_by_the_index(told: tuple[Desk, str, str]) -> None:
     event.listen(engine, "before_cursor_execute", note)
     await _report(desk, "day")
     await _report(desk, "model", user_id=me)
+    await _report(desk, "day", key_id=new_id("ak"))
     event.remove(engine, "before_cursor_execute", note)
     plans = []
     async with desk.database._reader.connect() as connection:
@@ -113,4 +134,5 @@ async def test_a_report_reads_by_the_index(told: tuple[Desk, str, str]) -> None:
             found = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             plans.append(" ".join(str(tuple(row)) for row in found.all()))
     assert ["ix_usage_by_day" in plan for plan in plans[:2]] == [True, True], plans
-    assert ["ix_usage_by_user" in plan for plan in plans[2:]] == [True, True], plans
+    assert ["ix_usage_by_user" in plan for plan in plans[2:4]] == [True, True], plans
+    assert ["ix_usage_by_key" in plan for plan in plans[4:]] == [True, True], plans

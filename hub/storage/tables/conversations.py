@@ -85,7 +85,7 @@ def _today() -> date:
 
 
 class Usage(TenantOwned, table=True):
-    """Tokens that one run used of one model, and what they cost in millionths of the currency.
+    """Tokens that one generation of a run used, and what they cost in millionths of the currency.
 
     It outlives its run: what was used stays used when a conversation is deleted.
     """
@@ -94,11 +94,13 @@ class Usage(TenantOwned, table=True):
     __table_args__ = (
         Index("ix_usage_by_day", "tenant_id", "day"),
         Index("ix_usage_by_user", "tenant_id", "user_id", "day"),
+        Index("ix_usage_by_key", "tenant_id", "key_id", "day"),
     )
 
     id: str = Field(primary_key=True, max_length=32)
     run_id: str = Field(index=True, max_length=32)
     user_id: str = Field(foreign_key="users.id", index=True, max_length=32)
+    key_id: str | None = Field(default=None, max_length=32)  # the API key that asked for the run
     provider: str = Field(max_length=64)
     model: str = Field(max_length=200)
     input_tokens: int

@@ -91,6 +91,7 @@ class Row:
 
 PASSWORD_WRONG: Final = "not the password of anybody"
 NEW_PASSWORD: Final = "a rather long new password"
+SAID: Final = "what is said among ourselves"
 _TOKEN: Final = {"token": "no token"}
 
 TABLE: Final[tuple[Row, ...]] = (
@@ -155,7 +156,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("conversation.share", "member", "group", "group_id",
         params={"conversation_id": "@conversation", "access": "reader"}),
     Row("message.send", "service member", "conversation", "conversation_id", others="owner",
-        carried=WRITER, params={"client_message_id": "1", "content": "Hello"}),
+        carried=WRITER, params={"client_message_id": "1", "content": SAID}),
     Row("message.list", "viewer", "conversation", "conversation_id", others="admin",
         carried=READER),
     Row("run.get", "viewer", "run", "run_id", others="operator", carried=READER),
@@ -253,6 +254,7 @@ TABLE: Final[tuple[Row, ...]] = (
         params={"quota": "tokens.day", "limit": 0},
         special={("admin", THE): "permission_denied: Set quotas"}),
     Row("usage.get", "viewer", "subject", "subject", others="operator"),
+    Row("usage.get", "viewer", "key", "subject", others="operator"),
     Row("usage.get", "viewer", "whole tenant", "subject", others="operator"),
     # --- tenants, and who is in them ---
     Row("tenant.create", "owner", "the hub", params={"name": "@name"}),
