@@ -125,6 +125,8 @@ class HubServer(uvicorn.Server):
                 ws_ping_timeout=PONG_DEADLINE_S,
                 timeout_graceful_shutdown=GRACEFUL_S,
                 server_header=False,
+                # uvicorn would believe whoever asks from this machine (hub.transports.admission).
+                proxy_headers=False,
             )
         )
         self.server_state = HttpState()

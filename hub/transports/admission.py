@@ -78,11 +78,10 @@ class Proxies:
             return address
         hops = b",".join(forwarded).decode("latin-1").split(",")
         for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
-            try:
-                ip_address(hop)
-            except ValueError:
+            named = _named(hop)
+            if named is None:
                 return address
-            address = _plain(hop)
+            address = named
             if not self._trusts(address):
                 return address
         return address
@@ -93,6 +92,26 @@ class Proxies:
         except ValueError:  # a Unix socket's peer has none
             return False
         return any(known in network for network in self._networks)
+
+
+def _named(hop: str) -> str | None:
+    """The address that a hop names, to which some proxies add the port; None for what is none, and
+    for one with a zone, which means something on another machine alone.
+    """
+    host, port = hop, ""
+    if hop.startswith("["):
+        host, bracket, port = hop[1:].partition("]")
+        host = host if bracket else ""
+    elif hop.count(":") == 1:
+        host, colon, number = hop.partition(":")
+        port = colon + number
+    if port and not (port[0] == ":" and port[1:].isdecimal()):
+        return None
+    try:
+        ip_address(host)
+    except ValueError:
+        return None
+    return None if "%" in host else _plain(host)
 
 
 def _plain(address: str) -> str:

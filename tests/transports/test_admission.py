@@ -1,5 +1,7 @@
 """By which names the hub is reached, and for whom a proxy speaks."""
 
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -11,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from hub.settings import BadSettings, Settings, read_settings
 from hub.transports.admission import Hosts, Proxies, is_loopback
 from tests.interaction.drivers import open_socket
-from tests.parts.hub import ServeHub
+from tests.parts.hub import PASSWORD, ServeHub
 
 ADDRESSES = st.ip_addresses(v=4).map(str).filter(lambda one: not one.startswith("10."))
 PROXIES = st.ip_addresses(v=4, network="10.0.0.0/8").map(str)
@@ -91,6 +93,28 @@ async def test_another_name_is_answered_421_by_http_and_by_the_socket_but_not_to
 # --- for whom a proxy speaks ---
 
 
+@pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
+async def test_who_asks_from_the_machine_itself_is_not_believed_unless_the_operator_says_so(
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch, trusted: str
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # what uvicorn knows is not what the hub knows
+    limits = {"HUB_CONNECTIONS_PER_ADDRESS": "1", "HUB_TRUSTED_PROXIES": trusted}
+    said = {"X-Forwarded-For": "203.0.113.9"}
+    async with serve_hub(**limits) as hub:
+        await hub.sign_up("ada@hub.example")
+        account = {"email": "ada@hub.example", "password": PASSWORD}
+        async with httpx.AsyncClient(base_url=hub.url, headers=said, trust_env=False) as client:
+            session = (await client.post("/v1/auth/login", json=account)).json()
+            bearer = {"Authorization": f"Bearer {session['access_token']}"}
+            told = (await client.get("/v1/sessions", headers=bearer)).json()["items"]
+        assert {one["address"] for one in told} == {"127.0.0.1"}
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                opening = open_socket(hub.ws_url, session["access_token"], headers=said)
+                socket = await stack.enter_async_context(opening)
+                await socket.notice("session.ready")
+
+
 @given(ADDRESSES, st.lists(st.one_of(ADDRESSES, PROXIES, st.text("a:.,0", max_size=9))))
 def test_a_peer_that_is_no_trusted_proxy_speaks_for_itself(peer: str, said: list[str]) -> None:
     forwarded = [",".join(said).encode()]
@@ -119,7 +143,37 @@ def test_addresses_have_one_form_and_nonsense_ends_what_is_believed() -> None:
     assert proxies.client("::ffff:10.0.0.1", [b"2001:DB8::0:1"]) == "2001:db8::1"
     assert proxies.client("10.0.0.1", [b"192.0.2.9, what"]) == "10.0.0.1"
     assert proxies.client("10.0.0.1", [b"192.0.2.9", b"10.0.0.1"]) == "192.0.2.9"
+    assert proxies.client("10.0.0.1", [b"192.0.2.9, ,", b", "]) == "192.0.2.9"
     assert proxies.client("", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("hop", "client"),
+    [
+        ("192.0.2.9:49152", "192.0.2.9"),
+        ("[2001:db8::9]:49152", "2001:db8::9"),
+        ("[2001:DB8::9]", "2001:db8::9"),
+        ("2001:db8::9", "2001:db8::9"),
+        ("::ffff:192.0.2.9", "192.0.2.9"),
+        ("[::ffff:10.0.0.2]:1", "10.0.0.2"),
+        *((nonsense, "10.0.0.1") for nonsense in (
+            "192.0.2.9:", "192.0.2.9:x", "192.0.2.9:1:2", "[2001:db8::9", "[2001:db8::9]x", "[]:1",
+            "192.0.2", "192.0.2.9/32", "fe80::1%eth0", "[fe80::1%25eth0]:1", "unknown", "_hidden",
+            "'; DROP TABLE", "\xff", ":", "[", "]", "%",
+        )),
+    ],
+)  # fmt: skip
+def test_a_hop_may_have_a_port_and_what_is_no_address_ends_what_is_believed(
+    hop: str, client: str
+) -> None:
+    proxies = Proxies(["10.0.0.1"])
+    assert proxies.client("10.0.0.1", [f"198.51.100.1, {hop}".encode("latin-1")]) == client
+
+
+@given(st.text("0123456789abf.:[]%, ", max_size=60), st.sampled_from(["10.0.0.1", "::1"]))
+def test_whatever_is_forwarded_the_client_is_an_address(said: str, peer: str) -> None:
+    client = Proxies(["10.0.0.0/8", "::1"]).client(peer, [said.encode()])
+    assert str(ip_address(client)) == client
 
 
 def test_a_proxy_that_is_no_address_is_refused_at_the_start() -> None:
