@@ -12,7 +12,9 @@ Format = Literal["jsonl", "csv"]
 FORMATS: Final[Mapping[str, str]] = {"jsonl": "application/x-ndjson", "csv": "text/csv"}
 """The formats, and their media types."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What spreadsheets take for the beginning of a formula (OWASP, "CSV injection"); the last four are
+those of East Asian keyboards."""
 
 
 async def lines(format: Format, pages: AsyncIterable[Sequence[Fields]]) -> AsyncIterator[bytes]:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from sqlmodel import col, update
 
+from hub.audit import retention
 from hub.audit.retention import prune, terms
 from hub.audit.seal import Seal, kept_seal, made_seal
 from hub.audit.verification import PRUNED, verify
+from hub.audit.verifier import Known
 from hub.settings import BadSettings, Settings, read_settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -93,6 +95,54 @@ async def test_more_than_the_note_says_cannot_be_taken_away(
     await prune(database, seal, tenant, cut)
     await meddle(database, "DELETE FROM audit_entries WHERE seq <= 7")
     assert await told(database, tenant, seal.public) == ["entries 6 to 7 were removed"]
+
+
+async def test_what_was_seen_before_it_was_pruned_is_no_finding_and_a_cut_end_still_is(
+    database: Database, tenant: str, seal: Seal
+) -> None:
+    await write(database, tenant, 5)
+    cut = now()
+    await write(database, tenant, 3)
+    seen = [Known(entry["seq"], entry["hash"]) for entry in await entries(database, tenant)]
+    await prune(database, seal, tenant, cut)
+    found = await verify(database, tenant, trusted=[seal.public], known=seen)
+    assert found.report.ok
+    head = Known(found.report.last, found.report.hash)
+    await meddle(
+        database,
+        "DELETE FROM audit_entries WHERE seq = 9",
+        f"UPDATE audit_heads SET seq = 8, hash = '{seen[-1].hash}'",
+    )
+    report = (await verify(database, tenant, known=[head])).report
+    assert [finding.kind for finding in report.findings if finding.kind == "cut"] == ["cut"]
+
+
+async def test_pruning_that_was_broken_off_is_done_again(
+    database: Database, tenant: str, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(database, tenant, 5)
+    cut = now()
+
+    async def dies(*_: object) -> int:
+        raise OSError("the node was lost")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(retention, "_delete", dies)
+        with pytest.raises(OSError, match="lost"):
+            await prune(database, seal, tenant, cut)
+    assert await told(database, tenant, seal.public) == [], "the note is there, and the entries"
+    monkeypatch.setattr(retention, "BATCH", 2)
+    deleting = retention._delete
+
+    async def some(at: Database, id: str, first: int, through: int) -> int:
+        return await deleting(at, id, first, through - 2)
+
+    with monkeypatch.context() as partly:
+        partly.setattr(retention, "_delete", some)
+        assert await prune(database, seal, tenant, cut) == 3
+    assert await told(database, tenant, seal.public) == []
+    assert await prune(database, seal, tenant, cut) == 2
+    assert await told(database, tenant, seal.public) == []
 
 
 async def test_what_does_not_verify_is_not_pruned(
