@@ -1,15 +1,17 @@
 """Answers that were given before: to exactly the same prompt, of the same model with the same
 options, in the same tenant, where the tenant has said that it wants that.
 
-They are kept on the backplane, so that all nodes have them, for ``HUB_ANSWER_CACHE_SECONDS``. An
-answer that is given again costs no tokens, and is streamed in one piece.
+They are kept on the backplane, so that all nodes have them, for ``HUB_ANSWER_CACHE_SECONDS``, on a
+shelf of their tenant's that is begun anew, on every node at once, whenever the tenant's settings
+are changed (it may have said that it does not want that any more), and when another model comes by
+the same name. An answer that is given again costs no tokens, and is streamed in one piece.
 """
 
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -23,6 +25,16 @@ MAX_BYTES: Final = 256 * 1024
 """A longer answer is not kept."""
 
 
+class Shelf(NamedTuple):
+    """Where answers stand that may be given again: whose they are, since when (an instant as text),
+    and of what model (its digest).
+    """
+
+    tenant_id: str
+    since: str
+    model: str
+
+
 class Answers:
     """The answers of all tenants. ``seconds``: how long one is kept; 0 keeps none."""
 
@@ -32,19 +44,19 @@ class Answers:
         self._seconds = seconds
 
     async def chat(
-        self, client: ModelClient, request: ChatRequest, tenant_id: str, *, wanted: bool
+        self, client: ModelClient, request: ChatRequest, shelf: Shelf | None
     ) -> AsyncGenerator[ChatPart, None]:
-        """As ``client.chat``; ``wanted``: whether the tenant takes answers that were given before.
+        """As ``client.chat``, or from the ``shelf``; None: the tenant wants no such answers.
 
         Only a whole answer is kept, and none that the model cut off at its length. With the
         backplane away the model is asked.
         """
-        if not (wanted and self._seconds):
+        if shelf is None or not self._seconds:
             async with aclosing(client.chat(request)) as parts:
                 async for part in parts:
                     yield part
             return
-        name = name_of(request, tenant_id)
+        name = name_of(request, shelf)
         known = await self._known(name)
         if known is not None:
             self._lookups.hits += 1
@@ -78,9 +90,9 @@ class Answers:
             log.warning("an answer could not be kept", why=fault.reason)
 
 
-def name_of(request: ChatRequest, tenant_id: str) -> str:
-    """The key of an answer: a digest of everything that it depends on, and of whose it is."""
+def name_of(request: ChatRequest, shelf: Shelf) -> str:
+    """The key of an answer: a digest of everything that it depends on, and of where it stands."""
     messages = [asdict(message) for message in request.messages]
-    asked = [tenant_id, request.model, messages, request.options, request.format]
+    asked = [*shelf, request.model, messages, request.options, request.format]
     canonical = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
     return "answer:" + hashlib.sha256(canonical).hexdigest()

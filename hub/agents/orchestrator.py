@@ -54,7 +54,7 @@ class Assignment:
     """A run that a worker is to drive: its row, and what it needs to know of the conversation.
 
     ``default_model``: of the tenant, for a run and a conversation that name none.
-    ``answer_cache``: whether the tenant takes answers that were given before.
+    ``answers_since``: since when the tenant takes answers that were given before; None: not.
     ``announce_only``: it has ended already, but its terminal event is not in the log.
     """
 
@@ -64,7 +64,7 @@ class Assignment:
     usage: tuple[Usage, ...] = ()
     announce_only: bool = False
     default_model: str | None = None
-    answer_cache: bool = False
+    answers_since: str | None = None
 
 
 def queue_item(tenant_id: str, conversation_id: str) -> str:
@@ -72,7 +72,7 @@ def queue_item(tenant_id: str, conversation_id: str) -> str:
 
 
 _DUE: Final = prebuilt(
-    select(Run, Conversation, Tenant.settings)
+    select(Run, Conversation, Tenant.settings, Tenant.updated_at)
     .join(Conversation, col(Conversation.id) == col(Run.conversation_id))
     .join(Tenant, col(Tenant.id) == col(Run.tenant_id))
     .where(
@@ -265,7 +265,7 @@ class Orchestrator:
             ).first()
             if found is None:
                 return None
-            run, conversation, settled = found
+            run, conversation, settled, settled_at = found
             ended = RunStatus(run.status).terminal
             # Of one that nobody has begun yet there is none.
             usage = await rows.usage(session, run.id) if ended or run.attempt else ()
@@ -286,7 +286,7 @@ class Orchestrator:
             history,
             usage,
             default_model=settings.default_model,
-            answer_cache=settings.answer_cache,
+            answers_since=settled_at.isoformat() if settings.answer_cache else None,
         )
 
     async def steering(self, run: Run, generation: int) -> tuple[Message, ...]:

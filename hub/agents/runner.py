@@ -15,7 +15,7 @@ from contextlib import aclosing
 from time import perf_counter
 from typing import Final
 
-from hub.agents.answers import Answers
+from hub.agents.answers import Answers, Shelf
 from hub.agents.conversations.prompt import chat_request
 from hub.agents.conversations.transcript import Transcript, as_event_message
 from hub.agents.generation import GENERATION_STEPS, Generation
@@ -276,9 +276,9 @@ class Runner:
         asked_at = perf_counter()
         waiting = True
         client = self._catalogue.client()
-        parts = self._answers.chat(
-            client, request, self._run.tenant_id, wanted=assignment.answer_cache
-        )
+        since = assignment.answers_since
+        shelf = Shelf(self._run.tenant_id, since, model.digest) if since is not None else None
+        parts = self._answers.chat(client, request, shelf)
         async with aclosing(parts):
             async for part in parts:
                 if waiting:

@@ -22,6 +22,10 @@ PATIENT_PROBE_S: Final = 5.0
 
 REPROBE_S: Final = 30.0
 FRESH_S: Final = 5.0
+"""How long a node does not ask its model server again for what it has: so long at most is a model
+offered that is gone."""
+MISSED_S: Final = 0.5
+"""The same where a model is asked for that was not there: it may just have come."""
 LOADING_S: Final = 30.0
 
 GET_ONE: Final = (
@@ -97,16 +101,18 @@ class Catalogue:
         """
         return self._chosen()
 
-    async def models(self) -> tuple[ModelInfo, ...]:
-        """The models that can be asked, the default one first, at most some seconds old. Waits
-        for an embedded model that loads. Raises Fault("model_unavailable").
+    async def models(self, within_s: float | None = None) -> tuple[ModelInfo, ...]:
+        """The models that can be asked, the default one first, as they were within ``within_s``
+        seconds (default: ``FRESH_S``). Waits for an embedded model that loads. Raises
+        Fault("model_unavailable").
         """
+        fresh_s = FRESH_S if within_s is None else within_s
         if self._choice == "local" and self._local.state == "starting":
             await self._local.ready(self._loading_s)
         client, now = self._chosen(), asyncio.get_running_loop().time
         async with self._asking:
             cached = self._cached
-            if cached is None or cached.client is not client or now() - cached.at > FRESH_S:
+            if cached is None or cached.client is not client or now() - cached.at > fresh_s:
                 self._lookups.misses += 1
                 found = await client.models()
                 wanted = self._settings.default_model
@@ -120,13 +126,14 @@ class Catalogue:
         """The model called ``name``; for None the default one: HUB_DEFAULT_MODEL, else the first
         of the catalogue. Raises Fault("model_unavailable"), naming those that there are.
         """
-        found = await self.models()
         wanted = name or self._settings.default_model
-        if wanted is None and found:
-            return found[0]
-        for info in found:
-            if _is_called(info, wanted):
-                return info
+        for within_s in (FRESH_S, MISSED_S):
+            found = await self.models(within_s)
+            if wanted is None and found:
+                return found[0]
+            for info in found:
+                if _is_called(info, wanted):
+                    return info
         pull = f"`ollama pull {wanted or 'llama3.2'}`"
         if not found:
             raise Fault("model_unavailable", f"The model server has no models. Run {pull}.")

@@ -59,7 +59,8 @@ ChatPart = TextDelta | ReasoningDelta | ChatDone
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model in a server's catalogue. ``context_length`` is in tokens. ``stand_in``: the small
-    embedded model, whose answers users should not take for those of a real one.
+    embedded model, whose answers users should not take for those of a real one. ``digest``: of what
+    the model is at the moment, if the server says so: another one may come by the same name.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ModelInfo:
     context_length: int
     size_bytes: int | None = None
     stand_in: bool = False
+    digest: str = ""
 
 
 class ModelClient(Protocol):

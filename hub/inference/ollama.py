@@ -185,6 +185,7 @@ class OllamaClient:
                 context_length=_context_length(facts, shown.parameters),
                 size_bytes=listed.size,
                 stand_in=facts.get(STAND_IN_KEY) is True,
+                digest=listed.digest or "",
             )
             self._shown[key] = info if chats else None
         return self._shown[key]

@@ -61,12 +61,13 @@ class LimitSettings(BaseSettings):
         5000.0,
         ge=1,
         alias="HUB_ADDRESS_BURST",
-        description="Requests that one address, signed in or not may make at once.",
+        description="Requests that one address, signed in or not, may make at once.",
     )
     answer_cache_s: float = Field(
         86_400.0,
         ge=0,
         alias="HUB_ANSWER_CACHE_SECONDS",
         description="Seconds for which an answer is kept that a tenant wants to be given again to "
-        "exactly the same prompt (its setting `answer_cache`). 0: none is kept.",
+        "exactly the same prompt (its setting `answer_cache`); it is not given any more once the "
+        "tenant's settings have changed, or the model. 0: none is kept.",
     )

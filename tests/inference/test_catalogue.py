@@ -176,6 +176,39 @@ async def test_the_models_are_asked_for_once_in_a_while() -> None:
             assert await catalogue.models() == first
 
 
+async def test_a_model_that_came_is_found_at_once_and_one_that_went_is_missed_soon_on_every_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hub.inference.catalogue.MISSED_S", 0.0)
+    with scripted_server() as model:
+        one, two = (Catalogue(settings(model.host)) for _ in range(2))
+        async with running(one), running(two):
+            nodes = (one, two)
+            for node in nodes:
+                await node.resolve("echo")
+                with pytest.raises(Fault, match="no model"):
+                    await node.resolve("newer")
+            model.models["newer"] = model.models["echo"]
+            for node in nodes:
+                assert (await node.resolve("newer")).name == "newer"
+            del model.models["newer"]
+            monkeypatch.setattr("hub.inference.catalogue.FRESH_S", 0.0)  # as if it had passed
+            for node in nodes:
+                with pytest.raises(Fault, match="no model"):
+                    await node.resolve("newer")
+
+
+async def test_models_that_are_not_there_are_not_asked_for_each_time() -> None:
+    with scripted_server() as model:
+        async with running(Catalogue(settings(model.host))) as catalogue:
+            await catalogue.models()
+            listed = model.listed
+            for number in range(20):
+                with pytest.raises(Fault, match="no model"):
+                    await catalogue.resolve(f"nowhere-{number}")
+            assert model.listed <= listed + 1
+
+
 async def test_a_server_that_went_away_is_told_and_replaced() -> None:
     local = LocalModel(command=SCRIPTED)
     with scripted_server() as model:

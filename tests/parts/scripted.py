@@ -39,6 +39,8 @@ class ScriptedModel:
         """How often a model was described."""
         self.listed = 0
         """How often the catalogue was asked for."""
+        self.pulled = 0
+        """How often other models came by the names that there are."""
         self.refusing = False
         """Whether all that is asked is answered with HTTP 503."""
         self._changed = threading.Condition()
@@ -109,7 +111,8 @@ class ScriptedModel:
                 _whole(writer, 200, _shown(self.models[name]))
             case "/api/tags":
                 self.listed += 1
-                _whole(writer, 200, {"models": [_tag(name) for name in self.models]})
+                tags = [_tag(name, self.pulled) for name in self.models]
+                _whole(writer, 200, {"models": tags})
             case "/api/version":
                 _whole(writer, 200, {"version": "0.0.0-scripted"})
             case "/":
@@ -235,8 +238,9 @@ def _whole(
     return True
 
 
-def _tag(name: str) -> dict[str, Any]:
-    stamp = {"modified_at": "2026-01-01T00:00:00Z", "size": 1000, "digest": f"scripted-{name}"}
+def _tag(name: str, pulled: int) -> dict[str, Any]:
+    digest = f"scripted-{name}-{pulled}"
+    stamp = {"modified_at": "2026-01-01T00:00:00Z", "size": 1000, "digest": digest}
     return {"name": name, "model": name, **stamp, "details": {"family": "scripted"}}
 
 
