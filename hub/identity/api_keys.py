@@ -15,6 +15,7 @@ from hub.identity.api_key_text import make
 from hub.identity.authority import Authority
 from hub.ids import new_id
 from hub.rbac.actor import Actor
+from hub.rbac.permissions import holds
 from hub.rbac.scopes import completed, default_scopes, narrowed
 from hub.storage.database import Database
 from hub.storage.tables import ApiKey, User, now
@@ -226,14 +227,14 @@ class ApiKeys:
             owner_may = await self._permissions(user_id, tenant_id)
         if wanted is None:
             scopes = default_scopes(owner_may)
-            return scopes if by is None else scopes & by.permissions
+            return scopes if by is None else narrowed(by.permissions, scopes)
         try:
             scopes = completed(wanted)
         except ValueError as error:
             raise Fault("invalid_params", f"scopes: {error}") from None
         if by is not None:
             _check_held(by, scopes)
-        if beyond := sorted(scopes - owner_may):
+        if beyond := _beyond(scopes, owner_may):
             raise Fault("permission_denied", f"scopes: whose key it is may not {beyond[0]}.")
         return scopes
 
@@ -289,10 +290,14 @@ async def _locked(session: AsyncSession, key_id: str) -> ApiKey:
 
 
 def _check_held(by: Actor, scopes: Collection[str]) -> None:
-    if beyond := sorted(set(scopes) - by.permissions):
+    if beyond := _beyond(scopes, by.permissions):
         raise Fault(
             "permission_denied", f"A key may do no more than who makes it: you may not {beyond[0]}."
         )
+
+
+def _beyond(scopes: Collection[str], permissions: frozenset[str]) -> list[str]:
+    return sorted(scope for scope in scopes if not holds(permissions, scope))
 
 
 def _check_end(expires_at: datetime | None) -> None:

@@ -25,6 +25,7 @@ from hub.limits.book import Claim
 from hub.limits.ledger import NAMES, SUBJECT_KINDS, Account, Line, SubjectKind, thing_of
 from hub.limits.terms import terms_of
 from hub.rbac.actor import Actor
+from hub.rbac.permissions import holds
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import prebuilt
@@ -110,7 +111,7 @@ class Quotas:
             ]
         if not accounts:
             return None
-        return Allowance(tuple(accounts), "quota:read:any" in actor.permissions)
+        return Allowance(tuple(accounts), holds(actor.permissions, "quota:read:any"))
 
     async def post(
         self,

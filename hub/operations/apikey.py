@@ -10,7 +10,7 @@ from hub.identity.api_keys import MOST_OVERLAP_S, OVERLAP_S, Changes, Wanted
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById, Text
-from hub.rbac.permissions import ANY, PERMISSIONS
+from hub.rbac.permissions import ANY, PERMISSIONS, holds
 from hub.storage import tables
 
 MOST_DAYS: Final = 3_650
@@ -138,7 +138,7 @@ async def create(call: Call, params: Create) -> NewApiKey:
 async def listing(call: Call, params: Page) -> Listing[ApiKey]:
     """List API keys that are not revoked, the newest first."""
     actor = call.actor
-    if params.of == "tenant" and f"apikey:read{ANY}" not in actor.permissions:
+    if params.of == "tenant" and not holds(actor.permissions, f"apikey:read{ANY}"):
         raise Fault("permission_denied")
     whose = actor.user_id if params.of == "me" else None
     rows = await call.services.api_keys.page(

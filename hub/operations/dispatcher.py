@@ -16,6 +16,7 @@ from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
 from hub.rbac.decision import decide
+from hub.rbac.permissions import holds
 from hub.telemetry.logs import log
 
 LONG_S: Final = 0.5
@@ -203,7 +204,7 @@ async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
         return
     resource = None
     # Without the permission nothing is looked up, and nothing can be probed.
-    if operation.guards is not None and operation.permission in call.actor.permissions:
+    if operation.guards is not None and holds(call.actor.permissions, operation.permission):
         kind, parameter = operation.guards
         identifier = getattr(params, parameter) if parameter else kind
         if identifier is not None:  # it may be left out where one's own is meant

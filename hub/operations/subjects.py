@@ -9,7 +9,7 @@ from hub.identity.holdings import is_known
 from hub.limits.setting import Subject, user_of_key
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
-from hub.rbac.permissions import ANY
+from hub.rbac.permissions import ANY, holds
 from hub.storage.database import Database
 
 _ULID: Final = "[0-9A-HJKMNP-TV-Z]{26}"
@@ -53,7 +53,7 @@ async def find_subject(database: Database, kind: str, name: str, actor: Actor) -
             raise Fault("not_found")
     if user_id == actor.user_id:
         return Resource(kind, name, actor.tenant_id, None if kind == "limited" else user_id)
-    if kind != "limited" and f"{kind}:read{ANY}" not in actor.permissions:
+    if kind != "limited" and not holds(actor.permissions, f"{kind}:read{ANY}"):
         raise Fault("not_found")
     if subject.kind == "user":
         async with database.read(actor.tenant_id) as session:

@@ -1,11 +1,12 @@
 """The decision: may this actor do this to that? Pure, and the only place where it is made."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from hub.rbac.actor import Actor
-from hub.rbac.permissions import ANY
+from hub.rbac.permissions import ANY, STARRED, holds
 from hub.rbac.sharing import CARRIES, Granted
 
 
@@ -45,25 +46,30 @@ _VISIBLE: Final = Verdict(
 )
 
 
-def decide(actor: Actor, permission: str, resource: Resource | None) -> Verdict:
+def decide(
+    actor: Actor,
+    permission: str,
+    resource: Resource | None,
+    declared: Iterable[str] = STARRED,
+) -> Verdict:
     """Whether ``actor`` may do ``permission`` (without ``:any``) to ``resource``.
 
     ``resource`` is None for what acts on nothing that exists yet (create, list one's own).
     Another tenant's thing, or another user's that the actor may not read, answers as one that does
     not exist. What was granted on a thing carries a permission to it for who holds that permission
-    for what is their own.
+    for what is their own. What is held is held by the rule of ``permissions.holds``.
     """
-    held = permission in actor.permissions
+    held = holds(actor.permissions, permission, declared)
     if resource is None:
         return _HELD if held else _LACKS
     if resource.tenant_id != actor.tenant_id:
         return _FOREIGN
-    if permission + ANY in actor.permissions:
+    if held and resource.owner_id in (None, actor.user_id):
+        return _TENANTS if resource.owner_id is None else _OWN
+    if holds(actor.permissions, permission + ANY, declared):
         return _ANY
-    if resource.owner_id is None:
-        return _TENANTS if held else _LACKS
-    if resource.owner_id == actor.user_id:
-        return _OWN if held else _LACKS
+    if resource.owner_id in (None, actor.user_id):
+        return _LACKS
     return _of_anothers(actor, permission, held, resource)
 
 
@@ -74,9 +80,9 @@ def _of_anothers(actor: Actor, permission: str, held: bool, resource: Resource) 
             if permission in CARRIES[granted.access]:
                 return _shared(granted)
     read = f"{resource.kind}:read"
-    if read + ANY in actor.permissions:
+    if holds(actor.permissions, read + ANY):
         return _VISIBLE
-    if read in actor.permissions:
+    if holds(actor.permissions, read):
         for granted in resource.granted:
             if read in CARRIES[granted.access]:
                 return _insufficient(granted, held)

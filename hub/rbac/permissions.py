@@ -10,7 +10,7 @@ only there, ``*`` may be given for every name: ``tool:call:files/*``, not ``tool
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final
@@ -20,7 +20,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "conversation:read": "Read one's own conversations.",
     "conversation:write": "Rename one's own conversations, change their model and instructions.",
     "conversation:delete": "Delete one's own conversations.",
-    "conversation:share": "Share one's own conversations, and see with whom they are shared.",
+    "conversation:share": "Share one's own conversations, see with whom they are shared, and what "
+    "groups there are to share with.",
     "conversation:read:any": "Read the conversations of others in the tenant.",
     "conversation:write:any": "Change the conversations of others in the tenant.",
     "conversation:delete:any": "Delete the conversations of others in the tenant.",
@@ -98,7 +99,6 @@ WILDCARD: Final = "*"
 
 _PART: Final = re.compile(r"<([a-z_]+)(\*?)>")
 _NAME: Final = "[A-Za-z0-9._-]{1,64}"
-_BETWEEN: Final = re.compile("[:/]")
 
 
 def declaration(permission: str, declared: Iterable[str] = PERMISSIONS) -> str | None:
@@ -114,30 +114,75 @@ def wildcards(name: str) -> tuple[str, ...]:
     return tuple(part for part, star in _PART.findall(name) if star)
 
 
-def holds(held: AbstractSet[str], permission: str, declared: Iterable[str] = PERMISSIONS) -> bool:
-    """Whether ``permission`` is among those that are held, or a wildcard among them covers it."""
+STARRED: Final = tuple(name for name in PERMISSIONS if wildcards(name))
+"""The declarations of which wildcards may be given."""
+
+
+def holds(held: AbstractSet[str], permission: str, declared: Iterable[str] = STARRED) -> bool:
+    """Whether ``permission`` is among those that are held, or a wildcard among them covers it.
+
+    The one rule: whoever asks what somebody may asks this. Of ``declared`` only those matter of
+    which wildcards may be given.
+    """
     if permission in held:
         return True
-    name = declaration(permission, declared)
-    if name is None or not wildcards(name):
-        return False
-    asked = _BETWEEN.split(permission)
-    return any(
-        WILDCARD in each
-        and declaration(each, declared) == name
-        and all(
-            have in (want, WILDCARD) for have, want in zip(_BETWEEN.split(each), asked, strict=True)
-        )
-        for each in held
-    )
+    for name in declared:
+        if wildcards(name) and (wanted := _parts(name, permission)) is not None:
+            return any(
+                all(part in (want, WILDCARD) for part, want in zip(parts, wanted, strict=True))
+                for parts in _all_parts(name, held)
+            )
+    return False
+
+
+def common(
+    ones: AbstractSet[str], others: AbstractSet[str], declared: Iterable[str] = STARRED
+) -> frozenset[str]:
+    """What both hold: who is given it ``holds`` exactly what the one and the other ``holds``."""
+    both = set(ones & others)
+    for name in declared:
+        if wildcards(name):
+            theirs = list(_all_parts(name, others))
+            both.update(
+                _written(name, met)
+                for mine in _all_parts(name, ones)
+                for other in theirs
+                if (met := _meeting(mine, other)) is not None
+            )
+    return frozenset(both)
+
+
+def _meeting(ones: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The parts that two permissions of a declaration both cover; None if there is nothing."""
+    for one, other in zip(ones, others, strict=True):
+        if one != other and WILDCARD not in (one, other):
+            return None
+    pairs = zip(ones, others, strict=True)
+    return tuple(other if one == WILDCARD else one for one, other in pairs)
+
+
+def _all_parts(name: str, held: AbstractSet[str]) -> Iterator[tuple[str, ...]]:
+    """Those of each that is given of a declaration."""
+    return (parts for each in held if (parts := _parts(name, each)) is not None)
+
+
+def _parts(name: str, permission: str) -> tuple[str, ...] | None:
+    """What a permission says for the parts of a declaration; None if it is not of it."""
+    found = _form(name).fullmatch(permission)
+    return None if found is None else found.groups()
+
+
+def _written(name: str, parts: tuple[str, ...]) -> str:
+    said = iter(parts)
+    return _PART.sub(lambda _: next(said), name)
 
 
 @lru_cache(maxsize=256)
 def _form(name: str) -> re.Pattern[str]:
-    """What is declared by a name that has parts."""
+    """What is declared by a name that has parts; each is a group."""
     written, at = "", 0
     for part in _PART.finditer(name):
-        one = f"(?:{_NAME}|\\*)" if part[2] else _NAME
+        one = f"({_NAME}|\\*)" if part[2] else f"({_NAME})"
         written += re.escape(name[at : part.start()]) + one
         at = part.end()
     return re.compile(written + re.escape(name[at:]))

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
-from hub.rbac.permissions import ANY, PERMISSIONS
+from hub.rbac.permissions import ANY, common, declaration
 
 NOT_UNLESS_NAMED: Final = ("apikey:", "service:")
 """What a key is not given unless its scope says so: a key that makes keys outlives itself."""
@@ -11,7 +11,7 @@ NOT_UNLESS_NAMED: Final = ("apikey:", "service:")
 
 def narrowed(permissions: frozenset[str], scopes: Collection[str]) -> frozenset[str]:
     """What remains of ``permissions`` for a key with these scopes."""
-    return permissions.intersection(scopes)
+    return common(permissions, frozenset(scopes))
 
 
 def default_scopes(permissions: Collection[str]) -> frozenset[str]:
@@ -25,7 +25,7 @@ def completed(scopes: Collection[str]) -> frozenset[str]:
     Raises ValueError, which says what to do, for one that is no permission.
     """
     meant = frozenset(scopes) | {name.removesuffix(ANY) for name in scopes}
-    unknown = sorted(meant - set(PERMISSIONS))
+    unknown = sorted(name for name in meant if declaration(name) is None)
     if unknown:
         raise ValueError(f"there is no permission {unknown[0]!r}; see `hub reference`")
     return meant

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hub.faults import FAULTS
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource, decide
-from hub.rbac.permissions import ANY, PERMISSIONS
+from hub.rbac.permissions import ANY, PERMISSIONS, holds
 from hub.rbac.roles import BUILT_IN, compile_roles
+from tests.rbac.test_permissions import TOOLS, given_ones
 
 BASIC = sorted(name for name in PERMISSIONS if not name.endswith(ANY))
 KINDS = sorted({name.split(":")[0] for name in PERMISSIONS})
@@ -79,6 +80,19 @@ def test_what_others_own_and_one_may_not_read_does_not_exist(
     verdict = decide(blind, permission, theirs)
     assert verdict.allowed == (permission + ANY in seen)
     assert verdict.allowed or verdict.fault == "not_found"
+
+
+@given(st.frozensets(given_ones), given_ones)
+def test_a_wildcard_allows_what_it_covers_and_nothing_else(
+    held: frozenset[str], asked: str
+) -> None:
+    who = Actor("u_1", "t_1", "s_1", (), held)
+    tool = Resource("tool", "read", "t_1", None)
+    for resource in (None, tool, replace(tool, owner_id="u_1")):
+        verdict = decide(who, asked, resource, TOOLS)
+        assert verdict.allowed == holds(held, asked, TOOLS)
+    assert not decide(who, asked, replace(tool, owner_id="u_2"), TOOLS).allowed
+    assert not decide(who, asked, replace(tool, tenant_id="t_2"), TOOLS).allowed
 
 
 def actor(*permissions: str) -> Actor:

@@ -1,18 +1,27 @@
 """Permissions as they are declared, and wildcards only where a declaration says so."""
 
+import ast
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.rbac.permissions import PERMISSIONS, declaration, holds, wildcards
+from hub.rbac.permissions import PERMISSIONS, common, declaration, holds, wildcards
 from tests.rbac.households import unhurried
+from tests.test_layers import HUB
 
 TOOLS = ("tool:list", "tool:call:<server>/<tool*>", "disk:read:<volume*>/<folder*>")
 """Declarations with parts."""
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=8)
+few = st.sampled_from(["a", "b"])
+given_ones = st.one_of(
+    st.just("tool:list"),
+    st.builds("tool:call:{}/{}".format, few, few | st.just("*")),
+    st.builds("disk:read:{}/{}".format, few | st.just("*"), few | st.just("*")),
+)
+"""What can be given of ``TOOLS``, in a world of few names, so that one often covers another."""
 
 
 def test_what_is_declared_without_parts_is_itself() -> None:
@@ -78,6 +87,38 @@ def test_who_holds_some_may_not_give_all() -> None:
 @given(st.frozensets(st.sampled_from(sorted(PERMISSIONS))), st.sampled_from(sorted(PERMISSIONS)))
 def test_without_wildcards_to_hold_is_to_have(held: frozenset[str], asked: str) -> None:
     assert holds(held, asked) == (asked in held)
+
+
+@unhurried
+@given(st.frozensets(given_ones), st.frozensets(given_ones), given_ones)
+def test_what_is_common_to_two_is_held_exactly_where_both_hold_it(
+    ones: frozenset[str], others: frozenset[str], asked: str
+) -> None:
+    both = common(ones, others, TOOLS)
+    assert holds(both, asked, TOOLS) == (holds(ones, asked, TOOLS) and holds(others, asked, TOOLS))
+
+
+@unhurried
+@given(st.frozensets(given_ones), given_ones, given_ones)
+def test_who_holds_what_covers_another_holds_that_too(
+    held: frozenset[str], one: str, other: str
+) -> None:
+    if holds(held, one, TOOLS) and holds({one}, other, TOOLS):
+        assert holds(held, other, TOOLS)
+
+
+def test_nobody_asks_what_somebody_may_by_another_rule() -> None:
+    """``in somebody.permissions`` knows no wildcards: ``holds`` is for that."""
+    asked = []
+    for module in HUB:
+        if " in " not in (text := module.path.read_text("utf-8")) or ".permissions" not in text:
+            continue
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+                among = node.comparators[0]
+                if isinstance(among, ast.Attribute) and among.attr == "permissions":
+                    asked.append(f"{module.name}:{node.lineno}")
+    assert asked == []
 
 
 def test_the_parts_of_a_declaration_are_told() -> None:
