@@ -14,6 +14,7 @@ from hub.identity.definitions import definitions_of
 from hub.identity.disabled import not_disabled_there
 from hub.identity.holdings import hand_of, held_by, held_by_group, is_known, lives
 from hub.identity.owners import keep_an_owner
+from hub.identity.remains import forget_remains
 from hub.ids import is_id, new_id
 from hub.rbac.actor import Actor
 from hub.rbac.explaining import Way, ways
@@ -113,6 +114,8 @@ class Assignments:
                 row = _new(tenant_id, role_id, to)
             row.expires_at = until
             session.add(row)
+            if to.user_id is not None and not theirs:  # they come back, from now on
+                await forget_remains(session, tenant_id, to.user_id)
             if role_id == OWNER and shortens and to.kind == "user":
                 await keep_an_owner(session, tenant_id)
             end = None if until is None else until.isoformat()

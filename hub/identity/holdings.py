@@ -123,28 +123,43 @@ async def hand_of(
     definitions = await definitions_of(session, [tenant_id])
     if by is None:
         return OPERATOR, definitions
-    held = await held_by(session, tenant_id, by.user_id)
-    hand = Hand(
-        by.user_id,
-        rank_of(held.role_ids, definitions),
-        compile_roles(held.role_ids, definitions),
-        ancestry(held.role_ids, definitions) | held.group_ids,
-        within=by.permissions,
-    )
+    hand = await hand_there(session, tenant_id, by.user_id, definitions, by.permissions)
+    if hand is None or not hand.holds(permission):
+        raise Fault("permission_denied")
+    return hand, definitions
+
+
+async def hand_there(
+    session: AsyncSession,
+    tenant_id: str,
+    user_id: str,
+    definitions: Definitions,
+    within: frozenset[str] | None = None,
+) -> Hand | None:
+    """What a user of the tenant may give and take at this moment, by roles of their own and of
+    their groups; None for who is disabled, or no member. ``within``: see ``Hand``.
+    """
     enabled = (
         select(User.id)
         .join(Membership, col(Membership.user_id) == User.id)
         .where(
-            User.id == by.user_id,
+            User.id == user_id,
             Membership.tenant_id == tenant_id,
             col(User.disabled_at).is_(None),
             not_disabled_there(),
         )
         .limit(1)
     )
-    if not hand.holds(permission) or (await session.exec(enabled)).first() is None:
-        raise Fault("permission_denied")
-    return hand, definitions
+    held = await held_by(session, tenant_id, user_id)
+    if not held.member or (await session.exec(enabled)).first() is None:
+        return None
+    return Hand(
+        user_id,
+        rank_of(held.role_ids, definitions),
+        compile_roles(held.role_ids, definitions),
+        ancestry(held.role_ids, definitions) | held.group_ids,
+        within,
+    )
 
 
 async def is_known(session: AsyncSession, tenant_id: str, user_id: str) -> bool:

@@ -10,13 +10,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.identity.definitions import definitions_of
-from hub.identity.holdings import held_by
+from hub.identity.holdings import hand_there
 from hub.identity.owners import lock
 from hub.identity.sessions import digest
-from hub.rbac.inheritance import rank_of
-from hub.rbac.ranks import Hand, why_not_give
-from hub.rbac.roles import compile_roles
-from hub.storage.tables import Invitation, Tenant, User, now
+from hub.rbac.ranks import why_not_give
+from hub.storage.tables import Invitation, Tenant, now
 from hub.storage.tenant_settings import parsed
 
 PERMISSION: Final = "member:invite"
@@ -115,16 +113,9 @@ async def _check_standing(
         raise _invalid()
     if invitation.invited_by is None:
         return
-    inviter = await session.get(User, invitation.invited_by)
-    held = await held_by(session, tenant.id, invitation.invited_by)
     definitions = await definitions_of(session, [tenant.id])
-    hand = Hand(
-        invitation.invited_by,
-        rank_of(held.role_ids, definitions),
-        compile_roles(held.role_ids, definitions),
-        frozenset(),
-    )
-    if inviter is None or inviter.disabled_at is not None or not hand.holds(PERMISSION):
+    hand = await hand_there(session, tenant.id, invitation.invited_by, definitions)
+    if hand is None or not hand.holds(PERMISSION):
         raise _invalid()
     if why_not_give(hand, (invitation.role_id,), definitions) is not None:
         raise _invalid()

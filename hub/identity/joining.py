@@ -1,6 +1,6 @@
 """Joining a tenant by an invitation, with the account that one has."""
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -9,8 +9,9 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity import invitations
 from hub.identity.holdings import held_by
+from hub.identity.remains import forget_remains
 from hub.ids import new_id
-from hub.storage.tables import ApiKey, LoginSession, Membership, Tenant, User, now
+from hub.storage.tables import Membership, Tenant, User
 
 
 async def join(session: AsyncSession, user_id: str, code: str) -> tuple[Tenant, str]:
@@ -42,19 +43,9 @@ async def join(session: AsyncSession, user_id: str, code: str) -> tuple[Tenant, 
 
 
 async def _forget_what_expired(session: AsyncSession, tenant_id: str, user_id: str) -> None:
-    """Delete the roles of a membership that ended by itself: the next begins with one of its own.
-    Its login sessions and API keys do not come to life again.
+    """Delete a membership that ended by itself, and what remains of it: the next begins with a role
+    of its own.
     """
     here = col(Membership.tenant_id) == tenant_id
     await session.exec(delete(Membership).where(here, col(Membership.user_id) == user_id))
-    for way_in in (LoginSession, ApiKey):
-        await session.exec(
-            update(way_in)
-            .where(
-                col(way_in.user_id) == user_id,
-                col(way_in.tenant_id) == tenant_id,
-                col(way_in.revoked_at).is_(None),
-            )
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
-        )
+    await forget_remains(session, tenant_id, user_id)

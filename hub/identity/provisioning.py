@@ -18,8 +18,10 @@ from hub.faults import Fault
 from hub.identity.addresses import normal
 from hub.identity.definitions import definitions_of
 from hub.identity.factors import forget
+from hub.identity.holdings import held_by
 from hub.identity.mapping import Given, admits, capped, given
 from hub.identity.owners import has_owner, lock
+from hub.identity.remains import forget_remains
 from hub.identity.sessions import LoginSessions
 from hub.identity.sign_in import choose_tenant
 from hub.ids import new_id
@@ -275,8 +277,11 @@ class _Admission:
             )
         )
         before = {(row.tenant_id, row.role_id): row for row in rows.all()}
+        members: set[str] = set()  # the ids of tenants
         for tenant_id in sorted({tenant_id for tenant_id, _ in (*before, *places)}):
             await lock(session, tenant_id)
+            if (await held_by(session, tenant_id, user.id)).member:
+                members.add(tenant_id)
         for place, row in before.items():
             if place not in places and await self._take(user.id, *place):
                 await session.delete(row)
@@ -292,6 +297,9 @@ class _Admission:
                 continue
             else:
                 known.expires_at = None
+            if tenant_id not in members:
+                await forget_remains(session, tenant_id, user.id)
+                members.add(tenant_id)
             if (tenant_id, role) not in before:
                 session.add(
                     ProvidedRole(

@@ -29,7 +29,9 @@ from hub.storage.tables import DisabledMember, LoginSession, Membership, Role, T
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A user in a tenant. ``roles``: their names; ``disabled_at``: there, or everywhere."""
+    """A user in a tenant. ``roles``: the names of those they have of themselves now;
+    ``disabled_at``: there, or everywhere.
+    """
 
     id: str
     email: str
@@ -216,8 +218,11 @@ async def _profiles(session: AsyncSession, ids: Sequence[str]) -> Sequence[Profi
     )
     roles: dict[str, set[str]] = {}
     joined: dict[str, datetime] = {}
+    moment = now()
     for membership, name in memberships.all():
-        roles.setdefault(membership.user_id, set()).add(name)
+        held = roles.setdefault(membership.user_id, set())
+        if membership.expires_at is None or membership.expires_at > moment:
+            held.add(name)
         at = joined.setdefault(membership.user_id, membership.created_at)
         joined[membership.user_id] = min(at, membership.created_at)
     users = await session.exec(

@@ -9,7 +9,7 @@ from hub.identity.service_accounts import Account
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById, Text
-from hub.rbac.permissions import ANY
+from hub.rbac.permissions import ANY, holds
 
 _GUARDS = ("service", "service_id")
 _FAULTS = ("not_found", "permission_denied")
@@ -21,7 +21,10 @@ Name = Annotated[Text, Field(min_length=1, max_length=200)]
 class Create(Params):
     name: Name
     role: str | None = Field(
-        None, max_length=64, description="Default: `service`. Of no higher rank than yours."
+        None,
+        max_length=64,
+        description="The role's id. Default: `service`. It ranks no higher than you, and may do "
+        "nothing that you may not.",
     )
 
 
@@ -83,7 +86,7 @@ async def create(call: Call, params: Create) -> Service:
 async def listing(call: Call, params: PageById) -> Listing[Service]:
     """List the service accounts that you may see, the newest first."""
     actor = call.actor
-    only = None if f"service:read{ANY}" in actor.permissions else actor.user_id
+    only = None if holds(actor.permissions, f"service:read{ANY}") else actor.user_id
     accounts = await call.services.service_accounts.page(
         actor.tenant_id, only, params.cursor, params.limit + 1
     )
@@ -130,10 +133,13 @@ async def update(call: Call, params: Update) -> Service:
     http=Http("POST", f"{_PATH}/disable"),
     guards=_GUARDS,
     ordered_by="service_id",
-    faults=_FAULTS,
+    faults=(*_FAULTS, "conflict"),
 )
 async def disable(call: Call, params: Named) -> Done:
-    """Let a service account in no more: its sockets and runs end at once."""
+    """Let a service account in no more: its sockets and runs end at once.
+
+    Where it is the tenant's last owner that is a `conflict`.
+    """
     await call.services.service_accounts.disable(
         call.actor, call.actor.tenant_id, params.service_id
     )
@@ -162,12 +168,12 @@ async def enable(call: Call, params: Named) -> Done:
     http=Http("DELETE", _PATH),
     guards=_GUARDS,
     ordered_by="service_id",
-    faults=_FAULTS,
+    faults=(*_FAULTS, "conflict"),
 )
 async def delete(call: Call, params: Named) -> Done:
     """Take a service account out of the tenant for good, and end its keys.
 
-    What it has written stays.
+    What it has written stays. Where it is the tenant's last owner that is a `conflict`.
     """
     await call.services.service_accounts.delete(call.actor, call.actor.tenant_id, params.service_id)
     return Done()

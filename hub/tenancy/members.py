@@ -35,7 +35,9 @@ from hub.storage.tenant_settings import settings_of
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in a tenant. ``roles`` are names; ``disabled``: the user can sign in nowhere."""
+    """A user in a tenant. ``roles`` are the names of those they have now, none for who was a member
+    for a while that is over; ``disabled``: the user can sign in nowhere.
+    """
 
     user_id: str
     email: str
@@ -68,21 +70,21 @@ class Members:
         async with self._database.read(tenant_id) as session:
             user_ids = (await session.exec(ids)).all()
             rows = await session.exec(
-                select(User, Membership.created_at, Role.name)
+                select(User, Membership.created_at, Role.name, lives(now()))
                 .join(Membership, col(Membership.user_id) == User.id)
                 .join(Role, col(Role.id) == Membership.role_id)
                 .where(col(User.id).in_(user_ids))
                 .order_by(col(User.id), col(Role.rank).desc(), col(Role.name))
             )
             found = rows.all()
-        users = {user.id: user for user, _, _ in found}
+        users = {user.id: user for user, *_ in found}
         return [
             Member(
                 user.id,
                 user.email,
                 user.name,
-                tuple(role for one, _, role in found if one.id == user.id),
-                min(since for one, since, _ in found if one.id == user.id),
+                tuple(role for one, _, role, alive in found if one.id == user.id and alive),
+                min(since for one, since, *_ in found if one.id == user.id),
                 user.disabled_at is not None,
             )
             for user in users.values()
@@ -134,7 +136,7 @@ class Members:
                 select(Tenant, Role.name)
                 .join(Membership, col(Membership.tenant_id) == Tenant.id)
                 .join(Role, col(Role.id) == Membership.role_id)
-                .where(Membership.user_id == user_id, col(Tenant.id).in_(tenant_ids))
+                .where(Membership.user_id == user_id, col(Tenant.id).in_(tenant_ids), lives(now()))
                 .order_by(col(Tenant.id), col(Role.rank).desc(), col(Role.name))
             )
             found = rows.all()

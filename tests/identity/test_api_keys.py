@@ -15,8 +15,10 @@ from hub.identity import api_keys
 from hub.identity.accounts import Accounts
 from hub.identity.api_key_text import make
 from hub.identity.api_keys import ApiKeys, Changes, Wanted
+from hub.identity.assignments import Assignments, Target
 from hub.identity.authority import Authority, NoStanding
 from hub.identity.credentials import Credentials
+from hub.identity.groups import Groups
 from hub.identity.key_use import KeyUse
 from hub.identity.service_accounts import NOWHERE, ServiceAccounts
 from hub.identity.tokens import Tokens
@@ -359,6 +361,54 @@ async def test_nobody_makes_or_ends_a_service_above_their_rank(place: Place) -> 
     high = await place.services.create(owner, place.tenant_id, "high", "owner")
     for deed in (place.services.disable, place.services.delete):
         assert await reason(deed(admin, place.tenant_id, high.user.id)) == "permission_denied"
+
+
+async def test_ranks_that_groups_give_count_for_who_acts_and_for_the_service(place: Place) -> None:
+    admin, owner = await place.actor("admin"), await place.actor("owner")
+    groups = Groups(place.database, changed=place.authority.changed)
+    assignments = Assignments(place.database, changed=place.authority.changed)
+    heads = await groups.create(place.tenant_id, owner, "heads")
+    await assignments.give(place.tenant_id, owner, "owner", Target(None, heads.id))
+    low = (await place.services.create(admin, place.tenant_id, "low")).user.id
+    high = (await place.services.create(owner, place.tenant_id, "high", "owner")).user.id
+    await groups.add(place.tenant_id, owner, heads.id, low)
+    for deed in (place.services.disable, place.services.delete):
+        for service_id in (low, high):
+            assert await reason(deed(admin, place.tenant_id, service_id)) == "permission_denied"
+    await groups.add(place.tenant_id, owner, heads.id, place.people["admin"])
+    risen = await place.actor("admin")
+    for service_id in (low, high):
+        await place.services.delete(risen, place.tenant_id, service_id)
+    assert [each.user_id for each in await groups.members(place.tenant_id, heads.id, None, 9)] == [
+        place.people["admin"]
+    ]
+    assert (await place.services.create(risen, place.tenant_id, "new", "owner")).roles == ("owner",)
+
+
+async def test_who_may_no_more_when_it_is_done_changes_no_service(place: Place) -> None:
+    admin = await place.actor("admin")
+    account = await place.services.create(admin, place.tenant_id, "ticker")
+    async with place.database.write(EVERY_TENANT) as session:
+        theirs = col(Membership.user_id) == admin.user_id
+        await session.exec(update(Membership).where(theirs).values(role_id="member"))
+    work = place.services.disable(admin, place.tenant_id, account.user.id)
+    assert await reason(work) == "permission_denied"
+    another = place.services.create(admin, place.tenant_id, "another")
+    assert await reason(another) == "permission_denied"
+
+
+async def test_a_service_that_is_the_last_owner_does_not_end_itself(place: Place) -> None:
+    owner = await place.actor("owner")
+    service_id = (await place.services.create(owner, place.tenant_id, "heir", "owner")).user.id
+    scopes = ["service:write", "service:delete"]
+    _, text = await place.keys.create(None, service_id, place.tenant_id, Wanted("its", scopes))
+    heir = await place.shows(text)
+    async with place.database.write(EVERY_TENANT) as session:
+        theirs = col(Membership.user_id) == owner.user_id
+        await session.exec(update(Membership).where(theirs).values(role_id="admin"))
+    for deed in (place.services.disable, place.services.delete):
+        assert await reason(deed(heir, place.tenant_id, service_id)) == "conflict"
+    assert await place.shows(text)
 
 
 async def test_no_key_of_a_service_may_more_than_who_makes_it(place: Place) -> None:

@@ -20,7 +20,7 @@ from hub.identity.watches import Watches
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import DisabledMember, Membership, User, now
+from hub.storage.tables import DisabledMember, LoginSession, Membership, User, now
 from tests.identity.houses import House
 from tests.identity.test_roles import refusal
 from tests.identity.test_watches import Told
@@ -118,6 +118,31 @@ async def test_a_role_that_expires_gives_nothing_from_that_instant_on(house: Hou
         house.tenant_id, owner, "operator", Target(bob.user_id), expires_at=soon
     )
     assert (await refusal(past)).reason == "invalid_params"
+
+
+async def test_who_comes_back_begins_anew(house: House) -> None:
+    owner, bob = await house.user("owner"), await house.user("viewer")
+    admin = await house.user("admin")
+    heads = await house.groups.create(house.tenant_id, owner, "heads")
+    await house.assignments.give(house.tenant_id, owner, "owner", Target(None, heads.id))
+    await house.groups.add(house.tenant_id, owner, heads.id, bob.user_id)
+    later = now() + timedelta(hours=1)
+    login = LoginSession(
+        id=new_id("s"), tenant_id=house.tenant_id, user_id=bob.user_id, expires_at=later
+    )
+    async with house.database.write(EVERY_TENANT) as session:
+        session.add(login)
+    to = Target(bob.user_id)
+    await house.assignments.give(house.tenant_id, owner, "operator", to, expires_at=later)
+    assert (await look_up(house.database, [login.id]))[login.id].actor.user_id == bob.user_id
+    async with house.database.write(EVERY_TENANT) as session:
+        theirs = col(Membership.user_id) == bob.user_id
+        await session.exec(update(Membership).where(theirs).values(expires_at=now()))
+    assert await look_up(house.database, [login.id]) == {}
+    # By an administrator, who could not put them into a group of owners.
+    await house.assignments.give(house.tenant_id, admin, "viewer", to)
+    assert await house.roles_of(bob) == ("viewer",)
+    assert await look_up(house.database, [login.id]) == {}
 
 
 async def test_who_follows_a_standing_is_told_when_a_role_expires(house: House) -> None:

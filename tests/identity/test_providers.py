@@ -317,6 +317,16 @@ async def test_the_last_owner_of_a_tenant_stays_one(world: World) -> None:
     assert await world.roles(login) == ["member"]
 
 
+async def test_who_was_removed_and_comes_back_comes_by_a_new_session_alone(world: World) -> None:
+    login = world.somebody()
+    before = await world.session(login)
+    info = await world.info(before)
+    await world.services.members.remove(info["tenant_id"], info["user_id"], by=None)
+    assert (await world.info(await world.session(login)))["user_id"] == info["user_id"]
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        await world.info(before)
+
+
 async def test_claims_may_lead_to_several_tenants_of_which_one_chooses(world: World) -> None:
     second = new_id("t")
     async with world.services.database.write(EVERY_TENANT) as session:

@@ -1,17 +1,31 @@
 """Members come by invitation and go; nobody above one's own rank, and never the last owner."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
+from hub.identity.assignments import Assignments, Target
+from hub.identity.groups import Groups
+from hub.identity.users import Users
 from hub.ids import new_id
 from hub.rbac.actor import Actor
+from hub.rbac.roles import compile_roles
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Invitation, LoginSession, Membership, Role, Tenant, User, now
+from hub.storage.tables import (
+    DisabledMember,
+    Invitation,
+    LoginSession,
+    Membership,
+    Role,
+    Tenant,
+    User,
+    now,
+)
 from hub.storage.tenant_settings import TenantSettings
 from hub.tenancy.members import Member, Members
 from hub.tenancy.tenants import Tenants
@@ -139,6 +153,45 @@ async def test_an_invitation_rests_on_the_rank_of_whoever_invites(
         of = col(Membership.user_id) == admin.user_id
         await session.exec(update(Membership).where(of).values(role_id="member"))
     assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+
+
+async def test_an_invitation_rests_on_what_a_group_gives_and_on_who_is_not_disabled(
+    database: Database, members: Members, owner: Actor, operator: Actor, joined: Joined
+) -> None:
+    tenant_id = owner.tenant_id
+    groups, assignments = Groups(database), Assignments(database)
+    heads = await groups.create(tenant_id, owner, "heads")
+    await assignments.give(tenant_id, owner, "admin", Target(None, heads.id))
+    member = await joined(tenant_id, "member")
+    await groups.add(tenant_id, owner, heads.id, member.user_id)
+    risen = replace(member, permissions=compile_roles(["admin"]))
+    _, code = await members.invite(tenant_id, "admin", None, by=risen)
+    disabled = DisabledMember(tenant_id=tenant_id, user_id=member.user_id)
+    async with database.write(tenant_id) as session:
+        session.add(disabled)
+    assert await refused(members.join(operator.user_id, code)) == "permission_denied"
+    async with database.write(tenant_id) as session:
+        await session.delete(disabled)
+    assert (await members.join(operator.user_id, code)).roles == ("admin",)
+
+
+async def test_a_role_that_is_over_is_told_of_nobody(
+    database: Database, members: Members, owner: Actor, joined: Joined
+) -> None:
+    member = await joined(owner.tenant_id, "member")
+    await Assignments(database).give(owner.tenant_id, owner, "admin", Target(member.user_id))
+    async with database.write(EVERY_TENANT) as session:
+        of = (col(Membership.user_id) == member.user_id) & (col(Membership.role_id) == "admin")
+        await session.exec(update(Membership).where(of).values(expires_at=now()))
+    told = {each.user_id: each.roles for each in await members.listed(owner.tenant_id, None, 10)}
+    assert told == {owner.user_id: ("owner",), member.user_id: ("member",)}
+    assert [each.roles for each in await members.of(member.user_id, None, 10)] == [("member",)]
+    profile = await Users(database, nobody_is_told).get(owner.tenant_id, member.user_id)
+    assert profile.roles == ("member",)
+
+
+async def nobody_is_told(kind: str, id: str) -> None:
+    pass
 
 
 async def test_the_invitations_of_a_removed_member_are_void(
