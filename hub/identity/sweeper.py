@@ -5,15 +5,14 @@ which the throttle asks. Its refresh tokens are not.
 """
 
 import asyncio
-import random
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from sqlmodel import SQLModel, col, select
 
-from hub.backplane.interface import Backplane, Lease, LeaseLost
-from hub.faults import Fault
+from hub.backplane.chore import Chore, Keep
+from hub.backplane.interface import Backplane
 from hub.storage.database import Database
 from hub.storage.erasing import erase
 from hub.storage.scope import EVERY_TENANT
@@ -26,11 +25,9 @@ from hub.storage.tables import (
     RefreshToken,
     now,
 )
-from hub.telemetry.logs import log
 
 SWEEP_S: Final = 600.0
-LEASE: Final = "sweep:identity"
-LEASE_S: Final = 60.0
+CHORE: Final = "sweep:identity"
 BATCH: Final = 500
 """Rows that are deleted in one transaction: who signs in meanwhile waits for no more than that."""
 PAUSE_S: Final = 0.05
@@ -53,36 +50,27 @@ class Sweeper:
         self, database: Database, backplane: Backplane, *, sweep_s: float = SWEEP_S
     ) -> None:
         self._database = database
-        self._backplane = backplane
-        self._sweep_s = sweep_s
-        self._sweeping: asyncio.Task[None] | None = None
+        self._chore = Chore(backplane, CHORE, self._delete_all, every_s=sweep_s)
 
     async def start(self) -> None:
         """Begin."""
-        self._sweeping = asyncio.create_task(self._sweep_for_ever())
+        await self._chore.start()
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._chore.close()
 
     async def sweep(self) -> int | None:
         """Delete all that has expired; how many rows. None if another node is at it.
 
         Raises Fault("backend_unavailable").
         """
-        lease = await self._backplane.acquire(LEASE, LEASE_S)
-        if lease is None:
-            return None
-        try:
-            return sum([await self._delete(kind, lease) for kind in KEPT])
-        except LeaseLost:
-            return None  # another node goes on with it
-        finally:
-            await self._backplane.release(lease)
+        return await self._chore.once()
 
-    async def _delete(self, kind: type[SQLModel], lease: Lease) -> int:
+    async def _delete_all(self, keep: Keep) -> int:
+        return sum([await self._delete(kind, keep) for kind in KEPT])
+
+    async def _delete(self, kind: type[SQLModel], keep: Keep) -> int:
         row: Any = kind
         (key,) = kind.__table__.primary_key.columns  # type: ignore[attr-defined]
         of = getattr(row, key.key)
@@ -94,6 +82,7 @@ class Sweeper:
         )
         deleted = 0
         while True:
+            # What has expired is looked for in all tenants, and goes by its key.
             async with self._database.write(EVERY_TENANT) as session:
                 keys = (await session.exec(expired)).all()
                 if keys:
@@ -101,15 +90,4 @@ class Sweeper:
             if len(keys) < BATCH:
                 return deleted
             await asyncio.sleep(PAUSE_S)
-            await self._backplane.renew(lease, LEASE_S)
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            # Nodes that started together do not come together.
-            await asyncio.sleep(self._sweep_s * random.uniform(0.5, 1.0))  # noqa: S311
-            try:
-                await self.sweep()
-            except Fault as fault:
-                log.warning("could not sweep what has expired", why=fault.reason)
-            except Exception:
-                log.exception("sweeping what has expired failed")
+            await keep()

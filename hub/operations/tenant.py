@@ -1,12 +1,13 @@
 """Tenants: what one's own has settled, and what the operator does with all of them."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Literal
 
 from pydantic import EmailStr, Field
 
 from hub.operations.call import Call
-from hub.operations.operation import Http, Params, Result, operation
+from hub.operations.operation import Http, Operation, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById, Text
 from hub.storage import tables
 from hub.storage.tenant_settings import TenantSettings, parsed
@@ -14,7 +15,6 @@ from hub.tenancy.tenants import NAME_PATTERN, state_of
 
 _HUB = ("hub", "")
 _GUARDS = ("tenant", "tenant_id")
-_OPERATED = ("operated", "tenant_id")
 _FAULTS = ("not_found", "permission_denied")
 _PATH = "/v1/tenants/{tenant_id}"
 
@@ -78,6 +78,21 @@ class Update(Named):
 
 class Delete(Named):
     confirm: Text = Field(max_length=200, description="The tenant's name.")
+
+
+_Handler = Callable[[Call, Named], Awaitable[Tenant]]
+
+
+def _operated(verb: str, *, permission: str) -> Callable[[_Handler], Operation[Named, Tenant]]:
+    """What is done to tenants by members of the one that the hub began with."""
+    return operation(
+        f"tenant.{verb}",
+        permission=permission,
+        kind="write",
+        http=Http("POST", f"{_PATH}/{verb}"),
+        guards=("operated", "tenant_id"),
+        faults=(*_FAULTS, "conflict"),
+    )
 
 
 @operation(
@@ -145,14 +160,7 @@ async def update(call: Call, params: Update) -> Tenant:
     return Tenant.of(await tenants.update(params.tenant_id, params.settings, by=call.actor))
 
 
-@operation(
-    "tenant.suspend",
-    permission="tenant:suspend",
-    kind="write",
-    http=Http("POST", _PATH + "/suspend"),
-    guards=_OPERATED,
-    faults=(*_FAULTS, "conflict"),
-)
+@_operated("suspend", permission="tenant:suspend")
 async def suspend(call: Call, params: Named) -> Tenant:
     """Close a tenant to all its members, at once: sessions, sockets, streams and runs end.
 
@@ -161,14 +169,7 @@ async def suspend(call: Call, params: Named) -> Tenant:
     return Tenant.of(await call.services.tenants.suspend(params.tenant_id, by=call.actor))
 
 
-@operation(
-    "tenant.resume",
-    permission="tenant:suspend",
-    kind="write",
-    http=Http("POST", _PATH + "/resume"),
-    guards=_OPERATED,
-    faults=(*_FAULTS, "conflict"),
-)
+@_operated("resume", permission="tenant:suspend")
 async def resume(call: Call, params: Named) -> Tenant:
     """Open a suspended tenant again.
 
@@ -195,14 +196,7 @@ async def delete(call: Call, params: Delete) -> Tenant:
     return Tenant.of(await tenants.delete(params.tenant_id, params.confirm, by=call.actor))
 
 
-@operation(
-    "tenant.restore",
-    permission="tenant:restore",
-    kind="write",
-    http=Http("POST", _PATH + "/restore"),
-    guards=_OPERATED,
-    faults=(*_FAULTS, "conflict"),
-)
+@_operated("restore", permission="tenant:restore")
 async def restore(call: Call, params: Named) -> Tenant:
     """Take the deletion of a tenant back, within its grace.
 

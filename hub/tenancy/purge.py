@@ -2,7 +2,7 @@
 
 It goes in small transactions, so that nobody waits for it long, and can stop anywhere and go on on
 another node: the tenant's own row and the memberships, by which the users are known who belong to
-no tenant any more, go last. One node at a time does it, by a lease.
+no tenant any more, go last.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
-from hub.backplane.interface import LOG_TTL_S, Backplane, Lease, LeaseLost
+from hub.backplane.chore import Chore, Keep
+from hub.backplane.interface import LOG_TTL_S, Backplane
 from hub.faults import Fault
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -35,8 +36,7 @@ from hub.tenancy.belongings import Part, of_tenant, of_user
 from hub.tenancy.tenants import founder, locked
 
 SWEEP_S: Final = 60.0
-LEASE: Final = "tenants:purge"
-LEASE_S: Final = 60.0
+CHORE: Final = "tenants:purge"
 BATCH: Final = 500
 """Rows that one transaction deletes."""
 PAUSE_S: Final = 0.01
@@ -54,56 +54,38 @@ class Purge:
     ) -> None:
         self._database = database
         self._backplane = backplane
-        self._sweep_s = sweep_s
-        self._sweeping: asyncio.Task[None] | None = None
+        self._chore = Chore(backplane, CHORE, self._purge_due, every_s=sweep_s)
 
     async def start(self) -> None:
-        """Begin to look."""
-        self._sweeping = asyncio.create_task(self._sweep())
+        """Begin."""
+        await self._chore.start()
 
     async def close(self) -> None:
-        """Look no more. What was begun goes on elsewhere, or after the next start."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(self._sweep_s)
-            try:
-                await self.once()
-            except (Fault, LeaseLost) as error:
-                log.warning("deleted tenants could not be purged now", why=str(error))
-            except Exception:
-                log.exception("purging deleted tenants failed")
+        """Stop. Idempotent."""
+        await self._chore.close()
 
     async def once(self) -> list[str]:
         """Purge the tenants that are due, unless another node does; the ids of those purged here.
 
-        Raises Fault("backend_unavailable"), LeaseLost.
+        Raises Fault("backend_unavailable").
         """
+        return await self._chore.once() or []
+
+    async def _purge_due(self, keep: Keep) -> list[str]:
         due = select(Tenant.id).where(col(Tenant.purge_at) <= now()).order_by(col(Tenant.purge_at))
         async with self._database.read(EVERY_TENANT) as session:
             waiting = (await session.exec(due)).all()
-        if not waiting:
-            return []
-        lease = await self._backplane.acquire(LEASE, LEASE_S)
-        if lease is None:
-            return []
-        try:
-            return [id for id in waiting if await self._purge(id, lease)]
-        finally:
-            await self._backplane.release(lease)
+        return [id for id in waiting if await self._purge(id, keep)]
 
-    async def _purge(self, tenant_id: str, lease: Lease) -> bool:
+    async def _purge(self, tenant_id: str, keep: Keep) -> bool:
         if not await self._begin(tenant_id):
             return False
-        await self._discard_logs(tenant_id, lease)
+        await self._discard_logs(tenant_id, keep)
         rows = 0
         for part in of_tenant(tenant_id):
             if part.kind is not Membership:
-                rows += await self._empty(tenant_id, part, lease)
-        users = await self._let_go(tenant_id, lease)
+                rows += await self._empty(tenant_id, part, keep)
+        users = await self._let_go(tenant_id, keep)
         async with self._database.write(EVERY_TENANT) as session:
             # Of the members that came back to it by hand, or of a trail that went on, nothing is
             # left either: the row goes with its references, or not at all.
@@ -141,7 +123,7 @@ class Purge:
             return False  # another node was faster
         return True
 
-    async def _discard_logs(self, tenant_id: str, lease: Lease) -> None:
+    async def _discard_logs(self, tenant_id: str, keep: Keep) -> None:
         """Have the backplane forget what was said, unless it must have by itself."""
         async with self._database.read(tenant_id) as session:
             since = select(Tenant.id).where(
@@ -153,7 +135,7 @@ class Purge:
         after = ""
         page = select(Conversation.id).order_by(col(Conversation.id)).limit(BATCH)
         while True:
-            await self._backplane.renew(lease, LEASE_S)
+            await keep()
             async with self._database.read(tenant_id) as session:
                 ids = (await session.exec(page.where(col(Conversation.id) > after))).all()
             for id in ids:
@@ -162,7 +144,7 @@ class Purge:
                 return
             after = ids[-1]
 
-    async def _empty(self, tenant_id: str, part: Part, lease: Lease) -> int:
+    async def _empty(self, tenant_id: str, part: Part, keep: Keep) -> int:
         """Delete what the tenant has in one table; how many rows that were."""
         rows = 0
         for column in part.loops():
@@ -174,7 +156,7 @@ class Purge:
                     .execution_options(synchronize_session=False)
                 )
         while True:
-            await self._backplane.renew(lease, LEASE_S)
+            await keep()
             # In the tenant's own scope: what is another's could not go, whatever the condition.
             async with self._database.write(tenant_id) as session:
                 deleted = await session.exec(_deleting(part.kind, part.some(BATCH)))
@@ -184,7 +166,7 @@ class Purge:
                 return rows
             await asyncio.sleep(PAUSE_S)
 
-    async def _let_go(self, tenant_id: str, lease: Lease) -> int:
+    async def _let_go(self, tenant_id: str, keep: Keep) -> int:
         """End the memberships, and with them the users who have no other; how many these were."""
         some = (
             select(Membership.user_id)
@@ -194,7 +176,7 @@ class Purge:
         )
         users = 0
         while True:
-            await self._backplane.renew(lease, LEASE_S)
+            await keep()
             async with self._database.write(EVERY_TENANT) as session:
                 user_ids = (await session.exec(some)).all()
                 here = col(Membership.tenant_id) == tenant_id

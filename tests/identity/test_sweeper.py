@@ -92,7 +92,7 @@ async def test_a_used_refresh_token_stays_while_its_reuse_can_be_told(
 async def test_one_node_sweeps_at_a_time(peopled: Accounts, database: Database) -> None:
     shared = MemoryShared()
     nodes = [Sweeper(database, MemoryBackplane(shared)) for _ in range(2)]
-    lease = await MemoryBackplane(shared).acquire(sweeping.LEASE, 30)
+    lease = await MemoryBackplane(shared).acquire(sweeping.CHORE, 30)
     assert lease is not None
     assert await nodes[0].sweep() is None
     await MemoryBackplane(shared).release(lease)

@@ -33,7 +33,7 @@ from hub.storage.tables import (
 )
 from hub.tenancy import purge as purging
 from hub.tenancy.belongings import of_tenant, of_user
-from hub.tenancy.purge import LEASE, LEASE_S, Purge
+from hub.tenancy.purge import CHORE, Purge
 from hub.tenancy.tenants import Tenants
 from tests.tenancy.conftest import Joined, founded, trail
 
@@ -208,7 +208,7 @@ async def test_one_node_at_a_time_purges(
     shared = MemoryShared()
     here, there = MemoryBackplane(shared), MemoryBackplane(shared)
     await delete_and_wait(database, tenants, owner)
-    lease = await there.acquire(LEASE, LEASE_S)
+    lease = await there.acquire(CHORE, 30)
     assert lease is not None
     assert await Purge(database, here).once() == []
     await there.release(lease)
@@ -232,8 +232,7 @@ async def test_what_one_node_began_another_ends(
             if self.renewals > 6:
                 raise LeaseLost(lease.name)
 
-    with pytest.raises(LeaseLost):
-        await Purge(database, Failing()).once()
+    assert await Purge(database, Failing()).once() == []
     assert await left(database, owner.tenant_id) != {}
     assert await Purge(database, MemoryBackplane()).once() == [owner.tenant_id]
     assert await left(database, owner.tenant_id) == {}
