@@ -1,12 +1,10 @@
 """The second wall: PostgreSQL's row-level security, below every statement that the hub makes.
 
 The tenant scope (``hub.storage.scope``) keeps statements inside their tenant. Should one ever go
-round it, the database itself shows no row of another tenant: every table that has a ``tenant_id``
-has a policy on the setting ``hub.tenant``, which a transaction gets as it begins. Without it
-nothing is seen. FORCE holds the tables' owner to it too; only a superuser and a role with BYPASSRLS
-pass. References and unique constraints are checked beyond the walls.
-
-Rows whose ``tenant_id`` is null are everybody's to read. ``tenants`` itself has its wall by ``id``.
+round it, the database itself shows no row of another tenant: every table whose rows are a tenant's
+(``hub.storage.ownership``) has a policy on the setting ``hub.tenant``, which a transaction gets as
+it begins. Without it nothing is seen. FORCE holds the tables' owner to it too; only a superuser and
+a role with BYPASSRLS pass. References and unique constraints are checked beyond the walls.
 """
 
 from collections.abc import Iterator
@@ -14,29 +12,21 @@ from typing import Final
 
 from sqlalchemy import Connection, MetaData, Table, text
 
+from hub.storage.ownership import SHARED, is_owned, key_of, part_of
 from hub.storage.postgres import EVERYONES, SETTING
 
 POLICY: Final = "hub_tenant_1"
 """The name ends with the version of its terms: another one replaces it."""
-SHARED: Final = "hub_shared_1"
+READING: Final = "hub_shared_2"
 
-# The subselects are evaluated once for a statement, and not once for a row.
-_MINE: Final = (
-    "({column} = (SELECT current_setting('{setting}', true))"
-    " OR (SELECT current_setting('{setting}', true)) = '{everyones}')"
-)
-
-
-def key_of(table: Table) -> str | None:
-    """The column that says whose the rows of a table are; None if they are no tenant's."""
-    if "tenant_id" in table.columns:
-        return "tenant_id"
-    return "id" if table.name == "tenants" else None
+# A subselect is evaluated once for a statement, and not once for a row.
+_TENANT: Final = f"(SELECT current_setting('{SETTING}', true))"
+_EVERYONES: Final = f"{_TENANT} = '{EVERYONES}'"
 
 
 def walled(metadata: MetaData) -> Iterator[Table]:
     """The tables whose rows are a tenant's."""
-    return (table for table in metadata.sorted_tables if key_of(table) is not None)
+    return (table for table in metadata.sorted_tables if is_owned(table))
 
 
 def gaps(connection: Connection, metadata: MetaData) -> list[str]:
@@ -80,12 +70,21 @@ def passes(connection: Connection) -> str | None:
 
 
 def _policies(table: Table) -> dict[str, str]:
-    key = key_of(table)
-    assert key is not None
-    mine = _MINE.format(column=key, setting=SETTING, everyones=EVERYONES)
+    key, part = key_of(table), part_of(table)
+    if part is None:
+        whole = table
+        mine, shared = f"{key} = {_TENANT} OR {_EVERYONES}", f"{key} IS NULL AND {_TENANT} <> ''"
+    else:
+        whole = part.column.table
+        there = f"{part.parent.name} IN (SELECT {part.column.name} FROM {whole.name}"  # noqa: S608
+        # Where the rows are everyone's anyway, the whole is not looked for.
+        mine = f"{_EVERYONES} OR {there} WHERE {key_of(whole)} = {_TENANT})"
+        # Of the whole those rows are found that its own walls show.
+        shared = f"{_TENANT} NOT IN ('', '{EVERYONES}') AND {there})"
+    mine = f"({mine})"
     policies = {POLICY: f"FOR ALL USING {mine} WITH CHECK {mine}"}
-    if table.columns[key].nullable:
-        policies[SHARED] = f"FOR SELECT USING ({key} IS NULL)"
+    if whole.name in SHARED:
+        policies[READING] = f"FOR SELECT USING ({shared})"
     return policies
 
 

@@ -1,6 +1,8 @@
 """PostgreSQL itself keeps a transaction inside its tenant, whatever is asked of it."""
 
 import asyncio
+import re
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,13 +11,17 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
 
 from hub.ids import new_id
+from hub.rbac.roles import BUILT_IN
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, Scope
-from hub.storage.tables import Role
+from hub.storage.tables import Erasure, Role, RolePermission
+from hub.storage.walls import walled
 from tests.parts.postgres import SUPERUSER, PostgresServer
 from tests.storage.conftest import House, build
+from tests.storage.test_scope import OF_NO_TENANT
 
 MESSAGES = "SELECT id FROM messages ORDER BY id"
 
@@ -47,31 +53,63 @@ async def asked(database: Database, scope: Scope, statement: str) -> list[Any]:
         return list(found.scalars().all()) if found.returns_rows else []
 
 
-async def test_every_table_of_tenants_has_a_wall(database: Database) -> None:
+async def test_every_table_of_tenants_has_a_wall_on_the_same_terms(database: Database) -> None:
     # Asked of PostgreSQL, not of the module that raises them.
     async with raw(database) as connection:
-        rows = await connection.fetch(
-            "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity AS forced,"
-            " (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid AND polcmd = '*') AS policies"
-            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-            " WHERE a.attname = 'tenant_id' AND c.relkind = 'r' OR c.relname = 'tenants'"
-            " GROUP BY c.oid, c.relname, c.relrowsecurity, c.relforcerowsecurity"
+        tables = await connection.fetch(
+            "SELECT relname, relrowsecurity AND relforcerowsecurity AS forced FROM pg_class"
+            " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
         )
-    assert len(rows) > 10
-    assert [row["relname"] for row in rows if (row["forced"], row["policies"]) != (True, 1)] == []
+        policies = await connection.fetch(
+            "SELECT tablename, cmd, permissive, roles::text, qual, with_check FROM pg_policies"
+        )
+        keys = await connection.fetch(
+            "SELECT relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+            " WHERE attname = 'tenant_id' AND relkind IN ('r', 'p')"
+        )
+    there = {row["relname"]: row["forced"] for row in tables}
+    assert set(there) == {*SQLModel.metadata.tables, "alembic_version"}
+    guarded = {name for name, forced in there.items() if forced}
+    assert guarded == {*(row["relname"] for row in keys), "tenants", "role_permissions"}
+    assert guarded == set(there) - {*OF_NO_TENANT, "alembic_version"}
+    terms = defaultdict(set)
+    for row in policies:
+        assert row["roles"] == "{public}"
+        terms[row["cmd"]].add(row["tablename"])
+        if row["cmd"] == "ALL":
+            assert row["qual"] == row["with_check"]
+    assert terms == {"ALL": guarded, "SELECT": {"roles", "role_permissions"}}
+    said = {
+        re.sub(r"\b(tenant_id|id)\b", "KEY", row["qual"])
+        for row in policies
+        if row["cmd"] == "ALL" and row["tablename"] != "role_permissions"
+    }
+    assert len(said) == 1, said
+    assert "current_setting('hub.tenant'::text, true)" in said.pop()
 
 
 async def test_without_a_tenant_nothing_is_seen(
     database: Database, ours: House, theirs: House
 ) -> None:
     async with raw(database) as connection:
-        for table in ("messages", "conversations", "tenants"):
-            assert await connection.fetch(f"SELECT * FROM {table}") == []
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(
-                "INSERT INTO tenants (created_at, updated_at, id, name)"
-                " VALUES (now(), now(), 't_1', 'new')"
-            )
+        for setting in (None, ""):
+            if setting is not None:
+                await connection.execute(f"SET hub.tenant = '{setting}'")
+            for table in walled(SQLModel.metadata):
+                assert await connection.fetch(f"SELECT * FROM {table.name}") == [], table.name
+            for change in (
+                "UPDATE roles SET rank = 99",
+                "DELETE FROM role_permissions",
+                "DELETE FROM messages",
+            ):
+                assert (await connection.execute(change)).endswith(" 0")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(
+                    "INSERT INTO tenants (created_at, updated_at, id, name)"
+                    " VALUES (now(), now(), 't_1', 'new')"
+                )
+    for name in ("messages", "conversations", "tenants", "roles", "role_permissions"):
+        assert await asked(database, EVERY_TENANT, f"SELECT 1 FROM {name}"), "there is something"
 
 
 async def test_with_a_tenant_its_own_alone_is_seen_and_changed(
@@ -153,6 +191,36 @@ async def test_the_roles_of_all_are_everybodys_to_read_and_nobodys_to_change(
     assert own.id not in found
     await asked(database, ours.tenant, "UPDATE roles SET rank = 99")
     assert 99 not in await asked(database, EVERY_TENANT, "SELECT rank FROM roles")
+
+
+async def test_what_a_role_may_is_seen_and_changed_by_whose_role_it_is(
+    database: Database, ours: House, theirs: House
+) -> None:
+    own = Role(id=new_id("ro"), tenant_id=theirs.tenant, name="theirs", rank=5)
+    async with database.write(theirs.tenant) as session:
+        session.add(own)
+        await session.flush()
+        session.add(RolePermission(role_id=own.id, permission="run:read"))
+    of_roles = "SELECT DISTINCT role_id FROM role_permissions ORDER BY role_id"
+    assert await asked(database, ours.tenant, of_roles) == sorted(BUILT_IN)
+    assert await asked(database, theirs.tenant, of_roles) == sorted([*BUILT_IN, own.id])
+    for id in (own.id, "viewer"):
+        with pytest.raises(DBAPIError, match="row-level security"):
+            await asked(
+                database, ours.tenant, f"INSERT INTO role_permissions VALUES ('{id}', 'run:cancel')"
+            )
+    await asked(database, ours.tenant, "DELETE FROM role_permissions")
+    assert await asked(database, EVERY_TENANT, of_roles) == sorted([*BUILT_IN, own.id])
+    await asked(database, theirs.tenant, "DELETE FROM role_permissions")
+    assert await asked(database, EVERY_TENANT, of_roles) == sorted(BUILT_IN)
+
+
+async def test_what_is_noted_of_every_tenant_is_nobodys_to_read(
+    database: Database, theirs: House
+) -> None:
+    async with database.write(EVERY_TENANT) as session:
+        session.add(Erasure(id=new_id("er"), user_id=theirs.user))
+    assert await asked(database, theirs.tenant, "SELECT id FROM erasures") == []
 
 
 async def test_what_is_no_identifier_is_no_scope(database: Database) -> None:
