@@ -16,6 +16,7 @@ from hub.cli import (
     apikeys,
     audit,
     doctor,
+    groups,
     keys,
     limits,
     processes,
@@ -93,6 +94,7 @@ def _run(given: argparse.Namespace) -> int:
         "token": lambda: administration.token(settings, given.email),
         "link": lambda: administration.link(settings, given.email),
         "role": lambda: roles.run(settings, given),
+        "group": lambda: groups.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
         "audit": lambda: audit.run(settings, given),
         "usage": lambda: limits.usage(settings, given),
@@ -112,7 +114,8 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
 
 
 _WRITERS: Final = {
-    "serve", "worker", "init", "user", "role", "tenant", "token", "link", "keys", "apikey", "audit",
+    "serve", "worker", "init", "user", "role", "group", "tenant", "token", "link", "keys", "apikey",
+    "audit",
 }  # fmt: skip
 
 _ALONE: Final = {"keys": keys.run, "tenant": tenants.run}
@@ -161,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     command("init", "make the data directory, the secrets, the tables and the administrator")
     users.add_actions(commands.add_parser("user", help="administer users"))
     roles.add_commands(commands)
+    groups.add_commands(commands)
     apikeys.declare(commands)
     keys.declare(commands)
     audit.add_parser(commands)

@@ -35,7 +35,10 @@ def teller(settings: Settings, authority: Authority) -> Callable[[str, str], Awa
 
 def _add(path: Path, kind: str, id: str) -> None:
     # What is appended at once in a few bytes is not mixed with what another appends.
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        return  # no hub has this data directory
     try:
         os.write(descriptor, json.dumps([kind, id]).encode() + b"\n")
     finally:

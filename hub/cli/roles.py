@@ -1,71 +1,19 @@
 """``hub role``: roles of a tenant and who has them, for an operator at the machine."""
 
 import argparse
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+import re
 from datetime import datetime
 from typing import Any, Final
 
-from sqlmodel import col, or_, select
-
-from hub.audit.origin import Origin, acting
-from hub.backplane.choice import open_backplane
 from hub.backplane.memory import MemoryBackplane
+from hub.cli.place import EFFECT, PAGE, Place, add_action, opened
 from hub.faults import Fault
-from hub.identity.assignments import Assignments, Reasons, Target
-from hub.identity.authority import Authority, NoStanding
-from hub.identity.changes import Changed
-from hub.identity.roles import Described, Roles
-from hub.ids import new_id
-from hub.rbac.decision import decide
-from hub.rbac.explaining import givers
+from hub.identity.assignments import Target
+from hub.identity.authority import Authority
+from hub.identity.roles import Described
+from hub.operations.explanation import RESOURCE_PATTERN, Explainer, Explanation, Way
+from hub.operations.resources import Resources
 from hub.settings import Settings
-from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Group, Membership, Tenant, User
-
-EFFECT: Final = (
-    "It is done in the database. Nodes that share Redis (HUB_REDIS_URL) act on it at once, on open "
-    "sockets too; other running hubs within 5 seconds."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A tenant, and what administers it."""
-
-    tenant_id: str
-    database: Database
-    roles: Roles
-    assignments: Assignments
-
-    async def role(self, wanted: str) -> Described:
-        """By its name or id. Raises Fault("not_found")."""
-        there = await self.roles.all(self.tenant_id)
-        for role in there:
-            if wanted in (role.name, role.id):
-                return role
-        names = ", ".join(role.name for role in there)
-        raise Fault("not_found", f"there is no role {wanted!r} here; there are: {names}")
-
-    async def target(self, user: str | None, group: str | None) -> Target:
-        """A user by e-mail or id, or a group by name or id. Raises Fault("not_found")."""
-        if group is not None:
-            named: Any = select(Group.id).where(or_(Group.id == group, Group.name == group))
-        else:
-            named = (
-                select(User.id)
-                .join(Membership, col(Membership.user_id) == User.id)
-                .where(or_(User.id == user, User.email == (user or "").lower()))
-            )
-        async with self.database.read(self.tenant_id) as session:
-            found: str | None = (await session.exec(named.limit(1))).first()
-        if found is None:
-            what = "user" if group is None else "group"
-            raise Fault("not_found", f"there is no {what} {user or group} in this tenant")
-        return Target(found, None) if group is None else Target(None, found)
 
 
 def add_commands(commands: Any) -> None:
@@ -76,15 +24,11 @@ def add_commands(commands: Any) -> None:
     ).add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, summary: str, *, acts: bool = True) -> argparse.ArgumentParser:
-        text = f"{summary.capitalize()}." + (f" {EFFECT}" if acts else "")
-        added: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=text)
-        added.add_argument("--data-dir", metavar="DIR", help="default: HUB_DATA_DIR or .hub")
-        added.add_argument(
-            "--tenant", default="default", help="tenant's name or id (default: default)"
-        )
-        return added
+        return add_action(actions, name, summary, acts=acts)
 
     action("list", "list the roles, the lowest in rank first", acts=False)
+    show = action("show", "print a role with all that it may do", acts=False)
+    show.add_argument("role", metavar="ROLE", help="name or id")
     create = action("create", "make a role")
     create.add_argument("role", metavar="NAME")
     _add_definition(create)
@@ -106,9 +50,18 @@ def add_commands(commands: Any) -> None:
         help="when it ends by itself, as 2027-01-31T12:00Z (default: never)",
     )
     _add_target(action("revoke", "take a role from a user or a group"))
+    listing = action("assignments", "list who has which role, and until when", acts=False)
+    listing.add_argument("--role", metavar="ROLE", help="only of this one")
+    _add_whom(listing, required=False)
     explain = action("explain", "say why a user may do a thing, or may not", acts=False)
     explain.add_argument("permission", metavar="PERMISSION", help="see `hub reference`")
     explain.add_argument("--user", required=True, help="e-mail or id")
+    explain.add_argument(
+        "--resource",
+        type=_resource,
+        metavar="KIND:ID",
+        help="what it would be done to, as conversation:c_… or run:r_…",
+    )
 
 
 def _add_definition(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +80,11 @@ def _add_definition(parser: argparse.ArgumentParser) -> None:
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("role", metavar="ROLE", help="name or id")
-    whom = parser.add_mutually_exclusive_group(required=True)
+    _add_whom(parser, required=True)
+
+
+def _add_whom(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    whom = parser.add_mutually_exclusive_group(required=required)
     whom.add_argument("--user", help="e-mail or id")
     whom.add_argument("--group", help="name or id")
 
@@ -143,68 +100,54 @@ def _instant(text: str) -> datetime:
     return found
 
 
+def _resource(text: str) -> str:
+    if not re.fullmatch(RESOURCE_PATTERN, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no resource such as conversation:c_…")
+    return text
+
+
 async def run(settings: Settings, given: argparse.Namespace) -> int:
     """``hub role``"""
-    async with _place(settings, given.tenant) as place:
-        with acting(Origin(transport="cli")):
-            await _ACTIONS[given.action](place, given)
+    async with opened(settings, given.tenant) as place:
+        await _ACTIONS[given.action](place, given)
     return 0
 
 
-@asynccontextmanager
-async def _place(settings: Settings, tenant: str) -> AsyncIterator[_Place]:
-    database = Database(settings.database)
-    if database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
-    async with AsyncExitStack() as stack:
-        await database.start()
-        stack.push_async_callback(database.close)
-        await database.migrate()
-        changed = await _telling(settings, database, stack)
-        yield _Place(
-            await _tenant(database, tenant),
-            database,
-            Roles(database, changed=changed),
-            Assignments(database, changed=changed),
-        )
-
-
-async def _telling(settings: Settings, database: Database, stack: AsyncExitStack) -> Changed | None:
-    """What tells the running nodes, where there is something that they share."""
-    if settings.redis_url is None:
-        return None
-    backplane = open_backplane(settings.redis_url, new_id("n"))
-    stack.push_async_callback(backplane.close)
-    try:
-        await backplane.start()
-    except Fault:
-        print("hub: Redis does not answer: nodes act on it within 5 seconds", file=sys.stderr)
-        return None
-    return Authority(database, backplane).changed
-
-
-async def _tenant(database: Database, wanted: str) -> str:
-    async with database.read(EVERY_TENANT) as session:
-        named = select(Tenant.id).where(or_(Tenant.id == wanted, Tenant.name == wanted)).limit(2)
-        found = (await session.exec(named)).all()
-    if not found:
-        raise Fault("not_found", f"there is no tenant {wanted!r}")
-    if len(found) > 1:
-        raise Fault("conflict", f"several tenants are called {wanted!r}; name one by its id, t_…")
-    return found[0]
-
-
-async def _list(place: _Place, given: argparse.Namespace) -> None:
+async def _list(place: Place, given: argparse.Namespace) -> None:
     for role in await place.roles.all(place.tenant_id):
-        inherits = f", as {role.inherits}" if role.inherits else ""
-        own = " ".join(role.permissions) or "nothing of its own"
-        print(f"{role.name} ({role.id}): rank {role.rank}{inherits}: {own}")
+        print(_line(role, role.permissions))
 
 
-async def _create(place: _Place, given: argparse.Namespace) -> None:
+async def _show(place: Place, given: argparse.Namespace) -> None:
+    role = await place.role(given.role)
+    print(_line(role, role.all_permissions))
+    if role.description:
+        print(f"  {role.description}")
+
+
+def _line(role: Described, permissions: list[str]) -> str:
+    inherits = f", as {role.inherits}" if role.inherits else ""
+    what = " ".join(permissions) or "nothing of its own"
+    return f"{role.name} ({role.id}): rank {role.rank}{inherits}: {what}"
+
+
+async def _assignments(place: Place, given: argparse.Namespace) -> None:
+    role_id = (await place.role(given.role)).id if given.role else None
+    of: Target | None = None
+    if given.user or given.group:
+        of = await place.target(given.user, given.group)
+    after: str | None = None
+    while True:
+        found = await place.assignments.page(place.tenant_id, after, PAGE, role_id=role_id, of=of)
+        for each in found:
+            until = f" until {each.expires_at.isoformat()}" if each.expires_at else ""
+            print(f"{each.user_id or each.group_id} has {each.role}{until}")
+            after = each.id
+        if len(found) < PAGE:
+            return
+
+
+async def _create(place: Place, given: argparse.Namespace) -> None:
     inherits = (await place.role(given.inherits)).id if given.inherits else None
     made = await place.roles.create(
         place.tenant_id,
@@ -218,7 +161,7 @@ async def _create(place: _Place, given: argparse.Namespace) -> None:
     print(f"{made.name} ({made.id}): rank {made.rank}")
 
 
-async def _update(place: _Place, given: argparse.Namespace) -> None:
+async def _update(place: Place, given: argparse.Namespace) -> None:
     role = await place.role(given.role)
     asked = {
         "name": given.name,
@@ -233,14 +176,14 @@ async def _update(place: _Place, given: argparse.Namespace) -> None:
     print(f"{changed.name} ({changed.id}): rank {changed.rank}")
 
 
-async def _delete(place: _Place, given: argparse.Namespace) -> None:
+async def _delete(place: Place, given: argparse.Namespace) -> None:
     role = await place.role(given.role)
     instead = (await place.role(given.reassign_to)).id if given.reassign_to else None
     await place.roles.delete(place.tenant_id, None, role.id, instead)
     print(f"{role.name} ({role.id}) is deleted")
 
 
-async def _assign(place: _Place, given: argparse.Namespace) -> None:
+async def _assign(place: Place, given: argparse.Namespace) -> None:
     role = await place.role(given.role)
     target = await place.target(given.user, given.group)
     await place.assignments.give(place.tenant_id, None, role.id, target, given.expires)
@@ -248,54 +191,57 @@ async def _assign(place: _Place, given: argparse.Namespace) -> None:
     print(f"{given.user or given.group} ({target.id}) has {role.name}{until}")
 
 
-async def _revoke(place: _Place, given: argparse.Namespace) -> None:
+async def _revoke(place: Place, given: argparse.Namespace) -> None:
     role = await place.role(given.role)
     target = await place.target(given.user, given.group)
     await place.assignments.take(place.tenant_id, None, role.id, target)
     print(f"{given.user or given.group} ({target.id}) has {role.name} no more")
 
 
-async def _explain(place: _Place, given: argparse.Namespace) -> None:
-    user_id = (await place.target(given.user, None)).id
-    reasons = await place.assignments.explain(place.tenant_id, user_id, given.permission)
-    authority = Authority(place.database, MemoryBackplane())
+async def _explain(place: Place, given: argparse.Namespace) -> None:
+    user_id = await place.user(given.user)
+    # As a node of its own, which nobody tells of anything: it looks once.
+    alone = MemoryBackplane()
+    resources = Resources(place.database, alone, lambda id: None)
+    explainer = Explainer(Authority(place.database, alone), resources, place.assignments)
     try:
-        user = await authority.member(user_id, place.tenant_id)
-        allowed = decide(user, given.permission, None).allowed
-    except NoStanding:
-        allowed = False
-    print(f"{given.user} {'may' if allowed else 'may not'} {given.permission}")
-    for line in _why(reasons, given.permission):
+        found = await explainer.explain(place.tenant_id, user_id, given.permission, given.resource)
+    except Fault as fault:
+        if fault.reason != "not_found":
+            raise
+        raise Fault("not_found", f"there is no {given.resource} in this tenant") from None
+    finally:
+        resources.close()
+    to = f" to {given.resource}" if given.resource else ""
+    print(f"{given.user} {'may' if found.allowed else 'may not'} {given.permission}{to}")
+    for line in _why(found):
         print(f"  {line}")
 
 
-def _why(reasons: Reasons, permission: str) -> list[str]:
-    names = {id: role.name for id, role in reasons.definitions.items()}
-    if reasons.trouble is not None:
-        return [reasons.trouble]
-    if not reasons.ways:
-        roles = ", ".join(sorted(names[id] for id in reasons.role_ids))
-        by = ", ".join(names[id] for id in givers(permission, reasons.definitions))
-        return [f"has {roles}; it would take {by or 'a role that is not there'}"]
+def _why(found: Explanation) -> list[str]:
     lines = []
-    for way in reasons.ways:
-        through = " which is also ".join(names[id] for id in way.lineage)
-        group = reasons.groups.get(way.holding.group_id or "")
-        until = way.holding.expires_at
-        lines.append(
-            f"as {through}: {way.permission}"
-            + (f", by the group {group}" if group is not None else "")
-            + (f", until {until.isoformat()}" if until is not None else "")
-        )
-    return lines
+    if found.resource is not None or found.fault == "unauthenticated":
+        lines.append(found.reason)
+    if found.lacking is not None:
+        roles, by = ", ".join(found.roles), ", ".join(found.given_by or ())
+        lines.append(f"has {roles}; it would take {by or 'a role that is not there'}")
+    return [*lines, *map(_way, found.ways)]
+
+
+def _way(way: Way) -> str:
+    group = f", by the group {way.group}" if way.group is not None else ""
+    until = f", until {way.expires_at.isoformat()}" if way.expires_at is not None else ""
+    return f"as {' which is also '.join(way.roles)}: {way.permission}{group}{until}"
 
 
 _ACTIONS: Final[dict[str, Any]] = {
     "list": _list,
+    "show": _show,
     "create": _create,
     "update": _update,
     "delete": _delete,
     "assign": _assign,
     "revoke": _revoke,
+    "assignments": _assignments,
     "explain": _explain,
 }

@@ -3,19 +3,15 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from hub.audit.origin import Origin, acting
-from hub.backplane.choice import open_backplane
 from hub.cli import administration
+from hub.cli.place import reached
 from hub.faults import Fault
 from hub.identity.addresses import normal
-from hub.identity.authority import Authority
 from hub.settings import Settings
 from hub.storage import tables
-from hub.storage.database import Database
 from hub.storage.tenant_settings import parsed
 from hub.tenancy.tenants import Tenants, is_name, state_of
 
@@ -70,35 +66,10 @@ async def _run(settings: Settings, given: argparse.Namespace) -> int:
     if given.action == "create":
         # The tenant that a hub begins with is the operator's. This is not to become it.
         await administration.init(settings, quietly=True)
-    async with _tenants(settings) as tenants:
-        with acting(Origin(transport="cli")):
-            await actions[given.action](tenants, given)
+    async with reached(settings) as (database, changed):
+        tenants = Tenants(database, grace_days=settings.tenant_grace_days, changed=changed)
+        await actions[given.action](tenants, given)
     return 0
-
-
-@asynccontextmanager
-async def _tenants(settings: Settings) -> AsyncIterator[Tenants]:
-    """The tenants of a hub that is there. What changes is told to its nodes where they share a
-    Redis; others find it in a few seconds.
-    """
-    database = Database(settings.database)
-    if database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
-    await database.start()
-    backplane = open_backplane(settings.redis_url, "cli")
-    try:
-        await database.migrate()
-        changed = None
-        if settings.redis_url is not None:
-            await backplane.start()
-            changed = Authority(database, backplane).changed
-        yield Tenants(database, grace_days=settings.tenant_grace_days, changed=changed)
-    finally:
-        await backplane.close()
-        await database.close()
 
 
 async def _create(tenants: Tenants, given: argparse.Namespace) -> None:

@@ -24,6 +24,8 @@ from hub.storage.tables import Group, GroupMember, GroupRole, User, now
 PERMISSION: Final = "group:write"
 MOST_OF_A_USER: Final = 100
 """Groups that a user may be in: all of them are read when the user is looked up."""
+LONGEST_NAME: Final = 64
+LONGEST_DESCRIPTION: Final = 400
 MOST_TOLD: Final = 100
 """Conversations that the audit trail names of those that were shared with a group when it went."""
 
@@ -83,7 +85,7 @@ class Groups:
         """A new group, with nobody in it."""
         async with self._database.write(tenant_id) as session:
             await hand_of(session, tenant_id, by, PERMISSION)
-            await _check_name(session, name, None)
+            await _check(session, name, description)
             row = Group(id=new_id("g"), tenant_id=tenant_id, name=name, description=description)
             session.add(row)
             await session.flush()
@@ -104,12 +106,10 @@ class Groups:
             hand, definitions = await hand_of(session, tenant_id, by, PERMISSION)
             row = await _row(session, group_id)
             _may_touch(hand, await held_by_group(session, group_id), definitions)
-            name = changes.get("name")
-            if name is not None:
-                await _check_name(session, name, group_id)
-                row.name = name
-            if "description" in changes:
-                row.description = changes["description"]
+            name = changes.get("name") or row.name
+            description = changes.get("description", row.description)
+            await _check(session, name, description, own=group_id)
+            row.name, row.description = name, description
             row.updated_at = now()
             session.add(row)
             await record(
@@ -203,7 +203,14 @@ async def _row(session: AsyncSession, group_id: str) -> Group:
     return row
 
 
-async def _check_name(session: AsyncSession, name: str, own: str | None) -> None:
+async def _check(
+    session: AsyncSession, name: str, description: str | None, own: str | None = None
+) -> None:
+    """Raise Fault unless a group, ``own`` if it is there already, can be so."""
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise Fault("invalid_params", f"name: {LONGEST_NAME} characters at most, and one at least.")
+    if len(description or "") > LONGEST_DESCRIPTION:
+        raise Fault("invalid_params", f"description: {LONGEST_DESCRIPTION} characters at most.")
     same = (await session.exec(select(Group.id).where(Group.name == name))).first()
     if same not in (None, own):
         raise Fault("conflict", f"There is a group {name!r} here already.")

@@ -28,6 +28,7 @@ from hub.storage.tables import GroupRole, Invitation, Membership, Role, RolePerm
 MOST: Final = 100
 """Roles that a tenant may have of its own: all of them are read when its members are looked up."""
 MOST_PERMISSIONS: Final = 200
+LONGEST_DESCRIPTION: Final = 400
 PERMISSION: Final = "role:write"
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -224,6 +225,8 @@ def _check(hand: Hand, role: RoleDefinition, definitions: Definitions) -> None:
         raise Fault("conflict", f"There is a role {role.name!r} here already.")
     if not LOWEST <= role.rank <= HIGHEST:
         raise Fault("invalid_params", f"rank: from {LOWEST} to {HIGHEST}.")
+    if len(role.meaning) > LONGEST_DESCRIPTION:
+        raise Fault("invalid_params", f"description: {LONGEST_DESCRIPTION} characters at most.")
     if len(role.permissions) > MOST_PERMISSIONS:
         raise Fault("invalid_params", f"permissions: {MOST_PERMISSIONS} at most.")
     if unknown := sorted(each for each in role.permissions if declaration(each) is None):

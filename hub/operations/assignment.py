@@ -6,15 +6,12 @@ from typing import Final
 from pydantic import AwareDatetime, Field
 
 from hub.faults import Fault
-from hub.identity.assignments import Reasons, Target
-from hub.identity.authority import NoStanding
+from hub.identity.assignments import Target
 from hub.operations.call import Call
+from hub.operations.explanation import RESOURCE_PATTERN, Explainer, Explanation
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.role import PermissionName, RoleId
 from hub.operations.shapes import Id, Listing, PageById
-from hub.rbac.decision import Verdict, decide
-from hub.rbac.explaining import givers
-from hub.rbac.permissions import ANY, PERMISSIONS
 
 _FAULTS: Final = ("not_found", "permission_denied")
 _GUARDS: Final = ("role", "role_id")
@@ -31,36 +28,6 @@ class Assignment(Result):
     group_id: Id | None = None
     expires_at: datetime | None = Field(None, description="When it ends by itself; absent: never.")
     created_at: datetime
-
-
-class Way(Result):
-    """A way by which a permission comes to somebody."""
-
-    roles: list[str] = Field(
-        description="Names: the role that they have, then what it inherits from, to the one that "
-        "has the permission of itself."
-    )
-    permission: str = Field(description="As that role has it: as asked, or with `:any`, or `*`.")
-    group_id: Id | None = Field(None, description="The group by which they have the role.")
-    group: str | None = None
-    expires_at: datetime | None = None
-
-
-class Explanation(Result):
-    """Whether somebody may do a thing, and why."""
-
-    user_id: Id
-    permission: str
-    resource: str | None = None
-    allowed: bool
-    reason: str
-    fault: str | None = Field(None, description="What they are answered when they are refused.")
-    roles: list[str] = Field(description="The names of the roles that they have now.")
-    ways: list[Way] = Field(description="Every way by which they have the permission.")
-    lacking: str | None = Field(None, description="The permission that would allow it.")
-    given_by: list[str] | None = Field(
-        None, description="The names of the roles that would give what is lacking."
-    )
 
 
 class _OfOne(Params):
@@ -102,7 +69,7 @@ class Explain(Params):
     resource: str | None = Field(
         None,
         max_length=80,
-        pattern=r"^[a-z]+:[A-Za-z0-9_:]+$",
+        pattern=RESOURCE_PATTERN,
         description="`kind:id` of what it would be done to: `conversation:c_…`, `run:r_…`.",
     )
 
@@ -186,53 +153,8 @@ async def explain(call: Call, params: Explain) -> Explanation:
     permission; or what is lacking, and which roles would give it. With a `resource` it is the
     decision on that one, as it would be made for the user now.
     """
-    services, tenant_id = call.services, call.actor.tenant_id
-    reasons = await services.assignments.explain(tenant_id, params.user_id, params.permission)
-    verdict, lacking = await _verdict(call, params, reasons)
-    names = {id: role.name for id, role in reasons.definitions.items()}
-    return Explanation(
-        user_id=params.user_id,
-        permission=params.permission,
-        resource=params.resource,
-        allowed=verdict.allowed,
-        reason=verdict.reason,
-        fault=verdict.fault or None,
-        roles=sorted(names[id] for id in reasons.role_ids),
-        ways=[
-            Way(
-                roles=[names[id] for id in way.lineage],
-                permission=way.permission,
-                group_id=way.holding.group_id,
-                group=reasons.groups.get(way.holding.group_id or ""),
-                expires_at=way.holding.expires_at,
-            )
-            for way in reasons.ways
-        ],
-        lacking=lacking,
-        given_by=None
-        if lacking is None
-        else [names[id] for id in givers(lacking, reasons.definitions)],
+    services = call.services
+    explainer = Explainer(services.authority, services.resources, services.assignments)
+    return await explainer.explain(
+        call.actor.tenant_id, params.user_id, params.permission, params.resource
     )
-
-
-async def _verdict(call: Call, params: Explain, reasons: Reasons) -> tuple[Verdict, str | None]:
-    """The decision that would be made for the user, and the permission that would change it."""
-    services, tenant_id = call.services, call.actor.tenant_id
-    if reasons.trouble is not None:
-        return Verdict(False, reasons.trouble, "unauthenticated"), None
-    try:
-        user = await services.authority.member(params.user_id, tenant_id)
-    except NoStanding as gone:
-        return Verdict(False, gone.why, "unauthenticated"), None
-    if params.resource is None:
-        verdict = decide(user, params.permission, None)
-        return verdict, None if verdict.allowed else params.permission
-    kind, _, identifier = params.resource.partition(":")
-    resource = await services.resources.find(kind, identifier, user)
-    wanted = params.permission.removesuffix(ANY)
-    verdict = decide(user, wanted, resource)
-    if verdict.allowed:
-        return verdict, None
-    if resource.owner_id not in (None, user.user_id) and wanted + ANY in PERMISSIONS:
-        wanted += ANY
-    return verdict, wanted if wanted not in user.permissions else None

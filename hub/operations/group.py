@@ -25,6 +25,13 @@ class Group(Result):
     updated_at: datetime
 
 
+class GroupName(Result):
+    """What a group is called."""
+
+    id: Id
+    name: str
+
+
 class GroupMember(Result):
     """A user in a group."""
 
@@ -85,6 +92,23 @@ async def listing(call: Call, params: PageById) -> Listing[Group]:
     """List the groups of the tenant, the oldest first."""
     found = await call.services.groups.page(call.actor.tenant_id, params.cursor, params.limit + 1)
     return Listing.page([_group(row) for row in found], params.limit, lambda item: item.id)
+
+
+@operation(
+    "group.names",
+    permission="conversation:share",
+    kind="read",
+    http=Http("GET", "/v1/groups/names"),
+    faults=("permission_denied",),
+)
+async def names(call: Call, params: PageById) -> Listing[GroupName]:
+    """List the groups of the tenant by name, the oldest first, for who shares something with one.
+
+    Who is in them, and what they may do, is told by `group.list` and the like.
+    """
+    found = await call.services.groups.page(call.actor.tenant_id, params.cursor, params.limit + 1)
+    shapes = [GroupName(id=row.id, name=row.name) for row in found]
+    return Listing.page(shapes, params.limit, lambda item: item.id)
 
 
 @operation(

@@ -10,6 +10,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.disabled import not_disabled_there
+from hub.identity.holdings import lives
 from hub.ids import new_id
 from hub.operations.call import Call
 from hub.operations.grants import GROUP, KIND, USER, in_force
@@ -35,7 +37,10 @@ class NewShare(Params):
         None, description="The colleague; or else their `email`; or else a group."
     )
     email: EmailStr | None = Field(None, max_length=320)
-    group_id: Id | None = Field(None, description="All who are in this group, as long as they are.")
+    group_id: Id | None = Field(
+        None,
+        description="All who are in this group, as long as they are; `group.names` lists them.",
+    )
     access: Access = Field(
         description="`reader`: reads and follows it. `writer`: also sends messages and cancels "
         "runs. `approver`: a reader who will approve its tool calls."
@@ -311,8 +316,10 @@ async def _colleague(session: AsyncSession, params: NewShare) -> User | None:
     statement = (
         select(User)
         .join(Membership, col(Membership.user_id) == col(User.id))
-        .where(meant, col(User.disabled_at).is_(None))
+        .where(meant, col(User.disabled_at).is_(None), not_disabled_there(), lives(now()))
         .limit(1)
+        # Locked against being removed meanwhile: what is shared with a member ends with them.
+        .with_for_update(read=True, key_share=True, of=Membership)
     )
     return (await session.exec(statement)).first()
 

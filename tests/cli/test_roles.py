@@ -79,6 +79,49 @@ async def test_roles_are_listed_made_changed_explained_and_deleted(
     assert len(await role("list")) == 6
 
 
+async def test_it_is_explained_of_one_thing_why_somebody_may_or_may_not(
+    role: Command, served_hub: ServedHub
+) -> None:
+    await _bob(served_hub)
+    admin = await served_hub.hub.services.accounts.access_token_for("admin@hub.example")
+    async with opened(served_hub.url, admin) as other:
+        others = await other.conversation()
+    said = await role("explain", "conversation:read", "--user", BOB)
+    assert said == [f"{BOB} may conversation:read", "  as viewer: conversation:read"]
+    resource = f"conversation:{others}"
+    said = await role("explain", "conversation:read", "--user", BOB, "--resource", resource)
+    assert said == [
+        f"{BOB} may not conversation:read to {resource}",
+        "  someone else's, which the actor may not see",
+        "  has viewer; it would take admin, owner",
+        "  as viewer: conversation:read",
+    ]
+    for missing in ("conversation:c_00000000000000000000000000", "nonsense:x"):
+        with pytest.raises(Fault, match=f"no {missing}"):
+            await role("explain", "run:read", "--user", BOB, "--resource", missing)
+
+
+async def test_a_role_is_shown_with_all_that_it_may(role: Command, served_hub: ServedHub) -> None:
+    await _bob(served_hub)
+    line, meaning = await role("show", "member")
+    assert line.startswith("member (member): rank 20, as viewer: ")
+    assert {"conversation:share", "conversation:read"} <= set(line.split())
+    assert meaning.strip() == "Converses with agents."
+    assert len(await role("assignments")) == 2
+    (owner,) = await role("assignments", "--role", "owner")
+    assert owner.endswith(" has owner")
+
+
+@pytest.mark.parametrize("resource", ["conversation", "Conversation:c_1", "a:b c"])
+def test_a_resource_that_is_none_is_refused(
+    resource: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["role", "explain", "run:read", "--user", BOB, "--resource", resource]
+    with pytest.raises(SystemExit):
+        _parser().parse_args(words)
+    assert "conversation:c_" in capsys.readouterr().err
+
+
 async def test_what_is_not_there_is_said_by_its_name(role: Command, served_hub: ServedHub) -> None:
     await _bob(served_hub)
     for words, says in (

@@ -162,6 +162,30 @@ async def test_shares_with_users_and_with_groups_are_listed_together(world: Worl
     assert (again["id"], again["access"]) == (one["id"], "writer")
 
 
+async def test_who_may_share_finds_the_groups_by_name_and_nothing_more_of_them(
+    world: World,
+) -> None:
+    ada, eve = await world.owner(), await world.owner()
+    bob, viewer = await world.colleague(ada, "member"), await world.colleague(ada, "viewer")
+    made = []
+    for number in range(3):
+        told = {"name": f"Group {number}", "description": "for nobody else to read"}
+        made.append(await ada.ask("group.create", told))
+    await group_of(eve)
+    first = await bob.ask("group.names", {"limit": 2})
+    rest = await bob.ask("group.names", {"limit": 2, "cursor": first["next_cursor"]})
+    assert "next_cursor" not in rest
+    assert first["items"] + rest["items"] == [
+        {"id": each["id"], "name": each["name"]} for each in made
+    ]
+    share = await share_with(bob, await bob.conversation(), first["items"][0]["id"], "reader")
+    assert share["name"] == "Group 0"
+    for method in ("group.list", "group.get", "group.members"):
+        named = {} if method == "group.list" else {"group_id": made[0]["id"]}
+        assert (await refused(bob, method, **named)).reason == "permission_denied"
+    assert (await refused(viewer, "group.names")).reason == "permission_denied"
+
+
 async def test_a_group_that_is_not_there_and_a_foreign_one_answer_alike(world: World) -> None:
     ada, eve = await world.owner(), await world.owner()
     theirs = await group_of(eve)

@@ -236,9 +236,12 @@ async def test_it_is_explained_why_somebody_may_or_may_not(world: World) -> None
     assert found["lacking"] == "conversation:delete:any"
     assert found["given_by"] == ["admin", "owner"]
     assert found["ways"], "for what is their own they have it"
+    found = await explained("channel:subscribe", "channel:audit")
+    assert (found["allowed"], found["fault"]) == (False, "permission_denied")
     group = await ada.ask("group.create", {"name": "admins"})
     await ada.ask("role.assign", {"role_id": "admin", "group_id": group["id"]})
     await ada.ask("group.add", {"group_id": group["id"], "user_id": user_id})
+    assert (await explained("channel:subscribe", "channel:audit"))["allowed"]
     found = await explained("conversation:delete", f"conversation:{others}")
     assert found["allowed"]
     assert {

@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from hub.ids import new_id
 from hub.operations import sharing
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import AuditEntry, Grant, User, now
+from hub.storage.tables import AuditEntry, Grant, Membership, User, now
 from tests.agents.test_runs import slowly
 from tests.interaction.conftest import Person, World
 from tests.interaction.drivers import Refused, eventually
@@ -182,8 +182,12 @@ async def test_whom_one_cannot_share_with_answers_as_who_does_not_exist(world: W
     ada, eve = await world.owner(), await world.owner()
     disabled = await world.colleague(ada, "member")
     off = await id_of(disabled)
+    here, over = [await id_of(await world.colleague(ada, "member")) for _ in range(2)]
+    await ada.ask("user.disable", {"user_id": here})
     async with world.hub.hub.services.database.write(EVERY_TENANT) as session:
         await session.exec(update(User).where(col(User.id) == off).values(disabled_at=now()))
+        theirs = col(Membership.user_id) == over
+        await session.exec(update(Membership).where(theirs).values(expires_at=now()))
     conversation = await ada.conversation()
     answers = set()
     for whom in (
@@ -193,6 +197,8 @@ async def test_whom_one_cannot_share_with_answers_as_who_does_not_exist(world: W
         {"email": eve.email},
         {"user_id": off},
         {"email": disabled.email},
+        {"user_id": here},
+        {"user_id": over},
         {"user_id": new_id("u")},
         {"user_id": new_id("c")},
         {"email": "nobody-at-all@hub.example"},

@@ -16,6 +16,7 @@ from hub.operations.table import OPERATIONS
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run
+from hub.telemetry.metrics import Metrics
 from tests.parts.hub import ServedHub, ServeHub
 
 TRIALS: Final = 400
@@ -99,6 +100,29 @@ def test_what_takes_longer_would_be_noticed() -> None:
     slower = [shuffled.gauss(105, 10) for _ in range(TRIALS)]
     assert 0.4 < likelihood(ones, same) < 0.6
     assert likelihood(ones, slower) > 0.6
+
+
+LABELS: Final = {
+    "method": "an operation", "transport": "", "reason": "of a fault, or of an end", "code": "",
+    "scope": "whose rate it was: a kind", "where": "", "outcome": "", "to": "", "what": "",
+    "kind": "of an event", "status": "of a run", "model": "as the model itself is called",
+    "direction": "", "subject": "whose quota it was: a kind", "quota": "its name", "why": "",
+    "cache": "", "path": "how an event was delivered",
+}  # fmt: skip
+"""By what metrics are told apart: never by a tenant, nor by anybody or anything of one."""
+
+
+def test_a_metric_is_told_apart_by_nothing_of_a_tenant() -> None:
+    registry = Metrics().registry
+    named = {
+        name
+        for collector in registry._collector_to_names
+        for name in getattr(collector, "_labelnames", ())
+    }
+    named |= {
+        name for family in registry.collect() for sample in family.samples for name in sample.labels
+    }
+    assert named - {"le"} <= set(LABELS)
 
 
 async def test_metrics_name_no_tenant_user_or_conversation(served_hub: ServedHub) -> None:

@@ -32,7 +32,7 @@ from hub_client.faults import (
 from hub_client.frames import Notice
 from hub_client.hub import Hub, connect
 from hub_client.presence import Presence, PresenceChange
-from hub_client.records import Answer, Message, Model, Present, Run, Share, Usage
+from hub_client.records import Answer, Group, Message, Model, Present, Run, Share, Usage
 from hub_client.runs import RunStream
 from hub_client.subscription import Subscription
 
@@ -45,6 +45,7 @@ __all__ = [
     "Conversation",
     "Event",
     "Fault",
+    "Group",
     "Hub",
     "HubError",
     "Message",

@@ -8,7 +8,7 @@ from hub_client.connection import Connection
 from hub_client.events import Since
 from hub_client.pages import pages
 from hub_client.presence import Presence
-from hub_client.records import Access, Answer, Message, Present, Run, Share
+from hub_client.records import Access, Answer, Group, Message, Present, Run, Share
 from hub_client.runs import BUFFER, OnBusy, RunStream, Sending
 from hub_client.subscription import Subscription
 
@@ -256,6 +256,13 @@ class Conversations:
         params = {"shared": True} if shared else {}
         async for item in pages(self._connection, "conversation.list", params):
             yield self._made(item)
+
+    async def groups(self) -> AsyncIterator[Group]:
+        """The groups that a conversation can be shared with, page by page as they are asked for.
+        Raises PermissionDenied for who may share none.
+        """
+        async for item in pages(self._connection, "group.names", {}):
+            yield Group.parse(item)
 
     def _made(self, info: Mapping[str, Any]) -> Conversation:
         return Conversation(self._connection, info["id"], info)

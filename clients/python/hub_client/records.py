@@ -147,6 +147,18 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Users that things are shared with together."""
+
+    id: str
+    name: str
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any]) -> Self:
+        return cls(id=item["id"], name=item["name"])
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """That a conversation is shared with a colleague (``user_id``), or with all who are in a group
     (``group_id``); the other is None. ``expires_at``: when that ends by itself.

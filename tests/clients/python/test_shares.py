@@ -66,6 +66,8 @@ async def test_a_conversation_is_shared_with_a_group_and_taken_back(pair: Pair) 
     group = await pair.ada.call("group.create", name="Team")
     named = {"group_id": group["id"], "user_id": pair.bob.session["user"]}
     await pair.ada.call("group.add", **named)
+    listed = [each async for each in pair.bob.conversations.groups()]
+    assert [(each.id, each.name) for each in listed] == [(group["id"], "Team")]
     share = await pair.mine.share("writer", group_id=group["id"])
     assert (share.group_id, share.user_id, share.name) == (group["id"], None, "Team")
     (his,) = [conversation async for conversation in pair.bob.conversations.list(shared=True)]

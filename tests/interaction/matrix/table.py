@@ -211,6 +211,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("role.assignments", "admin"),
     Row("role.explain", "admin", "user", "user_id", params={"permission": "run:read"}),
     Row("group.list", "admin"),
+    Row("group.names", "member"),
     Row("group.create", "admin", params={"name": "@name"}),
     Row("group.get", "admin", "group", "group_id"),
     Row("group.update", "admin", "group", "group_id", params={"description": "Changed"}),
