@@ -98,7 +98,7 @@ async def listing(call: Call, params: PageById) -> Listing[Group]:
     "group.names",
     permission="conversation:share",
     kind="read",
-    http=Http("GET", "/v1/groups/names"),
+    http=Http("GET", "/v1/group-names"),
     faults=("permission_denied",),
 )
 async def names(call: Call, params: PageById) -> Listing[GroupName]:
