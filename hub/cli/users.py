@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -18,13 +18,18 @@ from hub.identity.delivery import LogDelivery
 from hub.identity.departures import Departures
 from hub.identity.export import Exports
 from hub.identity.factor_rules import FactorRules
+from hub.identity.keyring import open_ring
 from hub.identity.mailing import Mailing, link
 from hub.identity.passwords import Passwords
 from hub.identity.recovery import Recovery
+from hub.identity.sessions import LoginSessions
 from hub.identity.throttle import Throttle
+from hub.identity.tokens import Tokens
 from hub.identity.users import Users
 from hub.settings import Settings
 from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession
 from hub.telemetry.metrics import Metrics
 
 PAGE: Final = 200
@@ -35,6 +40,8 @@ class _Desk:
     """What the operator works with."""
 
     settings: Settings
+    database: Database
+    sessions: LoginSessions
     users: Users
     recovery: Recovery
     departures: Departures
@@ -62,6 +69,13 @@ async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
         mailing = Mailing(database, LogDelivery(), throttle, metrics, settings.url)
         yield _Desk(
             settings,
+            database,
+            LoginSessions(
+                database,
+                Tokens(open_ring(settings), settings.access_token_minutes),
+                refresh_days=settings.refresh_token_days,
+                changed=changed,
+            ),
             Users(database, changed),
             Recovery(database, passwords, throttle, mailing, changed),
             # Nodes look for conversations that are to be deleted.
@@ -115,6 +129,30 @@ async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
     print(f"{user.id} {user.email} is verified")
 
 
+async def _sessions(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    for login in await _alive(desk, user.id):
+        seen = login.last_seen_at.isoformat(timespec="minutes")
+        print(f"{login.id} {login.tenant_id} {login.address or '-'} {seen} {login.device or ''}")
+
+
+async def _sign_out(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    if given.session is None:
+        await desk.sessions.revoke_all(user.id)
+        print(f"{user.id} {user.email} is signed in nowhere")
+        return
+    if given.session not in {login.id for login in await _alive(desk, user.id)}:
+        raise Fault("not_found", f"{user.email} has no login session {given.session}.")
+    await desk.sessions.revoke(given.session)
+    print(f"{given.session} has ended")
+
+
+async def _alive(desk: _Desk, user_id: str) -> Sequence[LoginSession]:
+    async with desk.database.read(EVERY_TENANT) as session:
+        return await desk.sessions.alive(session, user_id)
+
+
 async def _delete(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
     if not given.yes:
@@ -157,6 +195,8 @@ _ACTIONS: Final[dict[str, Callable[[_Desk, argparse.Namespace], Awaitable[None]]
     "disable": _disable,
     "enable": _enable,
     "verify": _verify,
+    "sessions": _sessions,
+    "sign-out": _sign_out,
     "delete": _delete,
     "reset-password": _reset_password,
     "reset-factor": _reset_factor,
@@ -200,6 +240,9 @@ def add_actions(user: argparse.ArgumentParser) -> None:
     reset.add_argument(
         "--link", action="store_true", help="print a single-use link for the user instead"
     )
+    of_one("sessions", "list a user's login sessions: id, tenant, address, last seen, device")
+    out = of_one("sign-out", "end a user's login sessions, here and on open sockets")
+    out.add_argument("--session", metavar="ID", help="only this one")
     of_one("reset-factor", "take a user's second factor away")
     of_one("export", "print all that the hub holds of a user, as JSON lines")
     delete = of_one("delete", "delete a user, for good")

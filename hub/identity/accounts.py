@@ -30,7 +30,6 @@ from hub.storage.tables import LoginSession, Role, Tenant, User, now
 ADMINISTRATOR: Final = "admin@hub.example"
 """The first administrator; the domain is reserved (RFC 2606), no mail can go astray."""
 DEFAULT_TENANT: Final = "default"
-LINK_MINUTES: Final = 10
 
 
 class Accounts:
@@ -51,7 +50,6 @@ class Accounts:
         throttle: Throttle | None = None,
         mailing: Mailing | None = None,
         denied: Callable[[Refusal], None] | None = None,
-        link_minutes: int = LINK_MINUTES,
     ) -> None:
         self._database = database
         self._passwords = passwords
@@ -63,7 +61,6 @@ class Accounts:
             database,
             tokens,
             refresh_days=settings.refresh_token_days,
-            link_minutes=link_minutes,
             changed=changed,
         )
         self._sign_in = SignIn(

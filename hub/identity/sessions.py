@@ -45,6 +45,8 @@ CHALLENGE: Final = timedelta(minutes=5)
 
 GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
+LINK: Final = timedelta(minutes=10)
+"""How long a login link works."""
 LISTED: Final = 200
 """Sessions that are listed at most."""
 
@@ -93,13 +95,11 @@ class LoginSessions:
         tokens: Tokens,
         *,
         refresh_days: int,
-        link_minutes: int,
         changed: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._life = timedelta(days=refresh_days)
-        self._link_life = timedelta(minutes=link_minutes)
         self._changed = changed
 
     async def open(
@@ -196,10 +196,10 @@ class LoginSessions:
         return found.all()
 
     async def link(self, user_id: str, tenant_id: str) -> str:
-        """A code that signs this user in, once, for as long as links live."""
+        """A code that signs this user in, once, within ``LINK``."""
         async with self._database.write(EVERY_TENANT) as session:
             await record(session, tenant_id, "account.link", resource=("user", user_id))
-            return self.linked(session, user_id, tenant_id, self._link_life)
+            return self.linked(session, user_id, tenant_id, LINK)
 
     def linked(
         self, session: AsyncSession, user_id: str, tenant_id: str, life: timedelta,

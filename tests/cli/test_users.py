@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from hub.cli.changes import Changes
-from tests.cli.conftest import Hub
+from tests.cli.conftest import Ended, Hub
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, HubProcess, ServeHub, sign_up
 from tests.parts.redis import RedisProcess
@@ -43,6 +43,8 @@ def test_users_are_listed_with_what_they_are(peopled: Hub) -> None:
         ("disable",),
         ("enable",),
         ("verify",),
+        ("sessions",),
+        ("sign-out",),
         ("reset-password", "--password-stdin"),
         ("reset-password", "--link"),
         ("export",),
@@ -99,6 +101,30 @@ async def test_what_is_done_at_the_machine_acts_on_the_running_hub(
         async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
             account = {"email": EMAIL, "password": PASSWORD}
             assert (await client.post("/v1/auth/login", json=account)).status_code == 401
+
+
+async def test_a_login_session_is_seen_and_ended_at_the_machine(
+    hub_process: HubProcess, hub: Hub
+) -> None:
+    await asyncio.to_thread(hub_process.start)
+    session = await sign_up(hub_process.url, EMAIL)
+    ws_url = hub_process.url.replace("http", "ws", 1) + "/ws"
+    where = ("--data-dir", str(hub_process.data_dir), *OF_ADA)
+
+    async def at_the_machine(*words: str) -> Ended:
+        return await asyncio.to_thread(lambda: hub("user", words[0], *where, *words[1:]))
+
+    async with open_socket(ws_url, session["access_token"]) as socket:
+        own = (await socket.ask("session.info"))["session_id"]
+        listed = await at_the_machine("sessions")
+        assert [line.split()[0] for line in listed.out.splitlines()] == [own]
+        missing = await at_the_machine("sign-out", "--session", "s_nobodys")
+        assert (missing.status, missing.out) == (1, "")
+        done = await at_the_machine("sign-out", "--session", own)
+        assert done.status == 0, done.err
+        assert (await socket.notice("session.revoked", within=1))["reason"] == "session_revoked"
+    assert (await at_the_machine("sessions")).out == ""
+    assert (await at_the_machine("sign-out")).status == 0
 
 
 async def test_what_is_done_at_the_machine_acts_on_a_hub_without_redis_too(
