@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
 from hub.audit.origin import Origin, acting
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
 from hub.identity.keyring import open_ring
@@ -18,7 +19,6 @@ from hub.identity.passwords import Passwords
 from hub.identity.tokens import Tokens
 from hub.operations.call import Services
 from hub.settings import Settings
-from hub.storage.database import Database
 
 ADMINISTRATOR_FILE: Final = "administrator.json"
 
@@ -26,29 +26,14 @@ ADMINISTRATOR_FILE: Final = "administrator.json"
 @asynccontextmanager
 async def _accounts(settings: Settings, *, makes: bool = True) -> AsyncIterator[Accounts]:
     """``makes``: whether what is not there yet is made; without it a hub must be there."""
-    database = Database(settings.database)
-    if not makes:
-        must_be_there(database)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    passwords = Passwords(settings.bcrypt_cost)
-    await database.start()
-    try:
-        await database.migrate()
+    async with data_of(settings, makes=makes) as database:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         tokens = Tokens(open_ring(settings), settings.access_token_minutes)
-        with acting(Origin(transport="cli")):
+        with (
+            closing(Passwords(settings.bcrypt_cost)) as passwords,
+            acting(Origin(transport="cli")),
+        ):
             yield Accounts(database, passwords, tokens, settings)
-    finally:
-        passwords.close()
-        await database.close()
-
-
-def must_be_there(database: Database) -> None:
-    """Raise Fault("not_found") where a hub never was."""
-    if database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
 
 
 async def first_administrator(services: Services) -> tuple[str, str] | None:

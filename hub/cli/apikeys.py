@@ -13,6 +13,7 @@ from sqlmodel import col, or_, select
 from hub.audit.origin import Origin, acting
 from hub.backplane.choice import open_backplane
 from hub.cli.changes import teller
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.identity.api_keys import ApiKeys, Wanted
 from hub.identity.authority import Authority
@@ -74,15 +75,7 @@ async def run(settings: Settings, given: argparse.Namespace) -> int:
 @asynccontextmanager
 async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
     async with AsyncExitStack() as stack:
-        database = Database(settings.database)
-        if database.file is not None and not database.file.exists():
-            raise Fault(
-                "not_found",
-                f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-            )
-        await database.start()
-        stack.push_async_callback(database.close)
-        await database.migrate()
+        database = await stack.enter_async_context(data_of(settings))
         backplane = open_backplane(settings.redis_url, "cli")
         stack.push_async_callback(backplane.close)
         await backplane.start()

@@ -3,8 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +20,7 @@ from hub.audit.seal import kept_seal, made_seal
 from hub.audit.trail import record
 from hub.audit.verification import verify
 from hub.audit.verifier import Known
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.settings import Settings
 from hub.storage.database import Database
@@ -76,26 +76,10 @@ async def run(settings: Settings, given: argparse.Namespace) -> int:
         "verify": _verify,
         "checkpoint": _checkpoint,
     }
-    async with _database(settings) as database:
+    async with data_of(settings) as database:
         with acting(Origin(transport="cli")):
             status: int = await steps[given.action](settings, database, given)
     return status
-
-
-@asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings.database)
-    if database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
-    await database.start()
-    try:
-        await database.migrate()
-        yield database
-    finally:
-        await database.close()
 
 
 async def _query(_: Settings, database: Database, given: argparse.Namespace) -> int:

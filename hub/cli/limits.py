@@ -2,8 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Final, get_args
 
@@ -11,6 +10,7 @@ from sqlmodel import col, or_, select
 
 from hub.audit.origin import Origin, acting
 from hub.backplane.choice import open_backplane
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.limits.ledger import NAMES, QuotaName, thing_of
@@ -58,7 +58,7 @@ async def usage(settings: Settings, given: argparse.Namespace) -> int:
     """``hub usage``"""
     last = given.last_day or datetime.now(UTC).date()
     first = given.first_day or last.replace(day=1)
-    async with _database(settings) as database:
+    async with data_of(settings) as database:
         subject = await _subject(database, given)
         rows: list[Used] = []
         while True:
@@ -87,7 +87,7 @@ async def usage(settings: Settings, given: argparse.Namespace) -> int:
 async def quota(settings: Settings, given: argparse.Namespace) -> int:
     """``hub quota``"""
     terms = terms_of(settings)
-    async with _database(settings) as database:
+    async with data_of(settings) as database:
         subject = await _subject(database, given)
         if given.set is not None:
             name, limit = _setting(given.set)
@@ -133,22 +133,6 @@ async def _tell(settings: Settings, database: Database, tenant_id: str) -> None:
         print(f"hub: it is set; the nodes could not be told: {fault.message}", file=sys.stderr)
     finally:
         await backplane.close()
-
-
-@asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings.database)
-    if database.file is not None and not database.file.exists():
-        raise Fault(
-            "not_found",
-            f"there is no hub's data at {database.file}; use --data-dir (or HUB_DATABASE_URL)",
-        )
-    await database.start()
-    try:
-        await database.migrate()
-        yield database
-    finally:
-        await database.close()
 
 
 async def _subject(database: Database, given: argparse.Namespace) -> Subject:

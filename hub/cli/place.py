@@ -11,8 +11,8 @@ from sqlmodel import col, or_, select
 
 from hub.audit.origin import Origin, acting
 from hub.backplane.choice import open_backplane
-from hub.cli.administration import must_be_there
 from hub.cli.changes import teller
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.identity.assignments import Assignments, Target
 from hub.identity.authority import Authority
@@ -114,12 +114,7 @@ async def reached(settings: Settings) -> AsyncIterator[tuple[Database, Changed |
     """The database of a hub that is there, and what tells the running nodes of a change; the deeds
     of the operator.
     """
-    database = Database(settings.database)
-    must_be_there(database)
-    async with AsyncExitStack() as stack:
-        await database.start()
-        stack.push_async_callback(database.close)
-        await database.migrate()
+    async with data_of(settings) as database, AsyncExitStack() as stack:
         backplane = open_backplane(settings.redis_url, new_id("n"))
         stack.push_async_callback(backplane.close)
         changed: Changed | None = None

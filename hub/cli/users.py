@@ -10,8 +10,9 @@ from typing import Final
 from hub.audit.origin import Origin, acting
 from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Backplane
-from hub.cli.administration import asked_password, create_user, must_be_there
+from hub.cli.administration import asked_password, create_user
 from hub.cli.changes import teller
+from hub.cli.data import data_of
 from hub.faults import Fault
 from hub.identity.authority import Authority
 from hub.identity.delivery import LogDelivery
@@ -52,12 +53,7 @@ class _Desk:
 @asynccontextmanager
 async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
     """Where a hub is. Those that run are told of what changes."""
-    database = Database(settings.database)
-    must_be_there(database)
-    async with AsyncExitStack() as stack:
-        await database.start()
-        stack.push_async_callback(database.close)
-        await database.migrate()
+    async with data_of(settings) as database, AsyncExitStack() as stack:
         metrics = Metrics()
         backplane: Backplane = open_backplane(settings.redis_url, "operator", metrics)
         await backplane.start()
