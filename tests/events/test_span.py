@@ -1,5 +1,6 @@
 """Joining deltas: the same text, the same positions, in fewer events, whatever is mixed in."""
 
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -127,3 +128,20 @@ def test_what_waits_weighs_about_what_its_frames_do(items: list[Delivery | bytes
     for channel in ("a", "b"):
         spans.forget(channel)
     assert spans.size == sum(len(item) for item in items if isinstance(item, bytes))
+
+
+def test_what_waits_for_a_reader_is_held_as_text_and_not_as_events() -> None:
+    spans, count = Spans(), 20_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for seq in range(1, count + 1):
+            spans.add(Delivery("conversation:c_1", "e1", seq, say.text_content("m_1", "x")))
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * spans.size < 4 * count
+    (whole,) = spans.items()
+    assert isinstance(whole, Delivery)
+    assert (whole.seq, whole.span) == (count, count)
+    assert orjson.loads(whole.event)["delta"] == "x" * count
