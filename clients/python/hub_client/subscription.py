@@ -152,7 +152,10 @@ class Subscription:
         mailbox = self._mailbox
         catch_up = mailbox.catch_up
         assert catch_up is not None
-        params = {"channel": self.channel, "after": catch_up.after.seq, "limit": _PAGE}
+        # No more than is missing: deltas that came meanwhile would be joined with those before.
+        after = catch_up.after.seq
+        limit = min(_PAGE, catch_up.until.seq - after)
+        params = {"channel": self.channel, "after": after, "limit": limit}
         try:
             page = await self._source.call("channel.history", params)
             mailbox.fill(_events(self.channel, page))

@@ -54,3 +54,29 @@ async def test_a_reader_that_waits_for_its_history_can_be_closed_and_a_refusal_i
         async with client.subscribe(CHANNEL, "start") as refused:
             with pytest.raises(PermissionDenied):
                 await anext(refused)
+
+
+async def test_a_history_ends_where_the_live_events_begin_though_deltas_go_on_coming(
+    server: Conversations, client: Hub
+) -> None:
+    words = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": d} for d in "abcdefgh"]
+    await server.emit(CHANNEL, *words[:5])
+
+    async def history(params: Params) -> Params:
+        """As the hub answers it: the deltas that are there by now, joined."""
+        await server.emit(CHANNEL, words[5])
+        log, after = server.logs[CHANNEL], params["after"]
+        found = [entry for entry in log.entries if entry["seq"] > after][: params["limit"]]
+        whole = {**words[0], "delta": "".join(entry["event"]["delta"] for entry in found)}
+        item = {"seq": found[-1]["seq"], "span": len(found), "event": whole}
+        return {"epoch": log.epoch, "first": 1, "last": log.seq, "items": [item]}
+
+    server.answers["channel.history"] = history
+    async with client.subscribe(CHANNEL) as early, client.subscribe(CHANNEL, "start") as late:
+        async with asyncio.timeout(5):
+            first = await anext(late)
+            await server.emit(CHANNEL, *words[6:])
+            told = [first, *[await anext(late) for _ in range(3)]]
+            assert "".join(event.delta for event in told) == "abcdefgh"
+            assert "".join([(await anext(early)).delta for _ in range(3)]) == "fgh"
+    assert server.count("channel.subscribe") == 1
