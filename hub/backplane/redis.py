@@ -293,6 +293,9 @@ class RedisBackplane:
 
     async def _pop(self, partition: int, name: bytes, block_s: float) -> str | None:
         server = self._topology.owner(partition)
+        for other in [each for each in self._idle if each.closed]:
+            for unused in self._idle.pop(other, ()):
+                await unused.close()
         idle = self._idle.setdefault(server, [])
         link: Link | None = None
         try:

@@ -108,6 +108,10 @@ class Subscriber:
                 for held in subscriptions:
                     receiver.drop(held)
                 self._receiver(owner).add(subscriptions)
+        for server, receiver in tuple(self._receivers.items()):
+            if not receiver.held():
+                del self._receivers[server]
+                receiver.end()
 
 
 class Receiver:
@@ -146,10 +150,15 @@ class Receiver:
             self._send("SUNSUBSCRIBE" if unwanted.sharded else "UNSUBSCRIBE", unwanted.name)
 
     async def close(self) -> None:
+        """End the task and its connection, and return when they have ended."""
+        self.end()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def end(self) -> None:
         """End the task and its connection."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
 
     def _begin(self, wanted: Subscription) -> None:
         self._begun[wanted.name] += 1
@@ -176,6 +185,8 @@ class Receiver:
                     log.warning(
                         "Not receiving from Redis at %s:%d: %s", *self.server.address, error
                     )
+            except Exception:  # a message that is none of ours, say: the log has what was missed
+                log.exception("Receiving from Redis at %s:%d failed", *self.server.address)
             failures += 1
             first, longest = BACKOFF_S
             # Full jitter, so that a thousand nodes do not come back in step.

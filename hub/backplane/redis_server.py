@@ -142,11 +142,16 @@ class Server:
         self._troubled = troubled
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked of it now."""
+        return self._task is None and not self.waiting
 
     def call(self, call: Call) -> None:
         """Send a call with the others of this loop turn. Its future is done within 5 s."""
-        if self._closed:
+        if self.closed:
             call.fail(ConnectionError("closed"))
             return
         self.waiting.append(call)
@@ -159,7 +164,7 @@ class Server:
 
     async def close(self) -> None:
         """Close the connection; what waits fails."""
-        self._closed = True
+        self.closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

@@ -47,6 +47,7 @@ class Topology:
         self._owners: list[Server] = []
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed = 0.0
+        self._asked = 0
         self.changed: list[Callable[[], None]] = []
 
     async def start(self) -> None:
@@ -115,6 +116,7 @@ class Topology:
     async def _refresh(self) -> None:
         try:
             await self._find()
+            await self._let_go()
         except (RedisError, OSError):
             return  # who needs the map finds out, and says so to who asked
         finally:
@@ -123,9 +125,13 @@ class Topology:
 
     async def _find(self) -> None:
         error: Exception | None = None
+        known = list(dict.fromkeys((*(server.address for server in self._owners), self._seed)))
+        # Another one first each time, and a while for each: some that hang must not use up the time
+        # in which others could answer.
+        self._asked += 1
+        first = self._asked % len(known)
         async with asyncio.timeout(ANSWER_S):
-            # A server that hangs must not use up the time in which others could answer.
-            for address in dict.fromkeys((*self._servers, self._seed)):
+            for address in (*known[first:], *known[:first]):
                 try:
                     async with asyncio.timeout(ANSWER_S / 3):
                         self._learn([self._server(at) for at in await self._slots(address)])
@@ -133,6 +139,15 @@ class Topology:
                 except (RedisError, OSError) as caught:
                     error = caught
         raise error or ConnectionError("no server of the cluster is known")
+
+    async def _let_go(self) -> None:
+        """Close what holds nothing any more: servers that come back at other addresses, each time
+        that they fail, would add up.
+        """
+        for address, server in tuple(self._servers.items()):
+            if server.idle and server not in self._owners:
+                del self._servers[address]
+                await server.close()
 
     async def _slots(self, address: Address) -> list[Address]:
         """The master of each partition, as the server at ``address`` knows them."""

@@ -209,7 +209,10 @@ class StandbyBackplane:
             sink = self._sinks.get(channel)
             if sink is not None and channel not in self._subscribed:
                 await self._remote.subscribe(channel, sink)
-                self._subscribed.add(channel)
+                if channel in self._sinks:
+                    self._subscribed.add(channel)
+                else:  # it was left meanwhile
+                    await self._remote.unsubscribe(channel)
             if local.lease is not None and not local.due:
                 await self._remote.renew(local.lease, local.ttl_s)
                 local.due = True

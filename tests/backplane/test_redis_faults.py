@@ -16,7 +16,7 @@ from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Appended, LeaseLost
 from hub.backplane.memory import MemoryBackplane
 from hub.backplane.redis import RedisBackplane
-from hub.backplane.redis_keys import partition_of, slot_of
+from hub.backplane.redis_keys import Keys, partition_of, slot_of
 from hub.backplane.standby import StandbyBackplane
 from hub.faults import Fault
 from tests.backplane.sinks import DEADLINE_S, Sink
@@ -120,6 +120,18 @@ async def test_a_receiver_that_is_cut_off_comes_back_by_itself(
     await sink.count(1)
     await node.publish("topic", b"m")
     await control.until(lambda: control.messages == [b"m"])
+
+
+async def test_a_message_that_is_none_of_ours_does_not_end_the_receiving(
+    own_redis: RedisProcess, node: RedisBackplane
+) -> None:
+    sink = Sink()
+    await node.subscribe(CHANNEL, sink)
+    with own_redis.client() as client:
+        client.publish(Keys("hub").of(CHANNEL).entries, b"garbage")
+    await sink.until(lambda: bool(sink.repairs))
+    await node.append(CHANNEL, b"x")
+    await sink.count(1)
 
 
 async def test_a_dead_redis_is_told_at_once_and_used_again_when_it_lives(

@@ -356,3 +356,35 @@ async def test_hints_are_given_up_at_once_while_it_is_away_and_metrics_tell() ->
     assert value("hub_local_logs") == 0
     assert value("hub_log_switches_total", to="local") == 1
     assert value("hub_log_switches_total", to="shared") == 1
+
+
+class Slow(Plugged):
+    """A node whose subscriptions take as long as the test wants."""
+
+    def __init__(self, shared: MemoryShared) -> None:
+        super().__init__(shared)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def subscribe(self, channel: str, sink: EntrySink) -> None:
+        self.asked.set()
+        await self.go.wait()
+        await super().subscribe(channel, sink)
+
+
+async def test_a_channel_that_is_left_while_it_comes_back_is_followed_no_more() -> None:
+    shared = MemoryShared()
+    remote = Slow(shared)
+    node = StandbyBackplane(remote, Metrics())
+    lease = await node.acquire(CHANNEL, TTL_S)
+    remote.away = True
+    await node.append(CHANNEL, b"beginning", lease=lease)
+    await node.append(CHANNEL, b"all", lease=lease, whole=True)
+    await node.subscribe(CHANNEL, lambda *entry: None)  # to the local log alone
+    remote.mend()
+    coming_back = asyncio.create_task(node.look())
+    async with asyncio.timeout(5):
+        await remote.asked.wait()
+        await node.unsubscribe(CHANNEL)
+        remote.go.set()
+        await coming_back
+    assert (node._subscribed, shared.sinks) == (set(), {})

@@ -25,6 +25,7 @@ class RedisProcess:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+        self._options += ["--repl-diskless-sync-delay", "0"]
         self._options += ["--cluster-port", str(free_port())]
         self._options = self._options if cluster else list(options)
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,10 +94,12 @@ class RedisProcess:
 
 
 class RedisClusterProcesses:
-    """Three masters that share the slots."""
+    """Three masters that share the slots, and the replicas that they are given."""
 
     def __init__(self, folder: Path) -> None:
         self.nodes = [RedisProcess(folder / str(at), cluster=True) for at in range(3)]
+        self.replicas: list[RedisProcess] = []
+        self._folder = folder
         self.url = f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
 
     def start(self) -> None:
@@ -116,8 +119,42 @@ class RedisClusterProcesses:
 
     def stop(self) -> None:
         """End all of them."""
-        for node in self.nodes:
+        for node in (*self.nodes, *self.replicas):
             node.stop()
+
+    def master_of(self, slot: int) -> RedisProcess:
+        """The master that has a slot from the beginning."""
+        return next(self.nodes[at] for at in range(3) if slot < SLOTS * (at + 1) // 3)
+
+    def replicate(self, master: RedisProcess) -> RedisProcess:
+        """Start a replica of a master, and wait until all know it and it has what that has."""
+        replica = RedisProcess(self._folder / f"replica-{len(self.replicas)}", cluster=True)
+        self.replicas.append(replica)
+        replica.start()
+        with master.client() as client, replica.client() as its_replica:
+            master_id = client.execute_command("CLUSTER", "MYID").decode()
+            meet = ("CLUSTER", "MEET", "127.0.0.1", replica.port, replica._options[-1])
+            client.execute_command(*meet)
+
+            def known() -> bool:
+                return master_id.encode() in its_replica.execute_command("CLUSTER", "NODES")
+
+            wait_until(known, "a node that is met")
+            its_replica.execute_command("CLUSTER", "REPLICATE", master_id)
+        wait_until(lambda: self._replicated(replica), "a replica")
+        return replica
+
+    def _replicated(self, replica: RedisProcess) -> bool:
+        with replica.client() as client:
+            if client.info("replication").get("master_link_status") != "up":
+                return False
+        for node in self.nodes:
+            with node.client() as client:
+                told = client.execute_command("CLUSTER", "NODES").decode()
+            of_it = [line for line in told.splitlines() if f":{replica.port}@" in line]
+            if not of_it or " slave " not in of_it[0].replace(",", " "):
+                return False
+        return True
 
     def flush(self) -> None:
         """Forget everything that is held."""
@@ -127,7 +164,7 @@ class RedisClusterProcesses:
 
     def move_slot(self, slot: int) -> None:
         """Give a slot, with its keys, to the next master, as ``redis-cli --cluster reshard``."""
-        source = next(at for at in range(3) if slot < SLOTS * (at + 1) // 3)
+        source = self.nodes.index(self.master_of(slot))
         target = (source + 1) % 3
         with self.nodes[source].client() as giver, self.nodes[target].client() as taker:
             giver_id = giver.execute_command("CLUSTER", "MYID").decode()
