@@ -265,7 +265,7 @@ function apply(event) {
     case "MESSAGES_SNAPSHOT":
       items.clear();
       $("messages").replaceChildren();
-      event.messages.forEach(put);
+      event.messages.filter(({ role }) => role !== "reasoning").forEach(put);
       break;
     case "RUN_STARTED":
       running(event.runId);

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hub.agents.conversations.context import BYTES_PER_TOKEN, estimate
+from hub.events.fold import OpenMessage
 from hub.ids import new_id
 from hub.inference.interface import ChatDone, ChatMessage
 
@@ -31,18 +32,23 @@ class Generation:
 
     number: int
     message_id: str = field(default_factory=lambda: new_id("m"))
-    reasoning_id: str = field(default_factory=lambda: new_id("m"))
     parts: list[str] = field(default_factory=list)
+    thoughts: list[OpenMessage] = field(default_factory=list)
     started: bool = False
-    thinking: bool = False
     closed: bool = False
     done: ChatDone | None = None
     prompt: tuple[ChatMessage, ...] = ()
-    thought: int = 0  # characters of thinking
 
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+    @property
+    def thinking(self) -> OpenMessage | None:
+        """The thought that is not at its end yet."""
+        if not self.thoughts or self.thoughts[-1].closed:
+            return None
+        return self.thoughts[-1]
 
     @property
     def step(self) -> int:
@@ -55,7 +61,8 @@ class Generation:
         """
         if self.done is not None:
             return self.done.input_tokens, self.done.output_tokens
-        return partial_tokens(self.prompt, self.text, self.thought)
+        thought = sum(len(thought.text) for thought in self.thoughts)
+        return partial_tokens(self.prompt, self.text, thought)
 
     def output(self, *, complete: bool) -> Output | None:
         if not self.started:

@@ -18,15 +18,16 @@ from typing import Final
 from hub.agents.answers import Answers, Shelf
 from hub.agents.conversations.prompt import chat_request
 from hub.agents.conversations.transcript import Transcript, as_event_message
-from hub.agents.generation import GENERATION_STEPS, Generation
+from hub.agents.generation import Generation
 from hub.agents.orchestrator import Assignment, Orchestrator
 from hub.agents.permission import Permission, Permits
+from hub.agents.restatement import restatement
 from hub.agents.run_log import RunLog
 from hub.agents.run_state import RunEvent, RunStatus
 from hub.agents.tally import lost_row, row_of, summed, unknown
-from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
+from hub.backplane.interface import Backplane, Lease, LeaseLost
 from hub.events import vocabulary as say
-from hub.events.fold import Progress, fold
+from hub.events.fold import REASONING, OpenMessage, Progress
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
@@ -63,7 +64,6 @@ class Runner:
         self._orchestrator = orchestrator
         self._transcript = transcript
         self._catalogue = catalogue
-        self._backplane = backplane
         self._metrics = metrics
         self._channel = f"conversation:{self._run.conversation_id}"
         self._log = RunLog(backplane, self._channel, lease, metrics)
@@ -71,6 +71,7 @@ class Runner:
         self._cancelled = self._run.cancel_requested
         self._lease_lost = False
         self._permission = Permission(permits, self._run, self._stop_reading)
+        self._generations: list[Generation] = []  # of this attempt
         self._model: ModelInfo | None = None
         self._used = list(assignment.usage)
 
@@ -127,34 +128,27 @@ class Runner:
         if run.attempt <= 1 and not self._assignment.announce_only:
             self._say_started()
             return True
-        progress = fold([])
-        after = 0
-        while True:
-            page = await self._backplane.read(self._channel, after)
-            fold((entry.data for entry in page.entries), progress)
-            if not page.entries or page.entries[-1].seq >= page.last:
-                break
-            after = page.entries[-1].seq
-        self._log.stand(Position(page.epoch, page.last))
+        progress, at = await self._transcript.progress(self._channel)
+        self._log.stand(at)
         if run.id in progress.ended:
             return False
         if progress.run_id != run.id:
             self._say_started()
             if any(row.run_id == run.id and row.role == "assistant" for row in self._history):
-                await self._restate(None)
+                await self._restate()
             return True
-        for message in progress.reasoning.values():
-            if not message.closed:
-                self._log.say(*say.reasoning_end(message.id))
         for message in progress.messages.values():
             if not message.closed:
-                self._log.say(say.text_end(message.id))
+                thought = message.role == REASONING
+                self._log.say((say.reasoning_message_end if thought else say.text_end)(message.id))
+        for phase in progress.phases:
+            self._log.say(say.reasoning_phase_end(phase))
         for step in progress.steps:
             self._log.say(say.step_finished(step))
         if not self._assignment.announce_only:
             await self._count_lost(progress)
-        # The partial answer of the lost worker is void: the snapshot is without it.
-        await self._restate(None)
+        # What the lost worker has said and thought in part is void: the snapshot is without it.
+        await self._restate()
         return True
 
     @property
@@ -188,25 +182,11 @@ class Runner:
         assignment = self._assignment
         return self._run.model or assignment.conversation.model or assignment.default_model
 
-    async def _restate(self, generation: Generation | None) -> None:
-        """Say all messages again, which of them this run has said and which of these is open, so
-        that a reader can begin here.
-        """
+    async def _restate(self) -> None:
+        """Say all messages again."""
         run = self._run
         rows = await self._transcript.durable(run.tenant_id, run.conversation_id)
-        mine = [row for row in rows if row.run_id == run.id]
-        kept = sum(row.role == "assistant" for row in mine)
-        said = [row.id for row in mine if 0 < row.step <= kept * GENERATION_STEPS]
-        facts: dict[str, object] = {"runId": run.id, "said": said}
-        if generation is not None and generation.started:
-            rows = sorted([*rows, self._spoken(generation)], key=lambda row: (row.turn, row.step))
-            if generation.closed:
-                said.append(generation.message_id)
-            else:
-                facts["open"] = [generation.message_id]
-        event = say.messages_snapshot([as_event_message(row) for row in rows])
-        event["metadata"] = facts
-        self._log.say(say.encode(event), whole=True)
+        self._log.say(restatement(run, rows, self._generations), whole=True)
         self._log.restated()
 
     # --- answering ---
@@ -216,6 +196,7 @@ class Runner:
         number = sum(1 for row in history if row.turn == self._run.turn and row.role == "assistant")
         while True:
             generation = Generation(number)
+            self._generations.append(generation)
             fault = await self._generate(generation, history)
             if self._lease_lost:
                 raise LeaseLost(self._run.id)
@@ -228,7 +209,7 @@ class Runner:
                 event = RunEvent.FINISHED
             await self._log.settled()
             if self._log.needs_restating:  # who reads the log must not miss what the old one has
-                await self._restate(generation)
+                await self._restate()
                 await self._log.settled()
             if await self._end(event, generation, fault):
                 return
@@ -294,22 +275,24 @@ class Runner:
                     self._speak(generation, part.text)
                 if self._log.needs_restating:
                     await self._log.settled()
-                    await self._restate(generation)
+                    await self._restate()
                 if self._log.crowded:
                     await self._log.settled()
 
     def _think(self, generation: Generation, delta: str) -> None:
-        if not generation.thinking:
-            generation.thinking = True
-            self._log.say(*say.reasoning_start(generation.reasoning_id))
-        generation.thought += len(delta)
-        self._log.text(generation.reasoning_id, delta, reasoning=True)
+        thought = generation.thinking
+        if thought is None:
+            thought = OpenMessage(new_id("m"), REASONING)
+            generation.thoughts.append(thought)
+            self._log.say(*say.reasoning_start(thought.id))
+        thought.parts.append(delta)
+        self._log.text(thought.id, delta, reasoning=True)
 
     def _stop_thinking(self, generation: Generation) -> None:
-        if generation.thinking:
-            generation.thinking = False
-            self._log.say(*say.reasoning_end(generation.reasoning_id))
-            generation.reasoning_id = new_id("m")
+        thought = generation.thinking
+        if thought is not None:
+            thought.closed = True
+            self._log.say(*say.reasoning_end(thought.id))
 
     def _speak(self, generation: Generation, delta: str) -> None:
         if not generation.started:

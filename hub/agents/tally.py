@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from hub.agents.conversations.context import MAX_CONTEXT_TOKENS
 from hub.agents.generation import Generation, partial_tokens
-from hub.events.fold import Progress
+from hub.events.fold import REASONING, Progress
 from hub.ids import is_id
 from hub.inference.interface import ChatMessage, ModelInfo
 from hub.limits.quotas import KEY_PREFIX
@@ -46,13 +46,15 @@ def lost_row(
     """About what the generation has used that a lost worker has not kept, of a run whose log says
     ``progress``; None if it is not told of any.
     """
-    latest = next(reversed(progress.messages.values()), None)
-    said = latest if latest is not None and latest.role == "assistant" else None
+    latest = progress.latest[::-1]
+    said = next((message for message in latest if message.role == "assistant"), None)
     if said is not None and said.id in {message.id for message in kept}:
         return None
+    thoughts = [message for message in latest if message.role == REASONING]
     # One that has not come to speak has thought at most.
-    name = said.id if said else next(reversed(progress.reasoning), None)
-    tokens = partial_tokens(prompt, said.text if said else "", progress.thought)
+    name = said.id if said else thoughts[0].id if thoughts else None
+    thought = sum(len(message.text) for message in thoughts)
+    tokens = partial_tokens(prompt, said.text if said else "", thought)
     return _row(run, model, name, tokens) if name is not None and any(tokens) else None
 
 

@@ -163,6 +163,7 @@ class Worker:
         finally:
             # In the same turn as the last look at the hints, so that none falls between.
             del self._driving[item]
+            self._more.discard(item)
             self._free.release()
             self._idle.set()
 

@@ -6,16 +6,24 @@ to go on with a run whose worker was lost.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+REASONING: Final = "reasoning"
+"""The role of a message that is the model's visible thinking."""
+
 _TERMINAL = frozenset({"RUN_FINISHED", "RUN_ERROR"})
+_MORE = frozenset(
+    {"TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"}
+    | {"REASONING_MESSAGE_CONTENT", "REASONING_MESSAGE_END"}
+)
+_BRACKETS = frozenset({"STEP_STARTED", "STEP_FINISHED", "REASONING_START", "REASONING_END"})
 
 
 @dataclass
 class OpenMessage:
-    """A message as far as the log tells it. ``closed``: its END was seen."""
+    """A message as far as it is told. ``closed``: its END was seen."""
 
     id: str
     role: str
@@ -31,23 +39,27 @@ class OpenMessage:
 class Progress:
     """Where a conversation's channel stands.
 
-    ``run_id`` is the run in progress, None between runs. ``messages`` are its text messages and
-    ``reasoning`` its reasoning messages, ``steps`` the names of its open steps. ``thought`` is how
-    many characters of reasoning its latest answer has, as far as it is told since the run was last
-    steered or its state was said again. ``ended`` are the runs whose terminal event was seen.
+    ``run_id`` is the run in progress, None between runs. ``messages`` are what it has said and
+    thought, by id and in order, ``phases`` the ids of its open phases of reasoning, ``steps`` the
+    names of its open steps. ``ended`` are the runs whose terminal event was seen.
     """
 
     run_id: str | None = None
     messages: dict[str, OpenMessage] = field(default_factory=dict)
-    reasoning: dict[str, OpenMessage] = field(default_factory=dict)
+    phases: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
-    thought: int = 0
     ended: set[str] = field(default_factory=set)
+
+    @property
+    def latest(self) -> list[OpenMessage]:
+        """What the run has said and thought since it was last steered, in order."""
+        messages = list(self.messages.values())
+        steered = [at for at, message in enumerate(messages) if message.role == "user"]
+        return messages[steered[-1] + 1 :] if steered else messages
 
     def begin(self, run_id: str | None) -> None:
         self.run_id = run_id
-        self.messages, self.reasoning, self.steps = {}, {}, []
-        self.thought = 0
+        self.messages, self.phases, self.steps = {}, [], []
 
 
 def fold(events: Iterable[bytes], progress: Progress | None = None) -> Progress:
@@ -70,25 +82,27 @@ def _apply(progress: Progress, event: dict[str, Any]) -> None:
         progress.begin(None)
     elif kind == "TEXT_MESSAGE_START":
         identifier = event["messageId"]
-        role = event.get("role", "assistant")
-        progress.messages[identifier] = OpenMessage(identifier, role)
-        if role == "user":  # it steers the run to another answer
-            progress.thought = 0
+        progress.messages[identifier] = OpenMessage(identifier, event.get("role", "assistant"))
     elif kind == "REASONING_MESSAGE_START":
         identifier = event["messageId"]
-        progress.reasoning[identifier] = OpenMessage(identifier, "reasoning")
-    elif kind in ("TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"):
+        progress.messages[identifier] = OpenMessage(identifier, REASONING)
+    elif kind in _MORE:
         _extend(progress.messages, event)
-    elif kind in ("REASONING_MESSAGE_CONTENT", "REASONING_MESSAGE_END"):
-        _extend(progress.reasoning, event)
-        progress.thought += len(event.get("delta", ""))
-    elif kind == "STEP_STARTED":
-        progress.steps.append(event["stepName"])
-    elif kind == "STEP_FINISHED":
-        if event["stepName"] in progress.steps:
-            progress.steps.remove(event["stepName"])
+    elif kind in _BRACKETS:
+        _open_or_close(progress, kind, event)
     elif kind == "MESSAGES_SNAPSHOT":
         _restate(progress, event)
+
+
+def _open_or_close(progress: Progress, kind: str, event: dict[str, Any]) -> None:
+    steps = kind.startswith("STEP_")
+    name, still_open = event["stepName" if steps else "messageId"], progress.phases
+    if steps:
+        still_open = progress.steps
+    if kind.endswith(("STARTED", "START")):
+        still_open.append(name)
+    elif name in still_open:
+        still_open.remove(name)
 
 
 def _extend(messages: dict[str, OpenMessage], event: dict[str, Any]) -> None:
@@ -110,14 +124,14 @@ def _restate(progress: Progress, event: dict[str, Any]) -> None:
     if "runId" not in facts:
         return
     progress.run_id = facts["runId"]
-    progress.messages = {}
+    progress.messages, progress.phases = {}, []
     still_open = facts.get("open", ())
-    if not still_open:
-        progress.thought = 0
     for message in event["messages"]:
-        identifier = message["id"]
+        identifier, role = message["id"], message["role"]
         closed = identifier not in still_open
         if not closed or identifier in facts.get("said", ()):
             progress.messages[identifier] = OpenMessage(
-                identifier, message["role"], [message["content"]], closed
+                identifier, role, [message["content"]], closed
             )
+            if role == REASONING and not closed:
+                progress.phases.append(identifier)

@@ -100,11 +100,17 @@ def reasoning_content(message_id: str, delta: str) -> bytes:
     )
 
 
+def reasoning_message_end(message_id: str) -> bytes:
+    return _stamped({"type": "REASONING_MESSAGE_END", "messageId": message_id})
+
+
+def reasoning_phase_end(message_id: str) -> bytes:
+    return _stamped({"type": "REASONING_END", "messageId": message_id})
+
+
 def reasoning_end(message_id: str) -> tuple[bytes, bytes]:
-    return (
-        _stamped({"type": "REASONING_MESSAGE_END", "messageId": message_id}),
-        _stamped({"type": "REASONING_END", "messageId": message_id}),
-    )
+    """Visible thinking ends: the message, and its phase."""
+    return reasoning_message_end(message_id), reasoning_phase_end(message_id)
 
 
 def step_started(name: str) -> bytes:

@@ -123,8 +123,13 @@ class Reading:
             self._take(event["input"]["messages"])
         elif kind == "TEXT_MESSAGE_START":
             self._take([{"id": event["messageId"], "role": event["role"], "content": ""}])
-        elif kind == "TEXT_MESSAGE_CONTENT":
+        elif kind == "REASONING_MESSAGE_START":
+            self._take([{"id": event["messageId"], "role": "reasoning", "content": ""}])
+        elif kind in ("TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT"):
             self.texts[event["messageId"]] += event["delta"]
+        elif kind in ("RUN_FINISHED", "RUN_ERROR"):
+            for thought in [id for id, role in self.roles.items() if role == "reasoning"]:
+                del self.texts[thought], self.roles[thought]
 
     def _take(self, messages: Iterable[dict[str, Any]]) -> None:
         for message in messages:

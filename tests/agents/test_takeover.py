@@ -16,10 +16,10 @@ from hub.agents.orchestrator import Orchestrator
 from hub.backplane.memory import MemoryBackplane
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run, Usage, now
-from tests.agents.agui import Reading, judge
+from tests.agents.agui import Reading, accept, judge
 from tests.agents.client import Client, opened, run_of, said
 from tests.agents.conftest import someone
-from tests.agents.test_runs import slowly
+from tests.agents.test_runs import script, slowly
 from tests.backplane.sinks import eventually
 from tests.parts.hub import ServedHub, ServeHub
 
@@ -171,6 +171,64 @@ async def test_a_long_answer_is_said_again_so_that_a_trimmed_log_can_be_read(
                 assert reading.texts == {m["id"]: m["content"] for m in kept}
             await assert_all_agree(client, conversation)
             await assert_all_agree(late, conversation, answered["snapshot"])
+
+
+def thinking(words: int, delay_ms: int = 20) -> str:
+    """A message that lets the model think so many words, and then answer."""
+    thoughts = [f"t{at} " for at in range(words)]
+    return script(thinking=thoughts, tokens=["So ", "it ", "is."], delay_ms=delay_ms)
+
+
+def thought(events: list[dict[str, Any]]) -> str:
+    kind = "REASONING_MESSAGE_CONTENT"
+    return "".join(event["delta"] for event in events if event["type"] == kind)
+
+
+async def test_who_comes_while_the_model_thinks_has_what_it_has_thought(
+    serve_hub: ServeHub, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "RESTATE_EVERY", 6)  # it is said again, too
+    async with serve_hub(HUB_DATABASE_URL=sqlite_url) as hub:
+        token = await someone(hub)
+        async with opened(hub.url, token) as client, opened(hub.url, token) as late:
+            conversation = await client.conversation("thinking")
+            sent = await client.send(conversation, thinking(20))
+            await client.until(lambda: "t9 " in thought(client.events(conversation)))
+            answered = await late.subscribe(conversation, {"epoch": "e_lost", "seq": 1})
+            accept(answered["snapshot"])
+            question, so_far = answered["snapshot"]["messages"]
+            assert (question["id"], so_far["role"]) == (sent["message_id"], "reasoning")
+            assert so_far["content"].startswith("t0 t1 ")
+            await asyncio.gather(client.ended(conversation), late.ended(conversation))
+            events = client.events(conversation)
+            judge(events)
+            whole = "".join(f"t{at} " for at in range(20))
+            assert thought(events) == whole
+            heard = late.events(conversation)
+            ends = next(at for at, e in enumerate(heard) if e["type"] == "REASONING_END")
+            reading = Reading(answered["snapshot"])
+            for event in heard[: ends + 1]:
+                reading.feed(event)
+            assert reading.texts[so_far["id"]] == whole
+            assert any(event["type"] == "MESSAGES_SNAPSHOT" for event in heard[:ends])
+            await assert_all_agree(late, conversation, answered["snapshot"])
+            await assert_all_agree(client, conversation)
+
+
+async def test_a_run_that_is_taken_over_while_the_model_thinks_thinks_again(hub: ServedHub) -> None:
+    async with opened(hub.url, await someone(hub)) as client:
+        conversation = await client.conversation("thinking")
+        await client.send(conversation, thinking(15))
+        await client.until(lambda: "t3 " in thought(client.events(conversation)))
+        lose_leases(hub)
+        await client.ended(conversation)
+        events = client.events(conversation)
+        judge(events)  # what the lost worker left open was ended
+        (snapshot,) = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
+        assert [message["role"] for message in snapshot["messages"]] == ["user"]
+        since = events[events.index(snapshot) :]
+        assert thought(since) == "".join(f"t{at} " for at in range(15))
+        await assert_all_agree(client, conversation)
 
 
 async def test_a_log_that_is_lost_alone_is_begun_with_the_whole_state(hub: ServedHub) -> None:

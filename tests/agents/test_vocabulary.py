@@ -38,6 +38,9 @@ EVENTS: dict[str, Callable[[], bytes | tuple[bytes, ...]]] = {
     "CUSTOM silent": lambda: say.presence("typing", "u_1", "", 0, typing=False),
     "MESSAGES_SNAPSHOT": lambda: say.encode(say.messages_snapshot(MESSAGES)),
     "MESSAGES_SNAPSHOT of nothing": lambda: say.encode(say.messages_snapshot([])),
+    "MESSAGES_SNAPSHOT with reasoning": lambda: say.encode(
+        say.messages_snapshot([{"id": "m_3", "role": "reasoning", "content": "Let me see"}])
+    ),
     "MESSAGES_SNAPSHOT in a run": lambda: say.encode(
         {
             **say.messages_snapshot(MESSAGES),

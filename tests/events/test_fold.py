@@ -60,27 +60,36 @@ def test_what_was_left_open_is_known_to_be_open() -> None:
     events += [say.step_finished("one"), *say.reasoning_start("m_t"), *answer("m_1", ["a"])]
     progress = fold([*events, say.text_start("m_2")])
     assert progress.steps == ["two"]
-    assert [m.id for m in progress.reasoning.values() if not m.closed] == ["m_t"]
-    assert [m.id for m in progress.messages.values() if not m.closed] == ["m_2"]
+    assert progress.phases == ["m_t"]
+    assert [m.id for m in progress.messages.values() if not m.closed] == ["m_t", "m_2"]
 
 
-@given(TEXTS, TEXTS)
+@given(TEXTS, TEXTS, st.booleans())
 def test_a_restatement_alone_tells_as_much_as_the_whole_log(
-    before: list[str], after: list[str]
+    before: list[str], after: list[str], thinks: bool
 ) -> None:
     snapshot = say.messages_snapshot(
         [
             {"id": "m_u", "role": "user", "content": "Why?"},
-            {"id": "m_1", "role": "assistant", "content": "".join(before)},
+            {
+                "id": "m_1",
+                "role": "reasoning" if thinks else "assistant",
+                "content": "".join(before),
+            },
         ]
     )
     snapshot["metadata"] = {"runId": "r_1", "open": ["m_1"]}
-    rest = [say.encode(snapshot), *(say.text_content("m_1", delta) for delta in after)]
-    whole = fold([started("r_1"), *answer("m_1", before, closed=False), *rest])
+    more = say.reasoning_content if thinks else say.text_content
+    opened = say.reasoning_start("m_1") if thinks else (say.text_start("m_1"),)
+    said = [more("m_1", delta) for delta in before]
+    rest = [say.encode(snapshot), *(more("m_1", delta) for delta in after)]
+    whole = fold([started("r_1"), *opened, *said, *rest])
     alone = fold(rest)
     assert alone.run_id == whole.run_id == "r_1"
+    assert alone.phases == whole.phases == (["m_1"] if thinks else [])
     text = "".join(before + after)
     assert whole.messages["m_1"].text == alone.messages["m_1"].text == text
+    assert whole.messages["m_1"].role == alone.messages["m_1"].role
     assert fold([finished("r_1")], alone).ended == {"r_1"}
 
 

@@ -21,7 +21,14 @@ from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
-from hub.inference.interface import ChatDone, ChatPart, ChatRequest, ModelInfo, TextDelta
+from hub.inference.interface import (
+    ChatDone,
+    ChatPart,
+    ChatRequest,
+    ModelInfo,
+    ReasoningDelta,
+    TextDelta,
+)
 from hub.protocol.rfc6455 import payloads
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
@@ -59,10 +66,10 @@ async def begin_house(database: Database, name: str) -> House:
 
 
 class Dictation:
-    """One answer: its words so far, and whether it is whole."""
+    """One answer: its words so far, spoken or thought, and whether it is whole."""
 
     def __init__(self) -> None:
-        self.words: list[str] = []
+        self.words: list[TextDelta | ReasoningDelta] = []
         self.whole = False
         self.told = 0  # to whom was told most of it
         self.more = asyncio.Event()
@@ -93,7 +100,7 @@ class Dictated:
             answer.told += 1
             for _ in range(4):  # or the pen would join them, and nobody else could
                 await asyncio.sleep(0)
-            yield TextDelta(answer.words[answer.told - 1])
+            yield answer.words[answer.told - 1]
         yield ChatDone("stop", 1, 1)
 
 
@@ -151,8 +158,8 @@ class Talk:
 
         return FlushScheduler(count)
 
-    async def say(self, words: list[str]) -> None:
-        """Let the model say words, in a run that is begun if there is none."""
+    async def say(self, words: list[str], *, thinking: bool = False) -> None:
+        """Let the model say words, or think them, in a run that is begun if there is none."""
         if not self.talking:
             self.talking = True
             self._sent += 1
@@ -166,7 +173,7 @@ class Talk:
                 on_busy="queue",
             )
             self._work.set()
-        self._answer.words += words
+        self._answer.words += map(ReasoningDelta if thinking else TextDelta, words)
         self._answer.more.set()
 
     def finish(self) -> None:
@@ -301,6 +308,9 @@ class Tab:
 
     def overflowed(self) -> None:
         self.over = "too_slow"
+
+    def failed(self) -> None:
+        raise AssertionError("a pipe takes everything")
 
     def turned(self) -> None:
         self.node.fanout.turned(self.talk.channel, self)

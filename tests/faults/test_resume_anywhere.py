@@ -111,10 +111,14 @@ def machine(place: Place) -> type[RuleBasedStateMachine]:
             self.backplanes = await place.backplanes()
             self.talk = Talk(place.database, self.backplanes, house)
 
-        @rule(words=st.lists(WORD, min_size=1, max_size=12), pause=st.booleans())
-        def the_model_speaks(self, words: list[str], pause: bool) -> None:
+        @rule(
+            words=st.lists(WORD, min_size=1, max_size=12),
+            thinking=st.booleans(),
+            pause=st.booleans(),
+        )
+        def the_model_speaks_or_thinks(self, words: list[str], thinking: bool, pause: bool) -> None:
             async def speak() -> None:
-                await self.talk.say(words)
+                await self.talk.say(words, thinking=thinking)
                 await asyncio.sleep(0.002 if pause else 0)
 
             place.run(speak())

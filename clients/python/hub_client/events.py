@@ -13,6 +13,9 @@ DELTA: Final = frozenset({"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "
 
 SNAPSHOT: Final = "MESSAGES_SNAPSHOT"
 
+REASONING: Final = "reasoning"
+"""The role of a message that is the model's visible thinking."""
+
 _JOINED_CHARACTERS = 65_536
 
 

@@ -19,7 +19,7 @@ SNAPSHOT_BYTES: Final = 256 * 1024
 
 SNAPSHOT_MESSAGES: Final = 500
 _TRIES: Final = 10
-_PAGE: Final = 1_000
+_PAGE: Final = 500
 _DECISIVE: Final = (b'"RUN_STARTED"', b'"RUN_FINISHED"', b'"RUN_ERROR"', b'"MESSAGES_SNAPSHOT"')
 
 
@@ -102,7 +102,7 @@ class Transcript:
         """
         channel = f"conversation:{conversation_id}"
         for _ in range(_TRIES):
-            progress, at = await self._fold_log(channel)
+            progress, at = await self.progress(channel)
             rows = await self.durable(tenant_id, conversation_id)
             tail = await self._backplane.read(channel, at.seq, _PAGE)
             moved = tail.epoch != at.epoch or tail.last - at.seq > len(tail.entries)
@@ -112,22 +112,20 @@ class Transcript:
                 return Snapshot(at, messages_snapshot(_told(rows, progress)))
         raise Fault("backend_unavailable", "The conversation changes too fast; try again.")
 
-    async def _fold_log(self, channel: str) -> tuple[Progress, Position]:
-        progress = Progress()
-        page = await self._backplane.read(channel, 0, _PAGE)
-        if page.entries:
-            after = page.entries[0].seq - 1
-        else:
-            return progress, Position(page.epoch, page.last)
+    async def progress(self, channel: str) -> tuple[Progress, Position]:
+        """What the channel's log amounts to, and where it ended when it was read."""
+        progress, at = Progress(), Position("", 0)
         while True:
+            page = await self._backplane.read(channel, at.seq, _PAGE)
+            if page.epoch != at.epoch and at.seq:  # another log, of which this is not the beginning
+                progress, at = Progress(), Position("", 0)
+                continue
+            if page.first > at.seq + 1:  # trimmed past what was read
+                progress = Progress()
             fold((entry.data for entry in page.entries), progress)
-            after = page.entries[-1].seq if page.entries else after
-            if after >= page.last:
-                return progress, Position(page.epoch, after)
-            epoch = page.epoch
-            page = await self._backplane.read(channel, after, _PAGE)
-            if page.epoch != epoch or page.first > after + 1:
-                progress, after = Progress(), page.first - 1
+            at = Position(page.epoch, page.entries[-1].seq if page.entries else page.last)
+            if at.seq >= page.last:
+                return progress, at
 
 
 def _told(rows: Sequence[tables.Message], progress: Progress) -> list[Message]:

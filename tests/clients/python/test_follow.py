@@ -32,11 +32,11 @@ def stored(id: str, text: str, run: str = "r_1", role: str = "assistant") -> Mes
     return Message(id, "c_1", role, text, datetime.now(UTC), run_id=run)
 
 
-def text_of(events: list[Event]) -> dict[str, str]:
+def text_of(events: list[Event], kind: str = "TEXT") -> dict[str, str]:
     """What a reader that shows deltas has on its screen."""
     texts: dict[str, str] = {}
     for event in events:
-        if event.type == "TEXT_MESSAGE_CONTENT":
+        if event.type == f"{kind}_MESSAGE_CONTENT":
             assert event.message_id is not None
             texts[event.message_id] = texts.get(event.message_id, "") + event.delta
     return {id: text for id, text in texts.items() if text}
@@ -48,11 +48,11 @@ def well_formed(events: list[Event]) -> None:
     assert [event.terminal for event in events] == [False] * (len(events) - 1) + [True]
     open_messages: set[str | None] = set()
     for event in events:
-        if event.type == "TEXT_MESSAGE_START":
+        if event.type.endswith("_MESSAGE_START"):
             open_messages.add(event.message_id)
-        elif event.type == "TEXT_MESSAGE_CONTENT":
+        elif event.type.endswith("_MESSAGE_CONTENT"):
             assert event.message_id in open_messages
-        elif event.type == "TEXT_MESSAGE_END":
+        elif event.type.endswith("_MESSAGE_END"):
             open_messages.remove(event.message_id)
     assert not open_messages
 
@@ -106,6 +106,35 @@ def test_a_run_that_goes_on_after_a_snapshot_is_told_in_full(
         seen += [event for after in rest for event in follower.feed(after)]
         assert text_of(seen) == {id: "".join(each) for id, each in messages if each}
         assert follower.finished
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=3), min_size=1), st.data())
+def test_reasoning_goes_on_after_a_snapshot(words: list[str], data: st.DataObject) -> None:
+    thought = {"messageId": "t_1"}
+    body: list[dict[str, Any]] = [{"type": "RUN_STARTED", "threadId": "c_1", "runId": "r_1"}]
+    body += [{"type": "REASONING_START", **thought}]
+    body += [{"type": "REASONING_MESSAGE_START", **thought, "role": "reasoning"}]
+    body += [{"type": "REASONING_MESSAGE_CONTENT", **thought, "delta": word} for word in words]
+    body += [{"type": "REASONING_MESSAGE_END", **thought}, {"type": "REASONING_END", **thought}]
+    tail = of_run("r_1", ("a_1", ["so", " it is"]))[1:]
+    log = [made(seq + 1, **each) for seq, each in enumerate(body)]
+    log += [made(len(body) + 1 + seq, **event.data) for seq, event in enumerate(tail)]
+    lost_from = data.draw(st.integers(0, len(log) - 1))
+    lost_to = data.draw(st.integers(max(lost_from, 1), len(log) - 1))
+    follower, reader = RunFollower("r_1", "m_1"), RunFollower("r_1", "m_1")
+    seen = [event for before in log[:lost_from] for event in follower.feed(before)]
+    for event in log[:lost_to]:
+        reader.feed(event)
+    items: list[dict[str, Any]] = [{"id": "m_1", "role": "user", "content": "Why?"}]
+    items += [{"id": i, "role": "reasoning", "content": t} for i, t in reader.thoughts.items()]
+    items += [{"id": i, "role": "assistant", "content": t} for i, t in reader.texts.items()]
+    seen += follower.patch(made(lost_to, type=SNAPSHOT, messages=items))
+    if not follower._inside:  # nobody knows yet that it has begun
+        return
+    seen += [event for after in log[lost_to:] for event in follower.feed(after)]
+    assert text_of(seen) == {"a_1": "so it is"}
+    assert text_of(seen, "REASONING") == {"t_1": "".join(words)}
+    well_formed(seen)
 
 
 def test_events_of_other_runs_are_not_shown() -> None:
