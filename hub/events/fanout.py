@@ -16,7 +16,7 @@ from typing import Any, Final
 from hub.backplane.interface import Backplane, LogSlice, Position
 from hub.events.delivery import Delivery
 from hub.events.live import NOWHERE, LiveChannel, Reader, deliver
-from hub.events.outbox import FlushScheduler
+from hub.events.outbox import FlushScheduler, broken
 from hub.events.position import Since
 from hub.events.recovery import Arrival, classify, resume
 from hub.events.span import joined
@@ -24,16 +24,28 @@ from hub.faults import Fault
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
 
+FIRST_PAGE: Final = 8
 PAGE: Final = 500
-"""Entries read from the log at a time."""
+"""Entries read from the log at a time: at first, while their size is not known, and at most."""
+
+PAGE_BYTES: Final = 256 * 1024
+"""What a page of the log is to come to: each replay holds one."""
 
 TOGETHER: Final = 256
-"""Events that wait for the end of a turn at most: a turn may be long, and somebody may append in it
-again and again.
+TOGETHER_BYTES: Final = 256 * 1024
+"""Events that wait for the end of a turn at most, and what they come to: a turn may be long, and
+somebody may append in it again and again. A transport that is full gets no more of them than this.
 """
 
 FILL_RETRY_S: Final = 0.5
 """Pause before a gap is tried again while the backplane is away."""
+
+
+def next_page(asked: int, page: LogSlice) -> int:
+    """How many entries to ask for after this page, for which so many were: about ``PAGE_BYTES``."""
+    size = sum(len(entry.data) for entry in page.entries)
+    fit = PAGE_BYTES * len(page.entries) // size if size else PAGE
+    return max(1, min(PAGE, 4 * asked, fit))
 
 
 class Join:
@@ -49,6 +61,10 @@ class Join:
         self._reader = reader
         self._closed = False
         self.abandoned = False
+        self.answered = False
+        """Whether who asked for it was told where it begins."""
+        self.reason: str | None = None
+        """Why it has ended, when that was before it was answered."""
         self.recovered = at is not None
         self.position = at or channel.at
 
@@ -88,6 +104,7 @@ class Fanout:
         self._metrics = metrics
         self._scheduler = scheduler or FlushScheduler()
         self._arrived: list[tuple[str, str, int, bytes]] = []
+        self._arrived_bytes = 0
         self._channels: dict[str, LiveChannel] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,14 +216,15 @@ class Fanout:
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._take)
         self._arrived.append((name, epoch, seq, data))
-        if len(self._arrived) >= TOGETHER:
+        self._arrived_bytes += len(data)
+        if len(self._arrived) >= TOGETHER or self._arrived_bytes >= TOGETHER_BYTES:
             self._take()
 
     def _take(self) -> None:
         """Take in, and deliver, what has arrived in this turn of the loop."""
         if not self._arrived:
             return
-        arrived, self._arrived = self._arrived, []
+        arrived, self._arrived, self._arrived_bytes = self._arrived, [], 0
         found: dict[LiveChannel, list[Delivery]] = {}
         for name, epoch, seq, data in arrived:
             channel = self._channels.get(name)
@@ -234,8 +252,14 @@ class Fanout:
         if self._scheduler.dirty:
             self._scheduler.flush()  # what was put into an outbox before is not overtaken
         began = perf_counter()
-        reached = deliver(found)
+        reached = deliver(found, self._failed)
         self._counted.live(reached, perf_counter() - began)
+
+    def _failed(self, channel: LiveChannel, reader: Reader, error: Exception) -> None:
+        """A reader lacks an event: it must not go on behind the gap."""
+        broken(error)
+        self.leave(channel.name, reader)
+        reader.ended(channel.shown, "internal_error")
 
     def _fill(self, channel: LiveChannel) -> None:
         if channel.filling is None:
@@ -252,11 +276,12 @@ class Fanout:
 
     async def _fill_gap(self, channel: LiveChannel) -> None:
         """Read on from the live position until the log has no more, delivering to all readers."""
+        asked = FIRST_PAGE
         try:
             while True:
                 at, channel.heard = channel.at, NOWHERE
                 try:
-                    page = await self._backplane.read(channel.name, at.seq, PAGE)
+                    page = await self._backplane.read(channel.name, at.seq, asked)
                 except Fault:
                     await asyncio.sleep(FILL_RETRY_S)
                     continue
@@ -267,30 +292,40 @@ class Fanout:
                     if deliveries:
                         channel.at = deliveries[-1].position
                         self._deliver({channel: deliveries})
+                asked = next_page(asked, page)
                 # Also after a loss: what was heard during the read comes after what it found.
                 if channel.at.seq >= page.last and not channel.behind:
                     break
+        except Exception as error:
+            broken(error)
+            self._end(channel, "internal_error")  # or they would wait behind the gap for ever
         finally:
             channel.filling = None
 
     def _lost(self, channel: LiveChannel, log_slice: LogSlice) -> None:
-        """The log was lost, or trimmed past us: end the subscriptions; readers join again."""
+        """The log was lost, or trimmed past us: readers join again."""
         channel.at = Position(log_slice.epoch, log_slice.last)
+        self._end(channel, "resume_gap")
+
+    def _end(self, channel: LiveChannel, reason: str) -> None:
+        """End the subscriptions of all who read the channel."""
         readers = channel.readers
         channel.swift.clear()
         channel.thorough.clear()
         self._metrics.subscriptions.dec(len(readers))
         for reader in readers:
-            reader.ended(channel.shown, "resume_gap")
+            reader.ended(channel.shown, reason)
         self._tidy(channel)
 
     # --- replay ---
 
     async def _replay(self, channel: LiveChannel, reader: Reader, join: Join) -> None:
         at = join.position
+        asked = FIRST_PAGE
         while not self._is_live(channel, at):
             await reader.room()
-            page = await self._backplane.read(channel.name, at.seq, PAGE)
+            page = await self._backplane.read(channel.name, at.seq, asked)
+            asked = next_page(asked, page)
             if join.abandoned:
                 return
             if resume(at, page) is None:

@@ -7,7 +7,6 @@ from typing import Final, Protocol
 from hub.backplane.interface import Position
 from hub.events.channels import channel_of
 from hub.events.delivery import Delivery
-from hub.events.outbox import broken
 
 NOWHERE: Final = Position("", 0)
 
@@ -90,18 +89,27 @@ class LiveChannel:
         return self.thorough.pop(reader, False) is None
 
 
-def deliver(found: Mapping[LiveChannel, Sequence[Delivery]]) -> int:
+Failed = Callable[[LiveChannel, Reader, Exception], None]
+"""Told that a reader of a channel could not be given an event, and why."""
+
+
+def deliver(found: Mapping[LiveChannel, Sequence[Delivery]], failed: Failed) -> int:
     """Deliver these to all who read their channels, each of whom is written to once; how many
-    events have gone to a reader each.
+    events have gone to a reader each. Who fails costs the others nothing.
     """
     if len(found) == 1:
         # Mostly it is one event of one channel, and many who read it.
         ((channel, deliveries),) = found.items()
         thorough = tuple(channel.thorough)
         reached = len(deliveries) * len(channel)
-        _write(_data(deliveries), channel.swift.values())
+        data = _data(deliveries)
+        for write in tuple(channel.swift.values()):  # one whose transport is full is swift no more
+            try:
+                write(data)
+            except Exception as error:
+                _fail(found, write, error, failed)
         for reader in thorough:
-            _deliver(channel, reader, deliveries)
+            _deliver(channel, reader, deliveries, failed)
         return reached
     # Who is thorough is taken before any is written to: one whose transport is full with it is,
     # from then on.
@@ -112,9 +120,12 @@ def deliver(found: Mapping[LiveChannel, Sequence[Delivery]]) -> int:
     ]
     reached = sum(len(deliveries) * len(channel) for channel, deliveries in found.items())
     for write, frames in _by_writer(found).items():
-        _write(frames[0] if len(frames) == 1 else b"".join(frames), (write,))
+        try:
+            write(frames[0] if len(frames) == 1 else b"".join(frames))
+        except Exception as error:
+            _fail(found, write, error, failed)
     for channel, reader, deliveries in waiting:
-        _deliver(channel, reader, deliveries)
+        _deliver(channel, reader, deliveries, failed)
     return reached
 
 
@@ -133,6 +144,14 @@ def _by_writer(found: Mapping[LiveChannel, Sequence[Delivery]]) -> dict[Write, l
     return given
 
 
+def _fail(channels: Iterable[LiveChannel], write: Write, error: Exception, failed: Failed) -> None:
+    """Say so of those who were to be written to in this way."""
+    for channel in channels:
+        for reader, its_own in tuple(channel.swift.items()):
+            if its_own == write:
+                failed(channel, reader, error)
+
+
 def _data(deliveries: Sequence[Delivery]) -> bytes:
     """Their frames."""
     if len(deliveries) == 1:
@@ -140,16 +159,13 @@ def _data(deliveries: Sequence[Delivery]) -> bytes:
     return b"".join([delivery.frame for delivery in deliveries])
 
 
-def _write(data: bytes, writers: Iterable[Write]) -> None:
-    for write in tuple(writers):  # one whose transport is full with it is swift no more
-        try:
-            write(data)
-        except Exception as error:
-            broken(error)
-
-
-def _deliver(channel: LiveChannel, reader: Reader, deliveries: Sequence[Delivery]) -> None:
-    for delivery in deliveries:
-        if reader not in channel.thorough:
-            break  # its outbox has overflowed, and it has left
-        reader.deliver(delivery)
+def _deliver(
+    channel: LiveChannel, reader: Reader, deliveries: Sequence[Delivery], failed: Failed
+) -> None:
+    try:
+        for delivery in deliveries:
+            if reader not in channel.thorough:
+                break  # its outbox has overflowed, and it has left
+            reader.deliver(delivery)
+    except Exception as error:
+        failed(channel, reader, error)

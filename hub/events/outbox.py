@@ -1,6 +1,6 @@
 """Outboxes: what waits to be written to a connection, bounded, and written in one go.
 
-While the transport takes what it is given, an outbox is a list of ready frames, and one
+While the transport takes what it is given, an outbox is a list of what came in this turn, and one
 ``FlushScheduler`` per process writes each that became dirty in a turn of the event loop with one
 call at the turn's end: the frames of a turn cost one system call, and no connection has a task of
 its own on the send path. Fan-out, which does the same for the events of a turn, spares the way
@@ -42,6 +42,9 @@ class Owner(Protocol):
     def overflowed(self) -> None:
         """Too much waits, and the outbox has dropped it: close the connection with 4008."""
 
+    def failed(self) -> None:
+        """What was to be written is lost: close the connection, so that it is resumed."""
+
     def turned(self) -> None:
         """``Outbox.write`` is another now."""
 
@@ -68,12 +71,13 @@ class FlushScheduler:
                 outbox.flush()
             except Exception as error:
                 broken(error)
+                outbox.fail()
 
 
 def broken(error: Exception) -> None:
-    """A transport has failed, which must not cost its neighbours their frames."""
+    """Something has failed that cannot, which must not cost others their frames: report it."""
     asyncio.get_running_loop().call_exception_handler(
-        {"message": "A connection could not be written to", "exception": error}
+        {"message": "Events could not be delivered", "exception": error}
     )
 
 
@@ -98,7 +102,7 @@ class Outbox:
         self._scheduler = scheduler
         self._owner = owner
         self._limit = limit
-        self._waiting: list[bytes] = []  # for the end of this turn
+        self._waiting: list[Delivery | bytes] = []  # for the end of this turn
         self._held: Spans | None = None  # for as long as the transport is full
         self._ready = True
         self._room: asyncio.Event | None = None
@@ -121,25 +125,25 @@ class Outbox:
     def deliver(self, delivery: Delivery) -> None:
         """Queue an event."""
         if self._ready:
-            self._give(delivery.frame)
+            self._give(delivery, len(delivery.frame))
         else:
             self._hold(delivery)
 
     def put(self, frame: bytes) -> None:
         """Queue a ready frame."""
         if self._ready:
-            self._give(frame)
+            self._give(frame, len(frame))
         else:
             self._hold(frame)
 
-    def _give(self, frame: bytes) -> None:
+    def _give(self, item: Delivery | bytes, size: int) -> None:
         if not self._waiting:
             dirty = self._scheduler.dirty
             if not dirty:
                 self._scheduler.wake()
             dirty.append(self)
-        self._waiting.append(frame)
-        self.size += len(frame)
+        self._waiting.append(item)
+        self.size += size
         if self.size > self._limit:
             self.flush()
 
@@ -147,8 +151,9 @@ class Outbox:
         """Write what waits, unless the transport is full."""
         if not self._waiting:
             return
-        frames, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, []
         self.size = 0
+        frames = [item if isinstance(item, bytes) else item.frame for item in waiting]
         self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
         if self._room is not None:
             self._room.set()
@@ -164,10 +169,14 @@ class Outbox:
             raise asyncio.CancelledError
 
     def forget(self, channel: str) -> None:
-        """Drop the events of a channel that are held: its subscription has ended."""
+        """Drop the events of a channel that wait: its subscription has ended."""
         if self._held is not None:
             self._held.forget(channel)
             self.size = self._held.size
+        elif self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._waiting += [i for i in waiting if isinstance(i, bytes) or i.channel != channel]
+            self.size = sum(len(i) if isinstance(i, bytes) else len(i.frame) for i in self._waiting)
 
     def close(self) -> None:
         """Drop what waits and take no more. Idempotent."""
@@ -182,6 +191,12 @@ class Outbox:
             self._room.set()
         self._owner.turned()
 
+    def fail(self) -> None:
+        """Something could not be written: nothing may follow it."""
+        self.close()
+        # Later: who is told goes on to write, which fails in the midst of the others again.
+        asyncio.get_running_loop().call_soon(self._owner.failed)
+
     # --- while the transport is full ---
 
     def _pause(self) -> None:
@@ -190,9 +205,10 @@ class Outbox:
         self._ready = False
         self._held = Spans()
         # What waits for the end of this turn is held, too: somebody else has written meanwhile.
-        for frame in self._waiting:
-            self._held.add(frame)
+        for item in self._waiting:
+            self._held.add(item)
         self._waiting = []
+        self.size = self._held.size
         self._owner.turned()
 
     def _resume(self) -> None:

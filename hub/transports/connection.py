@@ -25,6 +25,7 @@ from hub.protocol.frames import FrameFault, Request
 from hub.protocol.limits import FRAMES_PER_S
 from hub.protocol.rfc6455 import text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
+from hub.telemetry.logs import log
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
 from hub.transports.login import Login
 from hub.transports.pace import Pace
@@ -117,6 +118,9 @@ class SocketConnection:
     def overflowed(self) -> None:
         self.on(Event.TOO_SLOW)
 
+    def failed(self) -> None:
+        self.on(Event.FAILED)
+
     def turned(self) -> None:
         self.subscriptions.turned()
 
@@ -182,7 +186,14 @@ class SocketConnection:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # What it was to do for the client is not done, so that it has to come back and resume.
+            log.error("a task of a connection failed", connection=self.id, exc_info=error)
+            self.on(Event.FAILED)
 
     def after(self, step: AfterReply) -> None:
         self.spawn(step())

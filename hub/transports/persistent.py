@@ -189,6 +189,8 @@ class PersistentSession:
             try:
                 await asyncio.gather(*tasks.values())
             finally:
+                for task in tasks.values():  # of one that fails nobody awaits the others
+                    task.cancel()
                 self._resuming = {}
 
     async def _resume(self, channel: str) -> None:
@@ -217,7 +219,7 @@ class PersistentSession:
             host.subscriptions.drop(channel)
             return
         self._waiting.discard(channel)
-        if channel in host.subscriptions:  # else it has ended meanwhile, and that was said
+        if channel in host.subscriptions:
             host.notice("subscription.resumed", result.model_dump(exclude_none=True))
-            for step in call.after:
-                host.spawn(step())
+        for step in call.after:  # if it has ended meanwhile, this says so
+            host.spawn(step())

@@ -27,7 +27,7 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
 from hub.rbac.actor import Actor
-from hub.telemetry.logs import log_failure
+from hub.telemetry.logs import log, log_failure
 from hub.telemetry.traces import trace_id_of
 from hub.transports.rest import Rest, fault_response
 from hub.transports.wire import ABORT_S
@@ -292,7 +292,7 @@ class EventStreams:
         still_allowed: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
-        follow = asyncio.create_task(join.follow())
+        follow = asyncio.create_task(_follow(reader, join))
         checked = beat = loop.time()
         try:
             yield b": following %s\n\n" % channel.encode()
@@ -317,6 +317,17 @@ class EventStreams:
             join.abandon()
             follow.cancel()
             await asyncio.gather(follow, return_exceptions=True)
+
+
+async def _follow(reader: _StreamReader, join: Join) -> None:
+    """Let the events flow, or end the stream, which would wait for them for ever."""
+    try:
+        await join.follow()
+    except Fault as fault:
+        reader.ended(reader.channel, fault.reason)
+    except Exception:
+        log.exception("a stream could not be replayed", channel=reader.channel)
+        reader.ended(reader.channel, "internal_error")
 
 
 def _event(delivery: Delivery) -> bytes:

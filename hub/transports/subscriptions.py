@@ -1,12 +1,17 @@
 """The channels that one connection follows, and how each of them ends."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
 
 from hub.events.fanout import Fanout, Join
 from hub.events.live import Reader
 from hub.events.seat import Seat
 from hub.faults import Fault
 from hub.protocol.limits import MAX_SUBSCRIPTIONS
+
+REPLAYS: Final = 4
+"""Channels of one connection that are replayed at the same time."""
 
 Told = Callable[[str, str], None]
 """Called as ``told(channel, reason)`` when the hub has ended a subscription."""
@@ -17,7 +22,7 @@ Forget = Callable[[str], None]
 class Subscriptions:
     """The subscriptions of one ``reader``; iterates over a copy of their channels."""
 
-    __slots__ = ("_fanout", "_forget", "_joins", "_reader", "_seats", "_told")
+    __slots__ = ("_fanout", "_forget", "_joins", "_reader", "_replays", "_seats", "_told")
 
     def __init__(self, fanout: Fanout, reader: Reader, told: Told, forget: Forget) -> None:
         self._fanout = fanout
@@ -26,6 +31,7 @@ class Subscriptions:
         self._forget = forget
         self._joins: dict[str, Join] = {}
         self._seats: dict[str, Seat] = {}  # of those with presence
+        self._replays: asyncio.Semaphore | None = None  # most connections idle without
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._joins))
@@ -53,13 +59,17 @@ class Subscriptions:
     async def follow(
         self, channel: str, join: Join, check: Callable[[str], Awaitable[None]]
     ) -> None:
-        """Let a subscription's events flow, unless it has ended meanwhile.
+        """Let a subscription's events flow, now that it is answered; if it has ended meanwhile, say
+        so.
 
         ``check`` ends it if it is not allowed: what was allowed when it was asked for may have been
         taken away before it was noted here.
         """
+        join.answered = True
         if self._joins.get(channel) is not join:
             join.close()
+            if join.reason is not None:
+                self._told(channel, join.reason)
             return
         try:
             await check(channel)
@@ -68,13 +78,18 @@ class Subscriptions:
             seat = self._seats.get(channel)
             if seat is not None:
                 seat.begin()
-            await join.follow()
+            await self._replayed(channel, join)
         except Fault as fault:
             if self._joins.get(channel) is join:
                 self.end(channel, fault.reason)
-            return
-        if self._joins.get(channel) is not join:
-            self._fanout.leave(join.log, self._reader)
+
+    async def _replayed(self, channel: str, join: Join) -> None:
+        """Take in what was missed, a few channels at a time: each holds a page of its log."""
+        if self._replays is None:
+            self._replays = asyncio.Semaphore(REPLAYS)
+        async with self._replays:
+            if self._joins.get(channel) is join:
+                await join.follow()
 
     def turned(self) -> None:
         """The ``write`` of the reader is another now."""
@@ -91,13 +106,21 @@ class Subscriptions:
         return True
 
     def end(self, channel: str, reason: str) -> bool:
-        """End a subscription that is not allowed any more, and say why; whether there was one."""
+        """End a subscription that is not allowed any more, and say why; whether there was one.
+
+        Of one that is not answered yet that is said after its answer: a client that was told first
+        would believe from then on that it follows.
+        """
+        join = self._joins.get(channel)
         # What cannot be known for a while may come back in the next moment.
-        dropped = self.drop(channel, barred=reason != "backend_unavailable")
-        if dropped:
+        if join is None or not self.drop(channel, barred=reason != "backend_unavailable"):
+            return False
+        if join.answered:
             self._forget(channel)
             self._told(channel, reason)
-        return dropped
+        else:
+            join.reason = reason
+        return True
 
     def ended(self, channel: str, reason: str) -> None:
         """The fan-out has ended a subscription; say why."""

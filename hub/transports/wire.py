@@ -274,7 +274,7 @@ class AsgiWriter:
         except TimeoutError:
             self.stalled()
             return
-        except OSError:
+        except (OSError, RuntimeError):
             return  # the peer is gone; receive() says so too
         self._task = None
         if self._closing is not None:

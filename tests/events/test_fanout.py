@@ -12,7 +12,7 @@ from hub.backplane.interface import Backplane, Position
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.events.delivery import Delivery
-from hub.events.fanout import PAGE, Fanout
+from hub.events.fanout import PAGE, TOGETHER_BYTES, Fanout
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.faults import Fault
@@ -271,6 +271,31 @@ async def test_the_log_is_read_again_until_the_backplane_is_back() -> None:
     await fanout.close()
 
 
+async def test_readers_are_told_when_a_gap_cannot_be_filled_for_an_unforeseen_reason() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    class Wrong(MemoryBackplane):
+        wrong = False
+
+        async def read(self, channel: str, after: int, limit: int = 1_000):  # type: ignore[no-untyped-def]
+            if self.wrong:
+                raise ValueError("an answer that nobody foresaw")
+            return await super().read(channel, after, limit)
+
+    backplane = Wrong()
+    held = Held(cast(Backplane, backplane))
+    fanout = Fanout(cast(Backplane, held), Metrics())
+    reader = await Follower().follow(fanout, None)
+    held.dropping = lambda seq: seq == 1
+    backplane.wrong = True
+    for _ in range(2):
+        await backplane.append(CHANNEL, b"{}")
+    await reader.until(lambda: reader.reason is not None)
+    assert (reader.reason, reader.seqs, len(reported)) == ("internal_error", [], 1)
+    await fanout.close()
+
+
 # --- the log is lost ---
 
 
@@ -437,6 +462,9 @@ class Wired(Follower):
     def overflowed(self) -> None:
         raise AssertionError("there was room")
 
+    def failed(self) -> None:
+        """Its connection is to be closed."""
+
     @property
     def heard(self) -> list[int]:
         data = b"".join(self.pipe.written)
@@ -484,7 +512,49 @@ async def test_a_transport_that_breaks_costs_its_neighbours_nothing(house: House
         await reader.follow(house.fanout, None)
     await house.append(2)
     await plain.reaches(2)
-    assert (broken.heard, well.heard, bool(reported)) == ([], [1, 2], True)
+    assert (broken.heard, well.heard, len(reported)) == ([], [1, 2], 1)
+    assert broken.reason == "internal_error", "it may not go on behind the gap"
+
+
+async def test_a_reader_that_raises_is_given_up_and_costs_its_neighbours_nothing() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    backplane = MemoryBackplane()
+    fanout = Fanout(cast(Backplane, backplane), Metrics())
+
+    def fail() -> None:
+        raise RuntimeError("an error that nobody foresaw")
+
+    raises, beside, elsewhere = (Follower() for _ in range(3))
+    raises.on_deliver = fail
+    for reader, channel in ((raises, CHANNEL), (beside, CHANNEL), (elsewhere, "other")):
+        await reader.follow(fanout, None, channel)
+    for channel in (CHANNEL, "other", CHANNEL):  # in one turn
+        await backplane.append(channel, b"{}")
+    await beside.reaches(2)
+    await elsewhere.reaches(1)
+    assert (raises.seqs, raises.reason, raises.faults) == ([1], "internal_error", [])
+    assert len(reported) == 1
+    await fanout.close()
+
+
+@pytest.mark.parametrize("way", ["live", "fill"])
+async def test_a_transport_that_is_full_has_not_been_given_more_than_is_bounded(
+    house: House, way: str
+) -> None:
+    wired, beside = Wired(house), Follower()
+    for reader in (wired, beside):
+        await reader.follow(house.fanout, None)
+    wired.pipe.narrow = True
+    count, event = 15, b'{"type":"CUSTOM","value":"' + b"x" * 60_000 + b'"}'
+    if way == "fill":
+        house.here.dropping = lambda seq: seq < count
+    await asyncio.gather(*(house.publisher.append(CHANNEL, event) for _ in range(count)))
+    await beside.reaches(count)
+    assert len(b"".join(wired.pipe.written)) < 2 * TOGETHER_BYTES + len(event)
+    wired.pipe.narrow = False
+    wired.pipe.drained()
+    assert wired.heard == list(range(1, count + 1))
 
 
 async def test_the_events_of_a_turn_are_one_write_for_each_who_reads_them() -> None:

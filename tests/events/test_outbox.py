@@ -46,9 +46,13 @@ class Overflow:
     def __init__(self) -> None:
         self.calls = 0
         self.turns = 0
+        self.failures = 0
 
     def overflowed(self) -> None:
         self.calls += 1
+
+    def failed(self) -> None:
+        self.failures += 1
 
     def turned(self) -> None:
         self.turns += 1
@@ -167,20 +171,23 @@ async def test_who_waits_for_room_in_a_closed_outbox_is_cancelled(pipe: Pipe) ->
         await outbox.room()
 
 
-async def test_a_writer_that_fails_costs_its_neighbours_nothing() -> None:
+async def test_a_writer_that_fails_ends_its_connection_and_costs_its_neighbours_nothing() -> None:
     reported: list[dict[str, object]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(context))
     scheduler = FlushScheduler()
     pipes = [Pipe() for _ in range(3)]
-    boxes = [Outbox(pipe, scheduler, Overflow()) for pipe in pipes]
+    owners = [Overflow() for _ in pipes]
+    boxes = [Outbox(*each) for each in zip(pipes, [scheduler] * 3, owners, strict=True)]
     pipes[0].broken = True
     for word in (b"one", b"two"):
         for box in boxes:
             box.put(word)
         await turn()
+        pipes[0].broken = False  # "two" would come without "one"
     assert [pipe.written for pipe in pipes] == [[], [b"one", b"two"], [b"one", b"two"]]
-    assert len(reported) == 2
+    assert [owner.failures for owner in owners] == [1, 0, 0]
+    assert len(reported) == 1
 
 
 def deltas(count: int, text: str = "word ", *, channel: str = "conversation:c_1") -> list[Delivery]:
@@ -267,6 +274,20 @@ async def test_what_is_held_of_a_channel_is_dropped_when_its_subscription_has_en
     pipe.drained()
     assert [e["channel"] for e in sent(b"".join(pipe.written))] == ["two", "notice"]
     assert outbox.size == 0
+
+
+async def test_what_waits_for_the_end_of_a_turn_is_dropped_with_its_subscription_too(
+    pipe: Pipe,
+) -> None:
+    outbox, _ = boxed(pipe, limit=100_000)
+    for one, two in zip(deltas(5, channel="one"), deltas(5, channel="two"), strict=True):
+        outbox.deliver(one)
+        outbox.deliver(two)
+    pipe.fill()  # somebody else has written meanwhile
+    outbox.forget("one")
+    await turn()
+    pipe.drained()
+    assert {e["channel"] for e in sent(b"".join(pipe.written))} == {"two"}
 
 
 async def test_more_than_the_limit_in_one_turn_is_written_at_once() -> None:

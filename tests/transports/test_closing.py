@@ -14,7 +14,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from hub.backplane.interface import LogSlice
 from hub.cli import serving as cli_serving
+from hub.protocol.rfc6455 import text_frame
 from hub.transports import login, wire
 from hub.transports.connection import SocketConnection
 from tests.interaction.drivers import Socket, eventually, open_socket
@@ -106,6 +108,30 @@ async def test_a_reader_that_stops_is_closed_with_4008_and_its_memory_is_free(
             assert closed.value.rcvd.code == 4008
             assert json.loads(closed.value.rcvd.reason)["reason"] == "too_slow"
         await neighbour.ask("session.ping")
+
+
+async def test_what_fails_behind_a_reply_closes_the_connection_so_that_it_is_resumed(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    async with open_socket(served_hub.ws_url, token) as socket:
+        conversation = (await socket.ask("conversation.create"))["id"]
+        channel = f"conversation:{conversation}"
+        backplane = served_hub.hub.services.backplane
+        await _flood(served_hub, channel, 1)
+        read = backplane.read
+
+        async def fails(channel: str, after: int, limit: int = 1_000) -> LogSlice:
+            if limit:
+                raise ValueError("an error that nobody foresaw")
+            return await read(channel, after, limit)
+
+        monkeypatch.setattr(backplane, "read", fails)
+        at = await socket.ask("channel.subscribe", {"channel": channel, "since": "start"})
+        assert at["seq"] == 0
+        # It was told that events follow, and none would: not even those to come.
+        await asyncio.wait_for(socket.websocket.wait_closed(), 5)
+        assert socket.websocket.close_code == 1011
 
 
 def _connection_id(socket: Socket) -> str:
@@ -326,3 +352,18 @@ async def test_on_a_plain_server_answers_stream_and_closes_keep_their_codes(
             await socket.notice("session.revoked")
             assert (await socket.closed())[0] == 4503
         await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
+
+
+async def test_a_server_that_has_closed_already_is_no_error() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def send(message: object) -> None:
+        raise RuntimeError("Unexpected message, after the close.")
+
+    writer = wire.AsgiWriter(send)
+    writer.write(text_frame(b"{}"))
+    await writer.settled()
+    del writer
+    gc.collect()
+    assert reported == []

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from hub.backplane.interface import LogSlice
+from hub.faults import Fault
 from hub.identity.keyring import LEEWAY_S
 from hub.ids import new_id
 from hub.transports import sse
@@ -167,6 +169,30 @@ async def test_what_the_log_cannot_continue_begins_with_a_snapshot(ada: Someone)
         await ada.send("second")
         following = await again.run()
         assert following[0].id == _next(whole[-1])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(Fault("backend_unavailable"), "backend_unavailable"), (ValueError("?"), "internal_error")],
+)
+async def test_a_stream_that_cannot_be_replayed_says_so_and_ends(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    backplane = ada.hub.hub.services.backplane
+    read = backplane.read
+    await backplane.append(f"conversation:{ada.conversation}", b'{"type":"CUSTOM"}')
+
+    async def fails(channel: str, after: int, limit: int = 1_000) -> LogSlice:
+        if limit:  # a replay's; what is asked at the beginning is where the log stands
+            raise error
+        return await read(channel, after, limit)
+
+    monkeypatch.setattr(backplane, "read", fails)
+    async with ada.stream("?since=start") as stream:
+        end = await stream.next()
+        assert end is not None
+        assert (end.name, end.data) == ("ended", {"reason": reason})
+        assert await stream.next() is None
 
 
 async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None:
