@@ -94,9 +94,11 @@ def prepare(environment: Environment, progress: Progress, steps: Steps, *, check
 
 
 def side_by_side() -> tuple[str, ...]:
-    """How all tests are run: a file on each core at a time, each with parts of its own."""
-    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
-    return ("-n", str(processes), "--dist", "loadfile") if processes > 1 else ()
+    """How all tests are run: some files at a time, each with parts of its own; one more than there
+    are cores, since many wait. In the order of ``tests/conftest.py``.
+    """
+    processes = min((os.cpu_count() or 1) + 1, MOST_PROCESSES)
+    return ("-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Installs what the tests need (Python packages into .venv; Redis, PostgreSQL, "
         "Node.js and Chromium by apt-get where it may; an identity provider by npm), then runs "
         "ruff, mypy and pytest. Other arguments go to pytest, which then runs one test after the "
-        "other; without any, a file on each core at a time. With CI=true nothing that is missing "
+        "other; without any, some files at a time. With CI=true nothing that is missing "
         "is forgiven.",
         allow_abbrev=False,
     )
