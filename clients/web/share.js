@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const MEANS = { reader: "may read", writer: "may read and write", approver: "may read and approve" };
 
+const form = $("sharing-form");
 let hub = null;
 let conversation = null;
 
@@ -30,6 +31,19 @@ async function list() {
   $("shares-none").hidden = found.length > 0;
 }
 
+// Where the tenant has groups, one of them can be chosen instead of a colleague.
+async function listGroups() {
+  const { items: found } = await hub.call("group.names", { limit: 200 });
+  const none = new Option("none", "");
+  form.elements.group.replaceChildren(none, ...found.map((group) => new Option(group.name, group.id)));
+  $("sharing-group").hidden = found.length === 0;
+  choose();
+}
+
+function choose() {
+  form.elements.email.required = !form.elements.group.value;
+}
+
 async function change(method, params) {
   problem(null);
   try {
@@ -46,17 +60,22 @@ async function change(method, params) {
 export function share(through, chosen) {
   [hub, conversation] = [through, chosen];
   problem(null);
-  $("sharing-form").reset();
+  form.reset();
   $("shares").replaceChildren();
   $("shares-none").hidden = true;
   $("sharing").showModal();
   list().catch(problem);
+  listGroups().catch(problem);
 }
 
-$("sharing-form").onsubmit = async (event) => {
+form.elements.group.onchange = choose;
+
+form.onsubmit = async (event) => {
   event.preventDefault();
-  const { email, access } = event.target.elements;
-  if (await change("conversation.share", { email: email.value, access: access.value })) event.target.reset();
+  const { email, group, access } = form.elements;
+  const whom = group.value ? { group_id: group.value } : { email: email.value };
+  if (await change("conversation.share", { ...whom, access: access.value })) form.reset();
+  choose();
   email.focus();
 };
 

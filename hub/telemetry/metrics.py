@@ -79,7 +79,7 @@ class Metrics:
         self.joined = Counter(
             "hub_events_joined",
             "Deltas that went out as part of another event, by where they were joined: `outbox` "
-            "for a reader that is slow, `log` for one that reads the log.",
+            "while they waited for a reader, `log` for one that reads the log.",
             ("where",),
             registry=registry,
         )

@@ -2,6 +2,7 @@
 
 from playwright.async_api import Page, expect
 
+from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, ServedHub
 
 ADA, BOB = "ada@hub.example", "bob@hub.example"
@@ -24,6 +25,8 @@ async def test_a_colleague_reads_what_is_shared_with_them_until_it_is_not(
     services = served_hub.hub.services
     tenant_id = services.tokens.read(session["access_token"]).tenant_id
     await services.accounts.create_user(BOB, PASSWORD, tenant_id, "member", "Bob")
+    async with open_socket(served_hub.ws_url, session["access_token"]) as socket:
+        await socket.ask("group.create", {"name": "readers"})
     await _sign_in(ada, served_hub.url, ADA)
     await expect(ada.get_by_role("button", name="Share…")).to_be_hidden()
     await ada.fill("#text", "one two three")
@@ -39,6 +42,15 @@ async def test_a_colleague_reads_what_is_shared_with_them_until_it_is_not(
     await dialog.get_by_label("E-mail of a colleague").fill(BOB)
     await ada.keyboard.press("Enter")
     await expect(dialog.get_by_role("listitem")).to_contain_text("Bob may read")
+
+    await dialog.get_by_label("Or a group").select_option("readers")
+    await dialog.get_by_label("Access").select_option("writer")
+    await dialog.get_by_role("button", name="Share", exact=True).click()
+    await expect(dialog.get_by_role("listitem")).to_contain_text(
+        ["Bob may read", "readers may read and write"]
+    )
+    await dialog.get_by_role("button", name="Stop sharing with readers").click()
+    await expect(dialog.get_by_role("listitem")).to_have_count(1)
 
     assert ada.context.browser is not None
     bob = await ada.context.browser.new_page()
