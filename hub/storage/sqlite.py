@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
+from time import perf_counter
 from typing import Any, Self
 
 import aiosqlite
@@ -28,6 +29,11 @@ PRAGMAS = (
 )
 LOCK_WAIT_MS = 5_000
 """How long a transaction waits for another process that writes."""
+TURN_S = 0.0005
+"""How long a transaction keeps the event loop to itself: a statement that would begin later than
+this waits until all others have had their turn, as it would with a database that is asked over a
+network. Signing in is some ten statements, and 5 ms in which no socket would get anything.
+"""
 CHECKPOINT_COMMITS = 500
 """Commits after which the write-ahead log is brought into the database, beside the others."""
 
@@ -92,6 +98,7 @@ class Connection(aiosqlite.Connection):
         self._path = path
         self._pending = False
         self._commits = 0
+        self._since = 0.0
         self._waiting: asyncio.Future[Any] | None = None
         self._stopped: asyncio.Future[Any] | None = None
 
@@ -116,6 +123,11 @@ class Connection(aiosqlite.Connection):
     async def travel(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do ``work(connection, *arguments)``: at once, or on the thread when a lock is awaited."""
         begin, self._pending = self._pending, False
+        if begin:
+            self._since = perf_counter()
+        elif perf_counter() - self._since > TURN_S:
+            await asyncio.sleep(0)
+            self._since = perf_counter()
         try:
             self._do(begin, work, arguments)
         except sqlite3.OperationalError as error:

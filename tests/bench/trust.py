@@ -140,6 +140,7 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
     )
     for name, bodies in (
         ("nobody signs in", []),
+        ("no sign-in: its e-mail is missing", [{"password": PASSWORD}]),
         ("known users", [{"email": owner["email"], "password": PASSWORD}]),
         ("unknown users", [{"email": "nobody@hub.example", "password": PASSWORD}]),
     ):
@@ -173,6 +174,7 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
     table.notes = [
         f"{load.conversations} conversations, {load.rate:g} events/s each, {each} sockets on each,",
         f"for {load.seconds:g} s. All come from one loopback address. Who waits behind too many",
-        "others, or has guessed too often, is answered 429 before a password is hashed.",
+        "others, or has guessed too often, is answered 429 before a password is hashed. What is no",
+        "sign-in is answered 400 at once: the floor of as many requests on connections of their own.",
     ]
     return table

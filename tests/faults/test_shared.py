@@ -41,15 +41,14 @@ async def test_runs_whose_workers_are_killed_or_paused_are_taken_over_and_end_on
         serve_hub(worker=False, **shared) as hub,
         opened(hub.url, await someone(hub)) as client,
     ):
-        workers, conversations, sent = [], [], []
-        for _ in range(2):
-            # A worker that drives as many runs as it may takes no other: the next is the next's.
-            workers.append(start_worker(**shared, HUB_RUN_CONCURRENCY="1"))
-            await workers[-1].says("the worker is up")
-            conversations.append(await client.conversation())
-            sent.append(await client.send(conversations[-1], slowly(WORDS, 100)))
-            await client.says(conversations[-1], "w3 ")
-        killed, paused = workers
+        # A worker that drives as many runs as it may takes no other: each gets one of the two.
+        killed, paused = [start_worker(**shared, HUB_RUN_CONCURRENCY="1") for _ in range(2)]
+        for worker in (killed, paused):
+            await worker.says("the worker is up")
+        conversations = [await client.conversation() for _ in range(2)]
+        sent = [await client.send(each, slowly(WORDS, 100)) for each in conversations]
+        for conversation in conversations:
+            await client.says(conversation, "w3 ")
         killed.send(signal.SIGKILL)
         paused.send(signal.SIGSTOP)
         gone_at = time.monotonic()

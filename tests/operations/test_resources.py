@@ -248,7 +248,8 @@ async def test_what_is_granted_to_a_group_is_no_question_more_for_anybody(
         who = replace(who, groups=frozenset({"g_2", "g_3"}))
     with _statements(served_hub) as asked:
         found = [await services.resources.find("conversation", conversation, who) for _ in "ab"]
-    assert len([each for each in asked if "FROM" in each]) == 1
+    # The hub looks at other tables meanwhile: the audit trail, for those who follow it.
+    assert len([each for each in asked if "conversations" in each or "grants" in each]) == 1
     granted = (Granted("reader"),) if asker == "in the group" else ()
     assert [each.granted for each in found] == [granted] * 2
 

@@ -16,6 +16,7 @@ from sqlmodel import col, select, update
 from hub.faults import Fault
 from hub.ids import new_id
 from hub.settings import BadSettings
+from hub.storage import sqlite
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Message, Tenant, User
@@ -243,6 +244,30 @@ async def test_a_lock_of_another_program_is_awaited_without_holding_up_the_loop(
     await database.close()
 
 
+async def test_a_long_transaction_lets_others_have_their_turn_between_its_statements(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "TURN_S", 0.0)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    database = Database(sqlite_url)
+    await database.start()
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(select(1))  # connecting has turns of its own
+        others = asyncio.create_task(take_turns())
+        for _ in range(10):
+            await session.exec(select(1))
+        others.cancel()
+    await database.close()
+    assert turns >= 10
+
+
 async def test_the_write_ahead_log_does_not_grow_for_ever(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +423,7 @@ async def expect_away(work: object, within_s: float = 6.0, place: str | None = N
 WRITER = """
 import asyncio, sys
 from hub.ids import new_id
+from hub.storage import sqlite
 from hub.storage.database import Database
 from hub.storage.tables import Conversation, Message
 from sqlmodel import update
