@@ -175,6 +175,6 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
         f"{load.conversations} conversations, {load.rate:g} events/s each, {each} sockets on each,",
         f"for {load.seconds:g} s. All come from one loopback address. Who waits behind too many",
         "others, or has guessed too often, is answered 429 before a password is hashed. What is no",
-        "sign-in is answered 400 at once: the floor of as many requests on connections of their own.",
+        "sign-in is answered 400 at once: the floor of so many requests, each on a connection.",
     ]
     return table
