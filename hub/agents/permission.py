@@ -20,6 +20,10 @@ RECHECK_S: Final = 4.0
 AWAY_S: Final = 0.5
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asked for a run, and where. ``session_id`` is what they asked with: the login session,
@@ -76,6 +80,9 @@ class Permission:
         self._unwatch()
         self._asking.cancel()
         await asyncio.wait({self._asking})
+        # Nothing refers in a circle to what has ended, or it would stay until a full collection.
+        self._asking = self._unwatch = None
+        self._end = _nothing
 
     def fault(self) -> Fault:
         """What the run ends with when the permission was taken."""

@@ -86,6 +86,9 @@ class RunLog:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        # What was under way knows its log, and the log its owner: without this a run's memory
+        # would wait for a full garbage collection.
+        self._task = self._rest = self.on_failure = None
 
     def text(self, message_id: str, delta: str, *, reasoning: bool = False) -> None:
         """Say more of a message. Queued; joined with what still waits of the same message."""

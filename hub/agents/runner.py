@@ -224,18 +224,19 @@ class Runner:
             return self._permission.fault()
         if self._run.attempt > MAX_ATTEMPTS:
             return Fault("internal_error", f"The run's worker was lost {MAX_ATTEMPTS} times.")
-        self._reading = asyncio.create_task(self._read_model(generation, history))
+        reading = self._reading = asyncio.create_task(self._read_model(generation, history))
         try:
-            await asyncio.wait({self._reading})
+            await asyncio.wait({reading})
         finally:
-            if not self._reading.done():  # we are being shut down: leave nothing running
-                self._reading.cancel()
-                await asyncio.wait({self._reading})
-        if self._reading.cancelled():
+            self._reading = None
+            if not reading.done():  # we are being shut down: leave nothing running
+                reading.cancel()
+                await asyncio.wait({reading})
+        if reading.cancelled():
             self._raise_log_failure()
             taken = self._permission.taken and not self._cancelled
             return self._permission.fault() if taken else None
-        failure = self._reading.exception()
+        failure = reading.exception()
         if failure is None or isinstance(failure, Fault):
             return failure
         if isinstance(failure, LeaseLost):

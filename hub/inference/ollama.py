@@ -34,6 +34,8 @@ END_S: Final = 1.0
 """How long the end of an answer's body is waited for once the answer is whole."""
 _SHOWN_AT_ONCE: Final = 4
 
+_NOTHING: Final = httpx.ByteStream(b"")
+
 _BROKEN = (
     httpx.HTTPError,
     httpx.StreamError,
@@ -61,7 +63,7 @@ class _Api(ollama.AsyncClient):
         )
         response = await client.send(request, stream=True)
         if not response.is_success:
-            async with contextlib.aclosing(response):
+            async with _closing(response):
                 await response.aread()
             raise ollama.ResponseError(response.text, response.status_code)
         return response
@@ -105,7 +107,7 @@ class OllamaClient:
         try:
             with patience.until(due):
                 response = await self._api.answer(self._body(request))
-            async with contextlib.aclosing(response):
+            async with _closing(response):
                 read = _reading(response)
                 while True:
                     with patience.until(due):
@@ -242,6 +244,16 @@ class OllamaClient:
             f'The model server failed {where}: "{words}". Retry; if it happens again, look at '
             "the model server's log.",
         )
+
+
+@contextlib.asynccontextmanager
+async def _closing(response: httpx.Response) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await response.aclose()
+        # httpx lays a circle around it, which a garbage collection would have to find.
+        response.stream = _NOTHING
 
 
 def _reading(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:

@@ -236,6 +236,7 @@ class Body(httpx.AsyncByteStream):
         lasting = version == b"HTTP/1.1" and headers.get("connection", "").lower() != "close"
         framed = self._bodiless or "content-length" in headers or "transfer-encoding" in headers
         self._pool.done_with(self._connection, reusable=self._ended and lasting and framed)
+        self._more = _nothing  # and no circle that a garbage collection has to find
 
 
 class Chunks:
@@ -247,7 +248,7 @@ class Chunks:
         """Whether bytes came that belong to no chunk."""
         self._held = b""
         self._left = 0
-        self._line = self._begin
+        self._line: Callable[[bytes], None] = self._begin
 
     def feed(self, data: bytes) -> bytes:
         """What of the body is in ``data``. Raises ValueError where it is not framed so."""
@@ -284,7 +285,17 @@ class Chunks:
         self._line = self._begin
 
     def _trail(self, line: bytes) -> None:
-        self.ended = not line
+        if not line:
+            self.ended = True
+            self._line = _ignore
+
+
+def _ignore(line: bytes) -> None:
+    pass
+
+
+async def _nothing() -> bytes:
+    return b""
 
 
 def _size(line: bytes) -> int:
