@@ -185,7 +185,9 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     client_sessions = await _running(
         stack, ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
     )
-    catalogue = await _running(stack, Catalogue(settings, lookups=metrics.caches["models"]))
+    catalogue = await _running(
+        stack, Catalogue(settings, backplane, lookups=metrics.caches["models"])
+    )
     quotas = Quotas(database, backplane, settings, metrics)
     await quotas.start()
     outboxes = FlushScheduler(metrics.joined.labels("outbox").inc)

@@ -22,6 +22,7 @@ from hub.transports.reference import page, reference
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = (ROOT / "hub/REFERENCE.md").read_text("utf-8")
 README: Final = (ROOT / "README.md").read_text("utf-8")
+BACKPLANE: Final = (ROOT / "hub/backplane/README.md").read_text("utf-8")
 CONTRACT: Final = (ROOT / "hub/protocol/README.md").read_text("utf-8")
 
 
@@ -65,6 +66,16 @@ def test_the_reference_has_every_metric_by_the_name_that_is_exposed() -> None:
     # The text format has families of their own for what belongs to another.
     for name in {n for n in names if not n.endswith(("_created", "_gsum", "_gcount"))}:
         assert f"`{name}`" in REFERENCE, name
+
+
+def test_every_cache_that_is_counted_is_described() -> None:
+    text, _ = Metrics().exposition("")
+    caches = set(
+        re.findall(r'^hub_cache_lookups_total\{cache="(\w+)"', text.decode(), re.MULTILINE)
+    )
+    assert caches
+    for name in caches:
+        assert re.search(rf"^\| `{name}`: ", BACKPLANE, re.MULTILINE), name
 
 
 def test_the_reference_explains_every_object_that_it_names() -> None:

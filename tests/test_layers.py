@@ -30,7 +30,7 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "rbac": "ids faults",
     "backplane": "ids faults settings telemetry",
     "storage": "ids faults settings telemetry",
-    "inference": "ids faults settings telemetry",
+    "inference": "ids faults settings telemetry backplane",
     "events": "ids faults settings telemetry protocol backplane",
     "audit": "ids faults settings telemetry storage backplane",
     "identity": "ids faults settings telemetry rbac storage backplane audit",

@@ -359,11 +359,13 @@ class StandbyBackplane:
     # --- cache and rate limits ---
 
     async def cache_get(self, key: str) -> bytes | None:
+        self._raise_away()
         return await self._remote.cache_get(key)
 
     async def cache_set(
         self, key: str, value: bytes, ttl_s: float, *, only_new: bool = False
     ) -> bool:
+        self._raise_away()
         return await self._remote.cache_set(key, value, ttl_s, only_new=only_new)
 
     async def cache_delete(self, key: str) -> None:

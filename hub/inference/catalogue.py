@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import structlog
 
+from hub.backplane.interface import Backplane
+from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.inference.interface import ModelClient, ModelInfo
 from hub.inference.ollama import OllamaClient
+from hub.inference.shared_catalogue import KEPT_S, SharedCatalogue, name_of, place
 from hub.inference.supervisor import LocalModel
 from hub.settings import Settings
 from hub.telemetry.lookups import Lookups
@@ -21,9 +25,9 @@ PATIENT_PROBE_S: Final = 5.0
 """The same later, when it may be busy with answers."""
 
 REPROBE_S: Final = 30.0
-FRESH_S: Final = 5.0
-"""How long a node does not ask its model server again for what it has: so long at most is a model
-offered that is gone."""
+FRESH_S: Final = 2 * KEPT_S
+"""How long a node does not ask again for what its model server has, whichever node had asked: so
+long at most is a model offered that is gone, should no node find out before."""
 MISSED_S: Final = 0.5
 """The same where a model is asked for that was not there: it may just have come."""
 LOADING_S: Final = 30.0
@@ -38,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    """What ``client`` had at ``at``, in the loop's seconds."""
+    """What ``client`` had at ``at`` or after that, in the loop's seconds."""
 
     at: float
     client: OllamaClient
@@ -50,11 +54,16 @@ class Catalogue:
 
     A choice that stops answering is replaced within some ``reprobe_s`` seconds, as is the
     embedded model when an Ollama with a model appears; answers that stream then go on.
+
+    What an Ollama has is asked for by one of the nodes that have it and shared by all of them, over
+    the ``backplane``. An embedded model is a child of its node, and so its alone; and what a server
+    shows to who has credentials may be for them alone.
     """
 
     def __init__(
         self,
         settings: Settings,
+        backplane: Backplane | None = None,
         *,
         local: LocalModel | None = None,
         reprobe_s: float = REPROBE_S,
@@ -70,11 +79,18 @@ class Catalogue:
         self._stale: list[OllamaClient] = []
         self._choice: Literal["ollama", "local"] = "local"
         self._cached: _Cached | None = None
+        self._shared = SharedCatalogue(backplane or MemoryBackplane())
+        self._name = name_of(settings.ollama_host, place())
+        self._changes = 0  # how many other nodes have told of
         self._asking = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Choose. Takes at most about ``PROBE_S`` seconds; an embedded model loads meanwhile."""
+        """Choose. Takes at most about ``PROBE_S`` seconds; an embedded model loads meanwhile.
+
+        Raises Fault("backend_unavailable").
+        """
+        await self._shared.start(self._changed)
         if await self._ollama.answers(PROBE_S):
             self._choice = "ollama"
         else:
@@ -112,15 +128,59 @@ class Catalogue:
         client, now = self._chosen(), asyncio.get_running_loop().time
         async with self._asking:
             cached = self._cached
-            if cached is None or cached.client is not client or now() - cached.at > fresh_s:
-                self._lookups.misses += 1
-                found = await client.models()
-                wanted = self._settings.default_model
-                found = tuple(sorted(found, key=lambda info: not _is_called(info, wanted)))
-                cached = self._cached = _Cached(now(), client, found)
-            else:
+            if cached is not None and cached.client is client and now() - cached.at <= fresh_s:
                 self._lookups.hits += 1
-        return cached.models
+                return cached.models
+            told = await self._told(client) if fresh_s > KEPT_S else None
+            return await self._asked(client) if told is None else told
+
+    async def _told(self, client: OllamaClient) -> tuple[ModelInfo, ...] | None:
+        """What another node was told by the server, if one was lately."""
+        if not self._shares(client):
+            return None
+        changes = self._changes
+        found = await self._shared.find(self._name)
+        if found is None or changes != self._changes:
+            return None
+        self._lookups.hits += 1
+        client.learn(found)
+        return self._remember(client, found, KEPT_S)
+
+    async def _asked(self, client: OllamaClient) -> tuple[ModelInfo, ...]:
+        """What the server says, which is told to the others."""
+        self._lookups.misses += 1
+        changes = self._changes
+        found = await client.models()
+        if changes != self._changes:
+            return self._ordered(found)  # it may be of before the change that was told of
+        before = self._cached
+        changed = before is not None and before.client is client and {*before.models} != {*found}
+        remembered = self._remember(client, found, 0.0)
+        if self._shares(client):
+            await self._shared.put(self._name, found, changed=changed)
+        return remembered
+
+    def _shares(self, client: OllamaClient) -> bool:
+        return client is self._ollama and not client.has_credentials
+
+    def _changed(self, name: str) -> None:
+        """Another node has found that a server has other models than it had."""
+        if name == self._name:
+            self._changes += 1
+            if self._cached is not None and self._shares(self._cached.client):
+                self._cached = None
+
+    def _remember(
+        self, client: OllamaClient, found: Iterable[ModelInfo], age_s: float
+    ) -> tuple[ModelInfo, ...]:
+        """Remember what was so up to ``age_s`` seconds ago."""
+        models = self._ordered(found)
+        self._cached = _Cached(asyncio.get_running_loop().time() - age_s, client, models)
+        return models
+
+    def _ordered(self, found: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:
+        wanted = self._settings.default_model
+        return tuple(sorted(found, key=lambda info: not _is_called(info, wanted)))
 
     async def resolve(self, name: str | None) -> ModelInfo:
         """The model called ``name``; for None the default one: HUB_DEFAULT_MODEL, else the first

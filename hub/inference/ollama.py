@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -97,6 +97,12 @@ class OllamaClient:
         """The URL without credentials, fit to be shown."""
         return _bare(self.host)
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether it is asked as somebody, by the URL or by the package's OLLAMA_API_KEY."""
+        client: httpx.AsyncClient = self._api._client
+        return "@" in urlsplit(self.host).netloc or "authorization" in client.headers
+
     async def chat(self, request: ChatRequest) -> AsyncGenerator[ChatPart, None]:
         """Stream an answer; see ``ModelClient.chat``."""
         self._refuse_when_closed()
@@ -162,9 +168,13 @@ class OllamaClient:
         except (ollama.ResponseError, TimeoutError, *_BROKEN) as error:
             raise self._away(error) from error
         found = tuple(info for info in shown if info is not None)
-        self._contexts = {info.name: info.context_length for info in found}
+        self.learn(found)
         self.trouble = None
         return found
+
+    def learn(self, models: Iterable[ModelInfo]) -> None:
+        """Know what the server has as if it had been asked: another node was told."""
+        self._contexts = {info.name: info.context_length for info in models}
 
     async def _describe(
         self, listed: ollama.ListResponse.Model, gate: asyncio.Semaphore
@@ -197,7 +207,8 @@ class OllamaClient:
         try:
             async with asyncio.timeout(within_s):
                 await self._api.list()
-        except (ollama.ResponseError, TimeoutError, *_BROKEN):
+        except (ollama.ResponseError, TimeoutError, *_BROKEN) as error:
+            self._note(error)
             return False
         self.trouble = None
         return True
@@ -220,6 +231,10 @@ class OllamaClient:
 
     def _away(self, error: Exception) -> Fault:
         _log.warning("model_server_away", host=self.bare_host, error=repr(error))
+        return Fault("model_unavailable", self._note(error))
+
+    def _note(self, error: Exception) -> str:
+        """The trouble with the server, and what to do about it."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | ConnectionError):
             what = "Nothing answers there: start it"
         elif isinstance(error, json.JSONDecodeError | pydantic.ValidationError | NotOllama):
@@ -227,7 +242,7 @@ class OllamaClient:
         else:
             what = "The connection broke: see whether it still runs"
         self.trouble = f"The model server at {self.bare_host} is not available. {what}, then retry."
-        return Fault("model_unavailable", self.trouble)
+        return self.trouble
 
     def _refused(self, error: ollama.ResponseError, model: str) -> Fault:
         _log.warning("model_server_refused", status=error.status_code, error=error.error)

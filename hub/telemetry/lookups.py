@@ -28,10 +28,11 @@ class Caches(Collector):
         return self._caches[name]
 
     def collect(self) -> Iterable[CounterMetricFamily]:
+        names = ", ".join(f"`{name}`" for name in self._caches)
         counts = CounterMetricFamily(
             "hub_cache_lookups",
-            "Look-ups of what is remembered, by cache and by whether it was there. hits / all is "
-            "the hit ratio.",
+            f"Look-ups of what is remembered, by cache ({names}) and by whether it was there. "
+            "hits / all is the hit ratio.",
             labels=["cache", "outcome"],
         )
         for name, lookups in self._caches.items():

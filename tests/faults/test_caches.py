@@ -136,10 +136,57 @@ async def test_answers_of_before_a_change_are_given_again_by_no_node(
             async with opened(one.url, token) as ada:
                 await opted_in(ada)
                 await answered(ada, "how is it")
-        async with serve_hub(**shared) as two, opened(two.url, token) as ada:
+        # Another node answers from here on, and it is not the one on which something is changed.
+        async with (
+            serve_hub(**shared) as two,
+            serve_hub(worker=False, **shared) as three,
+            opened(two.url, token) as ada,
+            opened(three.url, token) as changing,
+        ):
             await answered(ada, "how is it")
             assert asked(model) == 1
             assert looked_up(two, "answers", "hit") == 1
-            await change(ada, model)
+            await change(changing, model)
             await answered(ada, "how is it")
             assert asked(model) == 2
+            assert looked_up(two, "answers", "miss") == 1
+
+
+async def test_what_the_model_server_has_one_node_asks_and_all_know_and_so_what_is_new(
+    serve_hub: ServeHub,
+    redis_server: RedisProcess,
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing grows old while the test runs, but who misses a model asks at once.
+    monkeypatch.setattr("hub.inference.shared_catalogue.KEPT_S", 600.0)
+    monkeypatch.setattr("hub.inference.catalogue.KEPT_S", 600.0)
+    monkeypatch.setattr("hub.inference.catalogue.FRESH_S", 1_200.0)
+    monkeypatch.setattr("hub.inference.catalogue.MISSED_S", 0.0)
+    with scripted_server() as model:
+        shared = {
+            "HUB_REDIS_URL": redis_server.url,
+            "HUB_DATABASE_URL": sqlite_url,
+            "OLLAMA_HOST": model.host,
+        }
+        async with serve_hub(**shared) as one, opened(one.url, await someone(one)) as here:
+            await names(here)
+            async with serve_hub(worker=False, **shared) as two:
+                async with opened(two.url, await someone(two)) as there:
+                    assert await names(there) == set(model.models)
+                    model.models["newer"] = model.models["echo"]
+                    assert "newer" not in await names(there)
+                    # Who asks for it by its name on one node has it known on the other.
+                    text, _ = await answered(here, "are you there", model="newer")
+                    assert text == "are you there"
+                    async with asyncio.timeout(WITHIN_S):
+                        while "newer" not in await names(there):
+                            pass
+                assert looked_up(two, "models", "miss") == 0
+                assert looked_up(two, "models", "hit") >= 4
+            assert looked_up(one, "models", "miss") == 2
+
+
+async def names(client: Client) -> set[str]:
+    """Of the models that a node offers."""
+    return {model["name"] for model in (await client.call("model.list"))["items"]}

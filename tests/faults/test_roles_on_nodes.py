@@ -29,12 +29,13 @@ async def nodes(
 
 class Followed:
     """Ada administers on one node; Bob follows her conversation on another, by the role ``reader``
-    that he has of himself, or by a group.
+    that he has of himself, by a group, or by an ``heir``: a role that inherits from it.
     """
 
     def __init__(self, ada: Client, bob: Client, bob_id: str, role_id: str, group_id: str) -> None:
         self.ada, self.bob, self.bob_id = ada, bob, bob_id
         self.role, self.group = {"role_id": role_id}, {"group_id": group_id}
+        self.heir: dict[str, str] = {}
         self.user = {"user_id": bob_id}
 
     async def follow(self) -> None:
@@ -87,6 +88,12 @@ async def _by_group(it: Followed) -> None:
     await it.ada.call("group.add", **it.group, **it.user)
 
 
+async def _by_inheritance(it: Followed) -> None:
+    heir = await it.ada.call("role.create", name="heir", inherits=it.role["role_id"])
+    it.heir = {"role_id": heir["id"]}
+    await it.ada.call("role.assign", **it.heir, **it.user)
+
+
 WAYS: Final[list[tuple[Deed, Deed]]] = [
     (_directly, lambda it: it.ada.call("role.revoke", **it.role, **it.user)),
     (_directly, lambda it: it.ada.call("role.update", **it.role, permissions=[])),
@@ -94,6 +101,8 @@ WAYS: Final[list[tuple[Deed, Deed]]] = [
     (_by_group, lambda it: it.ada.call("role.revoke", **it.role, **it.group)),
     (_by_group, lambda it: it.ada.call("group.remove", **it.group, **it.user)),
     (_by_group, lambda it: it.ada.call("group.delete", **it.group)),
+    (_by_inheritance, lambda it: it.ada.call("role.update", **it.heir, inherits="viewer")),
+    (_by_inheritance, lambda it: it.ada.call("role.update", **it.role, permissions=[])),
 ]
 """How it is given, and how it is taken."""
 

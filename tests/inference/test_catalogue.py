@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.inference.catalogue import Catalogue
 from hub.inference.interface import ChatMessage, ChatRequest
@@ -72,8 +73,8 @@ async def test_an_ollama_that_answers_is_used(scripted_model: ScriptedModel) -> 
 
 
 async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
-    local = LocalModel(command=SCRIPTED)
-    async with running(Catalogue(settings(nobody), local=local)) as catalogue:
+    local, backplane = LocalModel(command=SCRIPTED), MemoryBackplane()
+    async with running(Catalogue(settings(nobody), backplane, local=local)) as catalogue:
         began = time.monotonic()
         assert catalogue.status()["state"] == "starting"
         assert time.monotonic() - began < 0.1
@@ -86,6 +87,7 @@ async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
         assert status["stand_in"] is True
         assert "stand-in" in status["detail"]
         assert "Ollama" in status["detail"]
+        assert not len(backplane._shared.cache), "it is this node's alone"
 
 
 async def test_starting_does_not_wait_for_a_model_that_loads(nobody: str) -> None:
