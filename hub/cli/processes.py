@@ -19,6 +19,7 @@ from typing import Final
 import uvloop
 
 from hub.app import running
+from hub.cli import memory
 from hub.cli.administration import prepare
 from hub.cli.greeting import Welcome, greeting
 from hub.cli.serving import (
@@ -31,7 +32,6 @@ from hub.cli.serving import (
     listen,
     runtime_file,
     serve_metrics,
-    settle_memory,
     signals,
 )
 from hub.identity.delivery import open_delivery
@@ -228,11 +228,13 @@ async def _serve_share(
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
         server = HubServer(hub)
-        settle_memory()
-        with _obeying(parent, server.end, server.end_at_once):
-            parent.send(UP)
-            log.info("a process is up", node=hub.services.node, metrics_port=settings.metrics_port)
-            await server.serve(sockets=[listening])
+        async with memory.settled():
+            with _obeying(parent, server.end, server.end_at_once):
+                parent.send(UP)
+                log.info(
+                    "a process is up", node=hub.services.node, metrics_port=settings.metrics_port
+                )
+                await server.serve(sockets=[listening])
     return 0
 
 

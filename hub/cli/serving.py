@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gc
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from prometheus_client import start_http_server
 
 from hub.app import Hub, running
 from hub.backplane.choice import open_backplane
+from hub.cli import memory
 from hub.cli.administration import first_administrator
 from hub.cli.changes import FILE as CHANGES_FILE
 from hub.cli.changes import Changes
@@ -208,21 +208,10 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
             print(greeting(settings, url, await _welcome(hub, generated)), flush=True)
-        settle_memory()
-        await server.serve(sockets=[listening])
+        async with memory.settled():
+            await server.serve(sockets=[listening])
     log.info("the hub has ended")
     return 0
-
-
-def settle_memory() -> None:
-    """Leave what the start-up made out of later garbage collections.
-
-    Modules, models and tables are some hundred thousand objects that live as long as the process.
-    A full collection that walks them all stops the event loop, and so every stream, for 100 to
-    235 ms.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def serve_metrics(settings: Settings, hub: Hub) -> None:
@@ -279,10 +268,10 @@ async def _work(settings: Settings) -> int:
         async with running(settings, worker=True) as hub:
             if settings.metrics_port is not None:
                 serve_metrics(settings, hub)
-            settle_memory()
-            log.info("the worker is up", node=hub.services.node)
-            await stop.wait()
-            await _drained(hub, at_once)
+            async with memory.settled():
+                log.info("the worker is up", node=hub.services.node)
+                await stop.wait()
+                await _drained(hub, at_once)
     log.info("the worker has ended")
     return 0
 

@@ -112,8 +112,12 @@ class Child:
         return self._rollup("Pss:")
 
     def private(self) -> int:
-        """Bytes of memory that no other process shares (USS). Linux only."""
-        return self._rollup("Private_Clean:") + self._rollup("Private_Dirty:")
+        """Bytes of memory that it has written and shares with no other process. Linux only.
+
+        What it has only read, of the files of libraries, is its own or shared as others come and
+        go that read them too.
+        """
+        return self._rollup("Private_Dirty:")
 
     def _rollup(self, name: str) -> int:
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()

@@ -1,41 +1,50 @@
-"""What a hub does with its memory before it serves."""
+"""What is left in circles is collected now and then, while that takes no time to speak of."""
 
+import asyncio
 import gc
+import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from hub.cli.serving import HubServer, serve
-from hub.settings import read_settings
-from tests.parts.redis import free_port
+from hub.cli import memory
 
 
-@pytest.fixture
-def thawed() -> Iterator[None]:
-    """The garbage collector as it is without a hub."""
-    gc.unfreeze()
+class _Circle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def _left() -> asyncio.Event:
+    """Leave a circle; set when it is gone."""
+    gone = asyncio.Event()
+    weakref.finalize(_Circle(), gone.set)
+    return gone
+
+
+@pytest.fixture(autouse=True)
+def _by_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The interpreter collects nothing, and a minute is short."""
+    monkeypatch.setattr(memory, "EVERY_S", 0.01)
+    gc.disable()
     yield
     gc.unfreeze()
+    gc.enable()
 
 
-def test_what_the_start_up_made_is_left_out_of_collections_when_serving_begins(
-    tmp_path: Path, thawed: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_circle_that_was_left_is_collected_without_being_asked_for() -> None:
+    async with memory.settled():
+        await asyncio.wait_for(_left().wait(), 10)
+    assert not any(getattr(each, "__name__", "") == "timed" for each in gc.callbacks)
+
+
+async def test_collections_that_hold_up_the_loop_are_left_to_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tracked: list[tuple[int, int]] = []
-
-    async def look(*_: object, **__: object) -> None:
-        tracked.append((gc.get_freeze_count(), len(gc.get_objects())))
-
-    monkeypatch.setattr(HubServer, "serve", look)
-    settings = read_settings(
-        HUB_DATA_DIR=tmp_path / ".hub",
-        HUB_PORT=free_port(),
-        HUB_BCRYPT_COST="4",
-        OLLAMA_HOST=f"http://127.0.0.1:{free_port()}",
-        HUB_LOCAL_MODEL="/nowhere/a-model.gguf",
-    )
-    assert gc.get_freeze_count() == 0
-    assert serve(settings, worker=True, greet=False) == 0
-    ((frozen, left),) = tracked
-    assert frozen > 10 * left
+    monkeypatch.setattr(memory, "LONGEST_S", 0.0)
+    async with memory.settled():
+        await asyncio.wait_for(_left().wait(), 10)  # the first one tells how long they take
+        collected = _left()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not collected.is_set()

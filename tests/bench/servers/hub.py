@@ -13,7 +13,8 @@ from typing import Any
 import uvloop
 
 from hub.app import running
-from hub.cli.serving import HubServer, settle_memory
+from hub.cli import memory
+from hub.cli.serving import HubServer
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.tables import Conversation
@@ -35,7 +36,6 @@ async def main() -> None:
     settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST=cost, **unlimited)
     async with running(settings, worker="without-runs" not in sys.argv[1:]) as hub:
         services = hub.services
-        settle_memory()  # as `hub serve` does
         sampler = Sampler()
 
         async def sign_in(users: int) -> list[dict[str, str]]:
@@ -107,7 +107,7 @@ async def main() -> None:
                 "threads": threading.active_count(),
             }
 
-        async with serving(HubServer(hub), listening):
+        async with memory.settled(), serving(HubServer(hub), listening):  # as `hub serve` does
             await obey(
                 {"port": port},
                 {
