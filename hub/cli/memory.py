@@ -10,8 +10,8 @@ from typing import Any, Final
 EVERY_S: Final = 60.0
 LONGEST_S: Final = 0.02
 """Of a processor. A collection stops the event loop, and so every stream. After one that took more
-than this, none is asked for: the interpreter collects when there is a quarter more to look at, as it always
-does.
+than this none is asked for: the interpreter collects, as it always does, when there is a quarter
+more to look at.
 """
 
 
