@@ -27,19 +27,20 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "settings": "",
     "protocol": "ids faults",
     "telemetry": "ids faults settings",
+    "rounds": "faults telemetry",
     "rbac": "ids faults",
-    "backplane": "ids faults settings telemetry",
+    "backplane": "ids faults settings telemetry rounds",
     "storage": "ids faults settings telemetry",
     "inference": "ids faults settings telemetry backplane",
     "events": "ids faults settings telemetry protocol backplane",
-    "audit": "ids faults settings telemetry storage backplane",
-    "identity": "ids faults settings telemetry rbac storage backplane audit",
+    "audit": "ids faults settings telemetry rounds storage backplane",
+    "identity": "ids faults settings telemetry rounds rbac storage backplane audit",
     "tenancy": "ids faults settings telemetry rbac storage backplane audit identity",
-    "limits": "ids faults settings telemetry rbac storage backplane audit identity",
+    "limits": "ids faults settings telemetry rounds rbac storage backplane audit identity",
     "agents": "ids faults settings telemetry rbac storage backplane inference events audit"
     " identity limits",
     "operations": "ids faults settings telemetry protocol rbac storage backplane inference events"
-    " identity agents audit tenancy limits",
+    " rounds identity agents audit tenancy limits",
     "transports": "ids faults settings telemetry protocol rbac backplane events audit identity"
     " limits operations",
     "app": "ids faults settings telemetry protocol rbac storage backplane inference events"

@@ -16,7 +16,7 @@ from hub.audit.trail import WRITTEN
 from hub.audit.verification import Verification, verify
 from hub.audit.verifier import Known
 from hub.backplane.interface import Backplane
-from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.tables import now
@@ -30,7 +30,7 @@ VERIFY_S: Final = 20.0
 
 
 class Keeper:
-    """Keeps the trail on one node. ``start`` … ``await close()``."""
+    """Keeps the trail on one node. ``await start()`` … ``await close()``."""
 
     def __init__(
         self,
@@ -47,22 +47,24 @@ class Keeper:
         self._settings = settings
         self.denials = Denials(database, metrics)
         self._live = Live(database, backplane, followed)
-        self._pruning: asyncio.Task[None] | None = None
+        # Nodes that started together do not come together.
+        first_s = uniform(0, 10)  # noqa: S311  # no secret
+        self._pruning = Rounds(
+            "prune the audit trails", self._prune_in_turn, every_s=PRUNE_S, first_s=first_s
+        )
         self._verifying = asyncio.Lock()
         database.on_commit(self._committed)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin."""
         self.denials.start()
         self._live.start()
-        self._pruning = asyncio.create_task(self._prune_for_ever())
+        self._pruning.start()
 
     async def close(self) -> None:
         """Stop, once what waits was written. Idempotent."""
         await self.denials.close()
-        if self._pruning is not None:
-            self._pruning.cancel()
-            await asyncio.gather(self._pruning, return_exceptions=True)
+        await self._pruning.close()
         await self._live.close()
 
     def _committed(self, info: Mapping[Any, Any]) -> None:
@@ -108,18 +110,10 @@ class Keeper:
         seal = kept_seal(self._settings)
         return [] if seal is None else [seal.public]
 
-    async def _prune_for_ever(self) -> None:
-        await asyncio.sleep(uniform(0, 10))  # noqa: S311  # no secret
-        while True:
-            try:
-                # One node's work; the lease lapses by itself, in time for the next round.
-                if await self._backplane.acquire("audit-retention", PRUNE_S * 0.9):
-                    await self.prune()
-            except Fault as fault:
-                log.warning("the audit trails could not be pruned", why=fault.reason)
-            except Exception:
-                log.exception("pruning the audit trails failed")
-            await asyncio.sleep(PRUNE_S)
+    async def _prune_in_turn(self) -> None:
+        # One node's work; the lease lapses by itself, in time for the next round.
+        if await self._backplane.acquire("audit-retention", PRUNE_S * 0.9):
+            await self.prune()
 
     async def prune(self) -> int:
         """Delete entries that are older than ``HUB_AUDIT_RETENTION_DAYS``, or than their tenant has

@@ -17,6 +17,7 @@ from hub.audit.chain import Fields
 from hub.audit.reading import Filters, newest
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.storage.database import Database
 from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
@@ -63,21 +64,23 @@ class Live:
         self._database = database
         self._backplane = backplane
         self._followed = followed
-        self._look_s = look_s
         self._due: dict[str, None] = {}
         self._said: dict[str, int] = {}
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._appending: asyncio.Task[None] | None = None
+        self._looking = Rounds("look for audit entries", self._look, every_s=look_s)
 
     def start(self) -> None:
         """Begin to append."""
-        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._look())]
+        self._appending = asyncio.create_task(self._run())
+        self._looking.start()
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._looking.close()
+        if self._appending is not None:
+            self._appending.cancel()
+            await asyncio.gather(self._appending, return_exceptions=True)
 
     def grown(self, tenant_id: str) -> None:
         """There are more entries of the tenant."""
@@ -147,26 +150,17 @@ class Live:
         )
 
     async def _look(self) -> None:
-        """Look whether the channels that are followed here lack entries; for ever."""
-        while True:
-            await asyncio.sleep(self._look_s)
-            tenants = [
-                name.partition(":")[2] for name in self._followed() if name.startswith(f"{NOUN}:")
-            ]
-            self._said = {id: seq for id, seq in self._said.items() if id in tenants}
-            if not tenants:
-                continue
-            try:
-                async with self._database.read(EVERY_TENANT) as session:
-                    heads = await session.exec(
-                        select(AuditHead.id, AuditHead.seq).where(
-                            col(AuditHead.id).in_(padded(tenants))
-                        )
-                    )
-                    for tenant_id, seq in heads.all():
-                        if seq > self._said.get(tenant_id, 0):
-                            self.grown(tenant_id)
-            except Fault as fault:
-                log.warning("it cannot be looked for audit entries", why=fault.reason)
-            except Exception:
-                log.exception("looking for audit entries failed")
+        """Look whether the channels that are followed here lack entries."""
+        tenants = [
+            name.partition(":")[2] for name in self._followed() if name.startswith(f"{NOUN}:")
+        ]
+        self._said = {id: seq for id, seq in self._said.items() if id in tenants}
+        if not tenants:
+            return
+        async with self._database.read(EVERY_TENANT) as session:
+            heads = await session.exec(
+                select(AuditHead.id, AuditHead.seq).where(col(AuditHead.id).in_(padded(tenants)))
+            )
+            for tenant_id, seq in heads.all():
+                if seq > self._said.get(tenant_id, 0):
+                    self.grown(tenant_id)

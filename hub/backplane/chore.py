@@ -1,12 +1,10 @@
 """A chore: what comes up again and again, and is done by one node at a time."""
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 from hub.backplane.interface import Backplane, LeaseLost
-from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.telemetry.logs import log
 
 LEASE_S: Final = 60.0
@@ -36,18 +34,15 @@ class Chore(Generic[T]):
         self._backplane = backplane
         self._name = name
         self._work = work
-        self._every_s = every_s
-        self._going: asyncio.Task[None] | None = None
+        self._rounds = Rounds(f"do the chore {name}", self.once, every_s=every_s, spread=0.5)
 
     async def start(self) -> None:
         """Begin."""
-        self._going = asyncio.create_task(self._go())
+        self._rounds.start()
 
     async def close(self) -> None:
         """Stop; what was begun goes on elsewhere, or after the next start. Idempotent."""
-        if self._going is not None:
-            self._going.cancel()
-            await asyncio.gather(self._going, return_exceptions=True)
+        await self._rounds.close()
 
     async def once(self) -> T | None:
         """Do it now: what came of it. None if another node is at it, or took it over.
@@ -68,14 +63,3 @@ class Chore(Generic[T]):
             return None
         finally:
             await self._backplane.release(lease)
-
-    async def _go(self) -> None:
-        while True:
-            # Nodes that started together do not come together.
-            await asyncio.sleep(self._every_s * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
-            try:
-                await self.once()
-            except Fault as fault:
-                log.warning("a chore could not be done now", chore=self._name, why=fault.reason)
-            except Exception:
-                log.exception("a chore failed", chore=self._name)

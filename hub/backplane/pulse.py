@@ -1,11 +1,11 @@
 """How long the backplane takes to bring what was published: a node hears itself now and then."""
 
-import asyncio
 from time import perf_counter_ns
 from typing import Final
 
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.telemetry.metrics import Metrics
 
 EVERY_S: Final = 5.0
@@ -23,28 +23,23 @@ class Pulse:
         self._backplane = backplane
         self._lag = metrics.pubsub_lag
         self._topic = f"pulse:{node}"
-        self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds("hear itself", self._beat, every_s=every_s, first_s=0.0)
 
     async def start(self) -> None:
         """Begin. Raises Fault("backend_unavailable")."""
         await self._backplane.listen(self._topic, self._heard)
-        self._task = asyncio.create_task(self._beat())
+        self._rounds.start()
 
     async def close(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._rounds.close()
 
     async def _beat(self) -> None:
-        while True:
-            try:
-                await self._backplane.publish(self._topic, b"%d" % perf_counter_ns())
-            except Fault as fault:
-                if fault.reason != "backend_unavailable":
-                    raise
-            await asyncio.sleep(self._every_s)
+        try:
+            await self._backplane.publish(self._topic, b"%d" % perf_counter_ns())
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
 
     def _heard(self, message: bytes) -> None:
         self._lag.observe((perf_counter_ns() - int(message)) / 1e9)

@@ -32,6 +32,7 @@ from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.backplane.sinks import call_sink
 from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
 
@@ -74,18 +75,17 @@ class StandbyBackplane:
         # Of each channel, who listens, and whether the backplane knows of it.
         self._sinks: dict[str, EntrySink] = {}
         self._subscribed: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking = Rounds(
+            "look whether Redis is there", self.look, every_s=LOOK_S, first_s=0.0
+        )
         self.away = False
 
     async def start(self) -> None:
         await self._remote.start()
-        self._spawn_watch()
+        self._looking.start()
 
     async def close(self) -> None:
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._looking.close()
         await self._remote.close()
 
     async def ping(self) -> None:
@@ -93,16 +93,6 @@ class StandbyBackplane:
             raise Fault("backend_unavailable", "Redis does not answer.")
 
     # --- whether it is there ---
-
-    def _spawn_watch(self) -> None:
-        task = asyncio.create_task(self._watch())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _watch(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
         """Ask the backplane whether it is there; if it is, see that local logs are gone back from.

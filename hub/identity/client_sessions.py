@@ -7,7 +7,6 @@ no other has had one. Who lost it is told by a control message; should that be l
 at its next write, or at its node's next sweep.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.backplane.interface import Backplane, Position
 from hub.faults import Fault
 from hub.ids import new_id
+from hub.rounds import Rounds
 from hub.storage.database import Database
 from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
@@ -84,20 +84,17 @@ class ClientSessions:
         # Renewed every sweep_s: it was connected at the most that long after.
         self._keep = timedelta(seconds=keep_s + sweep_s)
         self._most = most
-        self._sweep_s = sweep_s
         self._held: dict[str, _Hold] = {}  # by connections of this node
-        self._sweeping: asyncio.Task[None] | None = None
+        self._rounds = Rounds("sweep the persistent sessions", self.sweep, every_s=sweep_s)
 
     async def start(self) -> None:
         """Listen to what other nodes take, and begin to sweep."""
         await self._backplane.listen(TOPIC, self._heard)
-        self._sweeping = asyncio.create_task(self._sweep_for_ever())
+        self._rounds.start()
 
     async def close(self) -> None:
         """Stop sweeping. Idempotent."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._rounds.close()
 
     async def take(self, tenant_id: str, user_id: str, key: str, lost: Callable[[], None]) -> Taken:
         """Take the session; make it if it is not there, or has expired.
@@ -243,16 +240,6 @@ class ClientSessions:
                         row.expires_at = now() + self._keep
             for session_id in batch:
                 self._had_by(session_id, turns.get(session_id, _FORGOTTEN))
-
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._sweep_s)
-            try:
-                await self.sweep()
-            except Fault as fault:
-                log.warning("could not sweep the persistent sessions", why=fault.reason)
-            except Exception:
-                log.exception("sweeping the persistent sessions failed")
 
 
 def _packed(channels: Mapping[str, Position]) -> str:

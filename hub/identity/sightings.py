@@ -4,7 +4,6 @@ A request costs a look into a dictionary. What was seen is written some seconds 
 time, and for a session once in a minute at most, whichever nodes it is on.
 """
 
-import asyncio
 import time
 from datetime import timedelta
 from typing import Final
@@ -12,12 +11,11 @@ from typing import Final
 from sqlalchemy import update
 from sqlmodel import col
 
-from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.storage.database import Database
 from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, now
-from hub.telemetry.logs import log
 
 EVERY_S: Final = 60.0
 """A session is written once in this time at most, and so is never told as seen long ago."""
@@ -33,17 +31,15 @@ class Sightings:
         self._every_s = every_s
         self._noted: dict[str, float] = {}  # by session, until when it is not noted again
         self._due: set[str] = set()
-        self._writing: asyncio.Task[None] | None = None
+        self._rounds = Rounds("write who was seen", self.write, every_s=WRITE_S)
 
     async def start(self) -> None:
         """Begin to write."""
-        self._writing = asyncio.create_task(self._write_for_ever())
+        self._rounds.start()
 
     async def close(self) -> None:
         """Stop; what was seen last is forgotten. Idempotent."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._rounds.close()
 
     def seen(self, session_id: str) -> None:
         """A request of this login session is being answered."""
@@ -71,13 +67,3 @@ class Sightings:
                     .values(last_seen_at=seen_at)
                     .execution_options(synchronize_session=False)
                 )
-
-    async def _write_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_S)
-            try:
-                await self.write()
-            except Fault as fault:
-                log.warning("could not write who was seen", why=fault.reason)
-            except Exception:
-                log.exception("writing who was seen failed")

@@ -18,6 +18,7 @@ from hub.identity.api_key_text import KeyHolder, KeyUser
 from hub.identity.authority import Authority, NoStanding
 from hub.identity.standing import Key, Member
 from hub.rbac.actor import Actor
+from hub.rounds import Rounds
 from hub.telemetry.logs import log
 
 SWEEP_S: Final = 4.0
@@ -67,20 +68,22 @@ class Watches:
         self._doubtful: dict[Key, None] = {}
         self._closed = False
         self._looking: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = Rounds(
+            "look up standings again", self._sweep, every_s=min(TICK_S, sweep_s)
+        )
         authority.on_change(self._changed)
 
     async def start(self) -> None:
         """Begin to look."""
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._sweeping.start()
 
     async def close(self) -> None:
         """Look no more."""
         self._closed = True
-        tasks = [task for task in (self._looking, self._sweeping) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._sweeping.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -176,21 +179,17 @@ class Watches:
     # --- what is not heard of ---
 
     async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(min(TICK_S, self._sweep_s))
-            due = time.monotonic() - self._sweep_s
-            while keys := [
-                key
-                for key, watched in islice(self._watched.items(), BATCH)
-                if watched.looked <= due
-            ]:
-                fault = await self._look(keys)
-                if fault is not None:
-                    # Asked again after a while; every request is refused meanwhile.
-                    log.warning("standings could not be looked up", why=fault.reason)
-                    self._give_up(tuple(self._watched), fault)
-                    await asyncio.sleep(AWAY_S)
-                    break
+        due = time.monotonic() - self._sweep_s
+        while keys := [
+            key for key, watched in islice(self._watched.items(), BATCH) if watched.looked <= due
+        ]:
+            fault = await self._look(keys)
+            if fault is not None:
+                # Asked again after a while; every request is refused meanwhile.
+                log.warning("standings could not be looked up", why=fault.reason)
+                self._give_up(tuple(self._watched), fault)
+                await asyncio.sleep(AWAY_S)
+                return
 
     def _give_up(self, keys: Iterable[Key], fault: Fault) -> None:
         """Tell who watches what could not be looked up for too long. Unsure means no."""

@@ -15,6 +15,7 @@ from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.limits.bucket import Budget, NodeBucket
 from hub.rbac.actor import Actor
+from hub.rounds import Rounds
 from hub.settings import LOOPBACK, Settings
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
@@ -42,18 +43,16 @@ class Rates:
         }
         self._buckets: OrderedDict[str, NodeBucket] = OrderedDict()
         self._owing: dict[str, NodeBucket] = {}
-        self._settling: asyncio.Task[None] | None = None
+        self._settling = Rounds("settle the rates", self._settle, every_s=SETTLE_S)
         self._away = False
 
     async def start(self) -> None:
         """Begin to settle what is owed."""
-        self._settling = asyncio.create_task(self._settle())
+        self._settling.start()
 
     async def close(self) -> None:
         """Settle no more."""
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+        await self._settling.close()
 
     async def spend_address(self, cost: float, address: str | None) -> None:
         """Of the budget of an address; a loopback address has none. Raises Fault rate_limited."""
@@ -122,23 +121,16 @@ class Rates:
         return wait_ms
 
     async def _settle(self) -> None:
-        while True:
-            await asyncio.sleep(SETTLE_S)
-            now = time.monotonic()
-            due = [
-                (name, bucket)
-                for name, bucket in self._owing.items()
-                if bucket.blocked_until <= now
-            ]
-            for name, _ in due:
-                del self._owing[name]
-            try:
-                await asyncio.gather(
-                    *(
-                        self._ask(name, bucket, self._budgets[name.split(":", 2)[1]])
-                        for name, bucket in due
-                        if not bucket.idle
-                    )
-                )
-            except Exception:
-                log.exception("rates could not be settled")
+        now = time.monotonic()
+        due = [
+            (name, bucket) for name, bucket in self._owing.items() if bucket.blocked_until <= now
+        ]
+        for name, _ in due:
+            del self._owing[name]
+        await asyncio.gather(
+            *(
+                self._ask(name, bucket, self._budgets[name.split(":", 2)[1]])
+                for name, bucket in due
+                if not bucket.idle
+            )
+        )

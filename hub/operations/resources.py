@@ -3,7 +3,7 @@ channel names, for the dispatcher.
 
 What was found is remembered for a while. What is deleted, or shared with others than before, is
 forgotten at once on every node; one that does not hear of it looks again within ``REMEMBERED_S``,
-and for what is followed on it finds it by itself (``keep_looking``). A grant that expires ends at
+and for what is followed on it finds it by itself (``looking``). A grant that expires ends at
 its instant, by this node's clock, without anybody's word.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
@@ -27,10 +28,10 @@ from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource, decide
 from hub.rbac.sharing import Granted
+from hub.rounds import Rounds
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Run, now
-from hub.telemetry.logs import log
 from hub.telemetry.lookups import Lookups
 from hub.tenancy.tenants import founder
 
@@ -91,7 +92,7 @@ class Resources:
         self._listeners.append(listener)
 
     def look_after(self, in_use: Callable[[], Iterable[str]]) -> None:
-        """Let ``keep_looking`` look after these conversations, too."""
+        """Let ``looking`` look after these conversations, too."""
         self._in_use.append(in_use)
 
     async def find(self, kind: str, identifier: str, actor: Actor) -> Resource:
@@ -149,26 +150,22 @@ class Resources:
         conversation_id, tenant_id = orjson.loads(message)
         self.forget(conversation_id, tenant_id)
 
-    async def keep_looking(self, followed: Callable[[], list[str]]) -> None:
-        """Look whose the conversations of the followed channels are, and with whom they are shared,
-        again and again; for ever.
+    def looking(self, followed: Callable[[], list[str]]) -> Rounds:
+        """Looks whose the conversations of the followed channels are, and with whom they are
+        shared, again and again, once it is started.
         """
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self._meanwhile.clear()
-            names = [name for name in followed() if name.startswith("conversation")]
-            found = {name.partition(":")[2] for name in names}
-            ids = list(found.union(*(in_use() for in_use in self._in_use)))
-            for at in range(0, len(ids), BATCH):
-                try:
-                    await self._look_again(ids[at : at + BATCH])
-                except Fault as fault:
-                    log.warning("it cannot be looked whose conversations are", why=fault.reason)
-                    break
-                except Exception:
-                    log.exception("looking whose conversations are failed")
-                    break
+        look = partial(self._look, followed)
+        return Rounds("look whose conversations are", look, every_s=LOOK_S)
 
+    async def _look(self, followed: Callable[[], list[str]]) -> None:
+        self._meanwhile.clear()
+        names = [name for name in followed() if name.startswith("conversation")]
+        found = {name.partition(":")[2] for name in names}
+        ids = list(found.union(*(in_use() for in_use in self._in_use)))
+        try:
+            for at in range(0, len(ids), BATCH):
+                await self._look_again(ids[at : at + BATCH])
+        finally:
             self._forget_old()
 
     def _forget_old(self) -> None:

@@ -238,13 +238,17 @@ async def test_who_follows_what_is_deleted_on_another_node_is_let_go(house: Hous
         assert (_ends(bob)[0]["reason"], why) == ("not_found", "not_found")
 
 
-async def test_what_a_node_is_not_told_of_a_share_it_finds(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (permission, sse):
         monkeypatch.setattr(module, "RECHECK_S", 0.2)
     for name in ("REMEMBERED_S", "LOOK_S"):
         monkeypatch.setattr(resources, name, 0.2)
+
+
+async def test_what_a_node_is_not_told_of_a_share_it_finds(
+    looking_often: None, house: House
+) -> None:
     for forget in (delete(Grant), update(Grant).values(expires_at=datetime.now(UTC))):
         await _found_unheard(house, forget)
 

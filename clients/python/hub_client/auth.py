@@ -5,7 +5,7 @@ login session. So one runs at a time, and one that has begun is finished even if
 """
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
@@ -16,12 +16,15 @@ from hub_client.addresses import Address, parse_address
 from hub_client.faults import (
     ConnectFailed,
     Fault,
+    HubError,
     MethodNotFound,
     SecondFactorRequired,
     TokenExpired,
     Unauthenticated,
     fault_from,
 )
+
+log = logging.getLogger("hub_client")
 
 TIMEOUT_S: Final = 20.0
 TokenSource = Callable[[], Awaitable[str]]
@@ -63,7 +66,7 @@ class TokenAuth:
 
     async def access(self, *, renew: bool = False) -> str:
         if not isinstance(self._token, str):
-            return await self._token()
+            return await _asked(self._token, "token")
         if renew:
             raise TokenExpired("The access token has expired, and this client cannot renew it.")
         return self._token
@@ -138,8 +141,7 @@ class LoginAuth:
     async def close(self) -> None:
         if self._renewal is not None and not self._renewal.done():
             self._renewal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewal
+            await asyncio.gather(self._renewal, return_exceptions=True)
         await self._client.aclose()
 
     async def _renew(self) -> None:
@@ -162,7 +164,8 @@ class LoginAuth:
             if self._second_factor is None:
                 raise
             challenge = fault.details.get("challenge")
-        answer = {"challenge": challenge, "code": await self._second_factor()}
+        code = await _asked(self._second_factor, "second_factor")
+        answer = {"challenge": challenge, "code": code}
         if "invitation" in self._body:
             answer["invitation"] = self._body["invitation"]
         return await post(self._client, "/v1/auth/factor", answer)
@@ -196,6 +199,20 @@ async def register(
     given = {key: value for key, value in body.items() if value is not None}
     async with http_client(parse_address(url)) as client:
         return await post(client, "/v1/auth/register", given)
+
+
+async def _asked(source: Callable[[], Awaitable[str]], name: str) -> str:
+    """What the user's own function answers. A failure of it may pass, as that of any server may:
+    it is told, and raised as ConnectFailed. Raises HubError as it is.
+    """
+    try:
+        return await source()
+    except HubError:
+        raise
+    except Exception as error:
+        log.warning("the function given as %s failed", name, exc_info=True)
+        what = f"{type(error).__name__}: {error}"
+        raise ConnectFailed(f"The function given as {name} failed: {what}") from error
 
 
 def _seen(renewal: asyncio.Task[None]) -> None:

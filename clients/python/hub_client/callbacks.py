@@ -57,8 +57,10 @@ class Registration:
                 result = self._callback(value)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
-                # User code failed; the next event is no worse for it.
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _cancelled():
+                    raise
+                # User code failed, or awaited what was cancelled; the next event is no worse.
                 log.exception("a callback of %s failed", self.type)
 
 
@@ -96,3 +98,9 @@ class Callbacks:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _cancelled() -> bool:
+    """Whether it is the task that runs now that is to end, and not one that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

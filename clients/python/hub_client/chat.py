@@ -173,7 +173,10 @@ def _code_source(lines: Lines) -> CodeSource | None:
 
     async def ask() -> str:
         prompt = "Code of your authenticator: "
-        return await asyncio.to_thread(getpass.getpass, prompt, stream=sys.stderr)
+        try:
+            return await asyncio.to_thread(getpass.getpass, prompt, stream=sys.stderr)
+        except EOFError:  # ctrl-D: no code, which is a wrong one
+            return ""
 
     return ask
 

@@ -1,15 +1,15 @@
 """The IO around the session: one WebSocket at a time, replaced when it breaks.
 
 Three tasks: the supervisor connects, reads and reconnects; the writer belongs to one socket; the
-keeper renews the access token. None of them runs user code, so that nothing a user awaits can
-stop them.
+keeper renews the access token. None of them runs user code but to ask for a token, so that nothing
+a user awaits can stop them; and if one of them fails by a fault of our own, all end and say so.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import websockets
@@ -88,12 +88,12 @@ class Connection:
 
     async def open(self) -> None:
         """Connect. Raises what makes it impossible; nothing is left running then."""
-        self._tasks = [
-            asyncio.create_task(self._supervise(), name="hub-connection"),
-            asyncio.create_task(self._keep_fresh(), name="hub-token"),
-        ]
+        works = {"hub-connection": self._supervise, "hub-token": self._keep_fresh}
         if self.progress is not None:
-            self._tasks.append(asyncio.create_task(self.progress.run(), name="hub-progress"))
+            works["hub-progress"] = self.progress.run
+        self._tasks = [
+            asyncio.create_task(self._guarded(work), name=name) for name, work in works.items()
+        ]
         try:
             await asyncio.shield(self._opened)
         except BaseException:
@@ -209,6 +209,21 @@ class Connection:
             log.warning("the hub refused a frame: %s", params.get("message"))
         self._sink(method, params)
 
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do one task's work. What fails there in a way that nobody foresaw would else be known to
+        nobody, and the rest would go on without it: it ends the connection, for everyone to see.
+        """
+        try:
+            await work()
+        except Exception as error:
+            log.exception("the connection to the hub failed in an unforeseen way")
+            for task in self._tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
+            failed = ConnectFailed(f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self._end(failed)
+
     def _end(self, error: HubError) -> None:
         self._apply(self._session.closed(error))
         self._subscribers.close()
@@ -246,9 +261,6 @@ class Connection:
                     return self._end(error)
                 wait = self._backoff.failed()
                 log.info("cannot reach the hub: %s; trying again in %.1f s", error, wait)
-            except Exception as error:
-                log.exception("the connection to the hub failed in an unforeseen way")
-                return self._end(ConnectFailed(f"{type(error).__name__}: {error}"))
             await asyncio.sleep(wait)
 
     def _may_return(self, error: ConnectionClosed) -> bool:
@@ -268,7 +280,7 @@ class Connection:
         socket = await dial(self._address, token, key)
         self._outbox.clear()
         self._session.opened()
-        writer = asyncio.create_task(self._outbox.write(socket), name="hub-writer")
+        writer = asyncio.create_task(self._write(socket), name="hub-writer")
         try:
             await self._read(socket)
         except websockets.ConnectionClosed as closed:
@@ -283,8 +295,18 @@ class Connection:
             raise error from bad
         finally:
             writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            (written,) = await asyncio.gather(writer, return_exceptions=True)
             await socket.close()
+            if isinstance(written, Exception):
+                raise written
+
+    async def _write(self, socket: ClientConnection) -> None:
+        """Write what comes. If that cannot go on, neither can the reading."""
+        try:
+            await self._outbox.write(socket)
+        except Exception:
+            socket.transport.abort()
+            raise
 
     def _lost(self, error: ConnectionClosed) -> None:
         self._apply(self._session.lost(error))

@@ -92,7 +92,8 @@ def encode_error(id: RequestId, code: int, reason: str, message: str) -> str:
     """The text frame that answers a request of the hub with a failure."""
     data = {"reason": reason, "retryable": False}
     error = {"code": code, "message": message, "data": data}
-    return _dump({"jsonrpc": "2.0", "id": id, "error": error})
+    text = _dump({"jsonrpc": "2.0", "id": id, "error": error})
+    return text.encode(errors="replace").decode()  # the hub's own words may hold a lone surrogate
 
 
 def decode(text: str) -> Frame:

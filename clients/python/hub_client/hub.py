@@ -165,7 +165,8 @@ def connect(
 ) -> Connecting:
     """Connect to the hub at ``url`` with one of four credentials.
 
-    ``token``: an access token, or an async function that answers one whenever one is needed.
+    ``token``: an access token, or an async function that answers one whenever one is needed; once
+    connected, one that raises is asked again after a while.
     ``api_key``: a key of a bot, a service or a script (``ahk_…``), which needs no renewal.
     ``email`` and ``password`` (and ``tenant``, if there are several): signs in, and keeps the login
     fresh. ``code``: of a one-time login link. ``second_factor``: an async function that answers a

@@ -40,7 +40,9 @@ class TokenKeeper:
                     log.warning("the access token cannot be renewed: %s", error)
                     return
                 self.expiring.set()
-                await asyncio.sleep(1.0 + retry.failed())
+                wait = 1.0 + retry.failed()
+                log.info("cannot renew the access token: %s; trying again in %.1f s", error, wait)
+                await asyncio.sleep(wait)
 
     def _due(self) -> bool:
         due = self._auth.refresh_in

@@ -19,6 +19,10 @@ Handler = Callable[[Params], Awaitable[Any]]
 NOW = "2026-01-02T03:04:05.000000Z"
 
 
+def steps(*names: str) -> list[Params]:
+    return [{"type": "STEP_STARTED", "stepName": name} for name in names]
+
+
 class Refusal(Exception):
     """A handler's way to answer with a fault."""
 
@@ -66,6 +70,7 @@ class ScriptedHub:
         self.calls: list[tuple[str, Params]] = []
         self.called: asyncio.Queue[tuple[str, Params]] = asyncio.Queue()
         self.posts: list[tuple[str, Params]] = []
+        self.refused: list[str] = []  # what the client has said to requests of the hub
         self.answers: dict[str, Handler] = {
             "channel.subscribe": self.subscribe,
             "channel.history": self.history,
@@ -194,6 +199,8 @@ class ScriptedHub:
         return None
 
     async def _answer(self, peer: Peer, frame: Params) -> None:
+        if "error" in frame:
+            return self.refused.append(frame["error"]["message"])
         method, params = frame["method"], frame.get("params", {})
         self.calls.append((method, params))
         self.called.put_nowait((method, params))

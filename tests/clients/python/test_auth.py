@@ -146,6 +146,34 @@ async def test_a_token_that_cannot_be_renewed_ends_the_connection(server: Conver
             await client.ping()
 
 
+async def test_a_function_that_fails_to_answer_a_token_is_asked_again(
+    server: Conversations, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter(["one", None, "two"])
+
+    async def token() -> str:
+        answer = next(answers)
+        if answer is None:
+            raise OSError("the vault is away")
+        return answer
+
+    async with connect(server.url, token=token, backoff=Backoff(lambda: 0.0)) as client:
+        await server.joined.get()
+        await server.cut()
+        assert (await server.joined.get()).token == "two"
+        await client.ping()
+    assert "the function given as token failed" in caplog.text
+
+
+async def test_a_function_that_answers_no_token_at_first_says_so(server: Conversations) -> None:
+    async def token() -> str:
+        raise OSError("no vault")
+
+    with pytest.raises(ConnectFailed, match="no vault") as caught:
+        await connect(server.url, token=token)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
 async def test_one_refresh_at_a_time_however_many_ask(
     server: Conversations, accounts: Accounts
 ) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hub_client import (
@@ -22,7 +22,7 @@ from hub_client.faults import BadFrame, ModelUnavailable, NotFound
 from hub_client.requests import MAX_IN_FLIGHT
 from hub_client.retry import Backoff
 
-from tests.clients.python.scripted_hub import Conversations, Params, Refusal
+from tests.clients.python.scripted_hub import Conversations, Params, Refusal, steps
 
 CHANNEL = Conversations.channel
 
@@ -297,10 +297,6 @@ async def test_a_waiting_reader_may_be_cancelled_and_called_again(
 # --- subscriptions ---
 
 
-def steps(*names: str) -> list[Params]:
-    return [{"type": "STEP_STARTED", "stepName": name} for name in names]
-
-
 async def test_subscribers_share_one_subscription_and_each_begins_where_it_asked(
     server: Conversations, client: Hub
 ) -> None:
@@ -569,6 +565,27 @@ async def test_a_hub_that_talks_nonsense_is_left_and_tried_again(
     await client.ping()
 
 
+async def test_a_request_of_the_hub_is_refused_whatever_it_is_called(
+    server: Conversations, client: Hub
+) -> None:
+    peer = await server.joined.get()
+    await peer.say({"id": 1, "method": "\ud800", "params": {}})
+    await client.ping()
+    assert server.refused == ["This client does not offer ?."]
+
+
+async def test_a_frame_that_cannot_be_written_ends_the_connection_and_says_why(
+    server: Conversations, client: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    client._connection._outbox.put(cast(str, 7))
+    async with asyncio.timeout(5):
+        await client.wait_closed()
+    with pytest.raises(ConnectFailed) as caught:
+        await client.ping()
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert "unforeseen" in caplog.text
+
+
 async def test_connecting_to_nothing_fails_at_once_and_says_where() -> None:
     with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:9"):
         async with connect("http://127.0.0.1:9", token="t"):
@@ -613,58 +630,6 @@ async def test_closing_while_the_hub_is_away_is_quick(server: Conversations) -> 
         await client.close()
     with pytest.raises(ConnectionClosed):
         await call
-
-
-async def test_a_callback_that_calls_the_sdk_does_not_block_it(
-    server: Conversations, client: Hub
-) -> None:
-    answers: asyncio.Queue[str] = asyncio.Queue()
-    conversation = client.conversations.handle("c_1")
-
-    async def ask_again(event: Event) -> None:
-        if answers.qsize() < 2:
-            answers.put_nowait(str(await conversation.ask("more")))
-
-    client.on("RUN_FINISHED", ask_again)
-    await conversation.ask("hi")
-    async with asyncio.timeout(5):
-        assert [await answers.get() for _ in range(2)] == ["Hello there"] * 2
-
-
-async def test_callbacks_are_called_in_order_and_survive_their_own_errors(
-    server: Conversations, client: Hub
-) -> None:
-    seen: asyncio.Queue[int] = asyncio.Queue()
-
-    async def note(event: Event) -> None:
-        await asyncio.sleep(0)
-        seen.put_nowait(event.seq)
-        if event.seq == 2:
-            raise ValueError("user code")
-
-    registration = client.on("STEP_STARTED", note)
-    async with client.conversations.handle("c_1").subscribe():
-        await server.emit(CHANNEL, *steps(*"abcd"))
-        async with asyncio.timeout(5):
-            assert [await seen.get() for _ in range(4)] == [1, 2, 3, 4]
-        registration.remove()
-        await server.emit(CHANNEL, *steps("e"))
-        await client.ping()
-    assert seen.empty()
-
-
-async def test_a_callback_may_close_the_hub(server: Conversations) -> None:
-    client = await connect(server.url, token="t")
-
-    async def leave(_: object) -> None:
-        await client.close()
-
-    registration = client.on("session.draining", leave)
-    peer = await server.joined.get()
-    await peer.notify("session.draining", {"retry_after_ms": 1})
-    async with asyncio.timeout(5):
-        await client.wait_closed()
-        await registration.task
 
 
 def quick() -> Backoff:
