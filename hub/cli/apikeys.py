@@ -3,17 +3,15 @@
 import argparse
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlmodel import col, or_, select
 
-from hub.audit.origin import Origin, acting
-from hub.backplane.choice import open_backplane
-from hub.cli.changes import teller
-from hub.cli.data import data_of
+from hub.backplane.memory import MemoryBackplane
+from hub.cli.place import reached
 from hub.faults import Fault
 from hub.identity.api_keys import ApiKeys, Wanted
 from hub.identity.authority import Authority
@@ -68,20 +66,14 @@ async def run(settings: Settings, given: argparse.Namespace) -> int:
     """``hub apikey ACTION``. Raises Fault, BadSettings."""
     steps = {"create": _create, "list": _list, "revoke": _revoke}
     async with _rooms(settings) as rooms:
-        with acting(Origin(transport="cli")):
-            return await steps[given.action](rooms, given)
+        return await steps[given.action](rooms, given)
 
 
 @asynccontextmanager
 async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(data_of(settings))
-        backplane = open_backplane(settings.redis_url, "cli")
-        stack.push_async_callback(backplane.close)
-        await backplane.start()
-        authority = Authority(database, backplane)
-        await authority.start()
-        changed = teller(settings, authority)
+    async with reached(settings) as (database, changed):
+        # Of its own, and told of nothing: it looks once.
+        authority = Authority(database, MemoryBackplane())
         yield _Rooms(
             database, ApiKeys(database, authority, changed), ServiceAccounts(database, changed)
         )

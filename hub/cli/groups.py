@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, Final
 
-from hub.cli.place import EFFECT, PAGE, Place, add_action, opened
+from hub.cli.place import PAGE, Place, add_action, add_family, opened
 from hub.identity.assignments import Target
 from hub.settings import Settings
 from hub.storage.tables import Group
@@ -11,10 +11,7 @@ from hub.storage.tables import Group
 
 def add_commands(commands: Any) -> None:
     """Add ``group`` to the commands of ``hub``."""
-    about = "administer the groups of a tenant, and who is in them"
-    actions = commands.add_parser(
-        "group", help=about, description=f"{about.capitalize()}. {EFFECT}"
-    ).add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = add_family(commands, "group", "administer the groups of a tenant, and who is in them")
 
     def of_one(name: str, summary: str, *, acts: bool = True) -> argparse.ArgumentParser:
         added = add_action(actions, name, summary, acts=acts)

@@ -81,6 +81,13 @@ class Place:
         return Target(await self.user(user), None)
 
 
+def add_family(commands: Any, name: str, about: str) -> Any:
+    """Add a command that administers a tenant; to what is returned, ``add_action`` adds."""
+    return commands.add_parser(
+        name, help=about, description=f"{about.capitalize()}. {EFFECT}"
+    ).add_subparsers(dest="action", required=True, metavar="ACTION")
+
+
 def add_action(
     actions: Any, name: str, summary: str, *, acts: bool = True
 ) -> argparse.ArgumentParser:
@@ -110,14 +117,14 @@ async def opened(settings: Settings, tenant: str) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def reached(settings: Settings) -> AsyncIterator[tuple[Database, Changed | None]]:
+async def reached(settings: Settings) -> AsyncIterator[tuple[Database, Changed]]:
     """The database of a hub that is there, and what tells the running nodes of a change; the deeds
     of the operator.
     """
     async with data_of(settings) as database, AsyncExitStack() as stack:
         backplane = open_backplane(settings.redis_url, new_id("n"))
         stack.push_async_callback(backplane.close)
-        changed: Changed | None = None
+        changed: Changed = _nobody_hears
         try:
             await backplane.start()
             changed = teller(settings, Authority(database, backplane))
@@ -125,3 +132,7 @@ async def reached(settings: Settings) -> AsyncIterator[tuple[Database, Changed |
             print("hub: Redis does not answer: nodes act on it within 5 seconds", file=sys.stderr)
         with acting(Origin(transport="cli")):
             yield database, changed
+
+
+async def _nobody_hears(kind: str, id: str) -> None:
+    """Of a change; what has changed is in the database, where nodes look."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from hub.backplane.memory import MemoryBackplane
-from hub.cli.place import EFFECT, PAGE, Place, add_action, opened
+from hub.cli.place import PAGE, Place, add_action, add_family, opened
 from hub.faults import Fault
 from hub.identity.assignments import Target
 from hub.identity.authority import Authority
@@ -18,10 +18,7 @@ from hub.settings import Settings
 
 def add_commands(commands: Any) -> None:
     """Add ``role`` to the commands of ``hub``."""
-    about = "administer the roles of a tenant, and who has them"
-    actions = commands.add_parser(
-        "role", help=about, description=f"{about.capitalize()}. {EFFECT}"
-    ).add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = add_family(commands, "role", "administer the roles of a tenant, and who has them")
 
     def action(name: str, summary: str, *, acts: bool = True) -> argparse.ArgumentParser:
         return add_action(actions, name, summary, acts=acts)

@@ -3,18 +3,14 @@
 import argparse
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Final
 
-from hub.audit.origin import Origin, acting
-from hub.backplane.choice import open_backplane
-from hub.backplane.interface import Backplane
+from hub.backplane.memory import MemoryBackplane
 from hub.cli.administration import asked_password, create_user
-from hub.cli.changes import teller
-from hub.cli.data import data_of
+from hub.cli.place import PAGE, reached
 from hub.faults import Fault
-from hub.identity.authority import Authority
 from hub.identity.delivery import LogDelivery
 from hub.identity.departures import Departures
 from hub.identity.export import Exports
@@ -32,8 +28,6 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession
 from hub.telemetry.metrics import Metrics
-
-PAGE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,41 +47,35 @@ class _Desk:
 @asynccontextmanager
 async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
     """Where a hub is. Those that run are told of what changes."""
-    async with data_of(settings) as database, AsyncExitStack() as stack:
-        metrics = Metrics()
-        backplane: Backplane = open_backplane(settings.redis_url, "operator", metrics)
-        await backplane.start()
-        stack.push_async_callback(backplane.close)
-        passwords = Passwords(settings.bcrypt_cost)
-        stack.callback(passwords.close)
-        changed = teller(settings, Authority(database, backplane))
-        throttle = Throttle(backplane)
-        mailing = Mailing(database, LogDelivery(), throttle, metrics, settings.url)
-        yield _Desk(
-            settings,
-            database,
-            LoginSessions(
+    async with reached(settings) as (database, changed):
+        # Whoever is at the machine is not slowed, and gets no letters.
+        throttle = Throttle(MemoryBackplane())
+        mailing = Mailing(database, LogDelivery(), throttle, Metrics(), settings.url)
+        with closing(Passwords(settings.bcrypt_cost)) as passwords:
+            yield _Desk(
+                settings,
                 database,
-                Tokens(open_ring(settings), settings.access_token_minutes),
-                refresh_days=settings.refresh_token_days,
-                changed=changed,
-            ),
-            Users(database, changed),
-            Recovery(database, passwords, throttle, mailing, changed),
-            # Nodes look for conversations that are to be deleted.
-            Departures(database, changed, lambda: None),
-            Exports(database),
-            FactorRules(database, changed=changed),
-        )
+                LoginSessions(
+                    database,
+                    Tokens(open_ring(settings), settings.access_token_minutes),
+                    refresh_days=settings.refresh_token_days,
+                    changed=changed,
+                ),
+                Users(database, changed),
+                Recovery(database, passwords, throttle, mailing, changed),
+                # Nodes look for conversations that are to be deleted.
+                Departures(database, changed, lambda: None),
+                Exports(database),
+                FactorRules(database, changed=changed),
+            )
 
 
 async def administer(settings: Settings, given: argparse.Namespace) -> int:
     """``hub user …``"""
-    with acting(Origin(transport="cli")):
-        if given.action == "create":
-            return await create_user(settings, given)
-        async with _desk(settings) as desk:
-            await _ACTIONS[given.action](desk, given)
+    if given.action == "create":
+        return await create_user(settings, given)
+    async with _desk(settings) as desk:
+        await _ACTIONS[given.action](desk, given)
     return 0
 
 

@@ -30,14 +30,21 @@ from hub.storage.tables import (
 
 
 class Section(NamedTuple):
-    """A kind of what there is: the fields that are told, and which rows are a user's. ``personal``
-    is what is no matter of any tenant, and not told to one.
+    """A kind of what there is: the fields that are told, and which rows are a user's, by default
+    those with the ``user_id``. ``personal`` is what is no matter of any tenant, and not told to
+    one.
     """
 
     kind: type[SQLModel]
     fields: tuple[str, ...]
-    of: Callable[[str], Any]
+    of: Callable[[str], Any] | None = None
     personal: bool = False
+
+    def theirs(self, user_id: str) -> Any:
+        """The condition of a user's rows."""
+        if self.of is not None:
+            return self.of(user_id)
+        return col(self.kind.user_id) == user_id  # type: ignore[attr-defined]
 
 
 def _messages_of(user_id: str) -> Any:
@@ -54,7 +61,6 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "membership": Section(
         Membership,
         ("id", "tenant_id", "role_id", "created_at"),
-        lambda user_id: col(Membership.user_id) == user_id,
     ),
     "session": Section(
         LoginSession,
@@ -62,7 +68,6 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "id", "tenant_id", "device", "address", "created_at", "last_seen_at", "expires_at",
             "revoked_at",
         ),
-        lambda user_id: col(LoginSession.user_id) == user_id,
     ),
     "key": Section(
         ApiKey,
@@ -70,12 +75,10 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "id", "tenant_id", "name", "scopes", "created_at", "last_used_at", "rotated_at",
             "expires_at", "revoked_at",
         ),
-        lambda user_id: col(ApiKey.user_id) == user_id,
     ),
     "identity": Section(
         ProviderIdentity,
         ("id", "issuer", "subject", "created_at", "updated_at"),
-        lambda user_id: col(ProviderIdentity.user_id) == user_id,
         personal=True,
     ),
     "conversation": Section(
@@ -97,7 +100,6 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "id", "tenant_id", "conversation_id", "message_id", "status", "model", "created_at",
             "started_at", "finished_at",
         ),
-        lambda user_id: col(Run.user_id) == user_id,
     ),
     "usage": Section(
         Usage,
@@ -105,7 +107,6 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "id", "tenant_id", "run_id", "key_id", "provider", "model", "input_tokens",
             "output_tokens", "created_at",
         ),
-        lambda user_id: col(Usage.user_id) == user_id,
     ),
 }  # fmt: skip
 """Every section by its name, in the order in which they are told."""
@@ -157,7 +158,7 @@ class Exports:
         self, section: Section, user_id: str, tenant_id: str | None, after: str, limit: int
     ) -> Sequence[SQLModel]:
         key: Any = section.kind.id  # type: ignore[attr-defined]
-        wanted = select(section.kind).where(section.of(user_id), key > after)
+        wanted = select(section.kind).where(section.theirs(user_id), key > after)
         wanted = wanted.order_by(key).limit(limit)
         scope: Scope = EVERY_TENANT if tenant_id is None else tenant_id
         if tenant_id is None and "tenant_id" in section.fields:

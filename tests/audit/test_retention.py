@@ -1,5 +1,6 @@
 """Retention: what is old is deleted, a signed note remains, and the rest of the chain verifies."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -29,17 +30,23 @@ def seal(settings: Settings) -> Seal:
     return made_seal(settings)
 
 
+@pytest.fixture
+async def cut(database: Database, tenant: str) -> datetime:
+    """The moment between five entries and three."""
+    await write(database, tenant, 5)
+    moment = now()
+    await write(database, tenant, 3)
+    return moment
+
+
 async def told(database: Database, tenant: str, *trusted: str) -> list[str]:
     report = (await verify(database, tenant, trusted=trusted)).report
     return [str(finding) for finding in report.findings]
 
 
 async def test_what_is_old_is_deleted_and_the_rest_verifies(
-    database: Database, tenant: str, seal: Seal
+    database: Database, tenant: str, seal: Seal, cut: datetime
 ) -> None:
-    await write(database, tenant, 5)
-    cut = now()
-    await write(database, tenant, 3)
     assert await prune(database, seal, tenant, cut) == 5
     left = await entries(database, tenant)
     assert [entry["seq"] for entry in left] == [6, 7, 8, 9]
@@ -87,22 +94,16 @@ async def test_a_note_that_another_key_has_signed_proves_nothing(
 
 
 async def test_more_than_the_note_says_cannot_be_taken_away(
-    database: Database, tenant: str, seal: Seal
+    database: Database, tenant: str, seal: Seal, cut: datetime
 ) -> None:
-    await write(database, tenant, 5)
-    cut = now()
-    await write(database, tenant, 3)
     await prune(database, seal, tenant, cut)
     await meddle(database, "DELETE FROM audit_entries WHERE seq <= 7")
     assert await told(database, tenant, seal.public) == ["entries 6 to 7 were removed"]
 
 
 async def test_what_was_seen_before_it_was_pruned_is_no_finding_and_a_cut_end_still_is(
-    database: Database, tenant: str, seal: Seal
+    database: Database, tenant: str, seal: Seal, cut: datetime
 ) -> None:
-    await write(database, tenant, 5)
-    cut = now()
-    await write(database, tenant, 3)
     seen = [Known(entry["seq"], entry["hash"]) for entry in await entries(database, tenant)]
     await prune(database, seal, tenant, cut)
     found = await verify(database, tenant, trusted=[seal.public], known=seen)

@@ -11,7 +11,7 @@ from hub.cli.changes import Changes
 from tests.cli.conftest import Ended, Hub
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, HubProcess, ServeHub, sign_up
-from tests.parts.redis import RedisProcess
+from tests.parts.redis import RedisProcess, free_port
 
 EMAIL, NEW = "ada@hub.example", "a better horse and battery"
 OF_ADA = ("--email", EMAIL)
@@ -101,6 +101,18 @@ async def test_what_is_done_at_the_machine_acts_on_the_running_hub(
         async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
             account = {"email": EMAIL, "password": PASSWORD}
             assert (await client.post("/v1/auth/login", json=account)).status_code == 401
+
+
+def test_a_user_is_disabled_and_a_key_revoked_while_redis_is_away(peopled: Hub) -> None:
+    made = peopled("apikey", "create", "--name", "bot", "--email", "admin@hub.example")
+    key_id = made.err.split()[0]
+    away = {"HUB_REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    for words in (("user", "disable", *OF_ADA), ("apikey", "revoke", key_id)):
+        done = peopled(*words, **away)
+        assert done.status == 0, done.err
+        assert "act on it within 5 seconds" in done.err
+    assert "ada@hub.example default:admin (disabled)" in peopled("user", "list").out
+    assert peopled("apikey", "list").out == ""
 
 
 async def test_a_login_session_is_seen_and_ended_at_the_machine(
