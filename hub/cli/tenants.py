@@ -3,16 +3,18 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import ValidationError
 
 from hub.cli import administration
-from hub.cli.place import reached
+from hub.cli.place import EFFECT, reached
 from hub.faults import Fault
 from hub.identity.addresses import normal
 from hub.settings import Settings
 from hub.storage import tables
-from hub.storage.tenant_settings import parsed
+from hub.storage.tenant_settings import TenantSettings, parsed
 from hub.tenancy.tenants import Tenants, is_name, state_of
 
 PAGE: Final = 500
@@ -45,6 +47,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         added.add_argument("tenant", metavar="TENANT", help="its id or name")
         if name == "delete":
             added.add_argument("--confirm", metavar="NAME", help="the tenant's name once more")
+    settings = action("settings", "print what a tenant has settled, or change it")
+    settings.add_argument("tenant", metavar="TENANT", help="its id or name")
+    settings.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE", help="change this one; KEY= takes it away"
+    )
+    settings.formatter_class = argparse.RawDescriptionHelpFormatter
+    about = "".join(f"  {key}: {field.description}\n" for key, field in _FIELDS.items())
+    settings.epilog = f"settings (lists with commas between):\n{about}\n{EFFECT}"
 
 
 def run(settings: Settings, given: argparse.Namespace) -> int:
@@ -62,6 +72,7 @@ async def _run(settings: Settings, given: argparse.Namespace) -> int:
         "resume": _resume,
         "delete": _delete,
         "restore": _restore,
+        "settings": _settings,
     }
     if given.action == "create":
         # The tenant that a hub begins with is the operator's. This is not to become it.
@@ -113,10 +124,67 @@ async def _delete(tenants: Tenants, given: argparse.Namespace) -> None:
     _tell(await tenants.delete(tenant.id, given.confirm, by=None))
 
 
+async def _settings(tenants: Tenants, given: argparse.Namespace) -> None:
+    changes = _changes(given.changes)
+    tenant = await tenants.find(given.tenant)
+    if changes is not None:
+        tenant = await tenants.update(tenant.id, changes, by=None)
+    settled = parsed(tenant.settings)
+    for key in _FIELDS:
+        print(f"{key}={_written(getattr(settled, key))}")
+
+
+def _changes(words: Sequence[str]) -> TenantSettings | None:
+    """What is to be settled, of words like ``answer_cache=true``; None if there are none.
+
+    Raises Fault("invalid_params").
+    """
+    wanted: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            why = f"{word!r}: write KEY=VALUE, as in audit_retention_days=90; KEY= takes it away"
+            raise Fault("invalid_params", why)
+        if key not in _FIELDS:
+            keys = ", ".join(_FIELDS)
+            raise Fault("invalid_params", f"a tenant has no setting {key!r}; there are: {keys}")
+        if key in wanted:
+            raise Fault("invalid_params", f"{key} is given twice")
+        field = _FIELDS[key]
+        if not value:
+            wanted[key] = field.default
+        elif any(get_origin(kind) is list for kind in get_args(field.annotation)):
+            wanted[key] = [part.strip() for part in value.split(",")]
+        else:
+            wanted[key] = value
+    try:
+        return TenantSettings.model_validate(wanted) if wanted else None
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise Fault("invalid_params", f"{first['loc'][0]}: {first['msg']}") from None
+
+
+def _written(value: Any) -> str:
+    """A setting's value as it is given."""
+    if isinstance(value, list):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Without what would do something to a terminal: people of the tenant have chosen it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+_FIELDS: Final = TenantSettings.model_fields
+
+
 def _tell(tenant: tables.Tenant) -> None:
     said: list[Any] = [tenant.id, state_of(tenant), tenant.name]
     if (shown := parsed(tenant.settings).display_name) is not None:
-        said.append(f"({shown})")
+        said.append(f"({_printable(shown)})")
     if tenant.purge_at is not None:
         said.append(f"until {tenant.purge_at:%Y-%m-%d %H:%M} UTC")
     print(*said)
