@@ -77,7 +77,10 @@ async def use(session: AsyncSession, token: str, purpose: Purpose) -> User:
         .execution_options(synchronize_session=False)
     )
     row = used.one_or_none()
-    user = await session.get(User, row[0], with_for_update=True) if row else None
+    user = None
+    if row is not None:
+        # As it is once it is locked, whatever was read of it before.
+        user = await session.get(User, row[0], with_for_update=True, populate_existing=True)
     if row is None or user is None or user.email != row[1]:
         raise _invalid()
     return user

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import or_, update
-from sqlmodel import col
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
@@ -14,7 +14,7 @@ from hub.identity.holdings import hand_there
 from hub.identity.owners import lock
 from hub.identity.sessions import digest
 from hub.rbac.ranks import why_not_give
-from hub.storage.tables import Invitation, Tenant, now
+from hub.storage.tables import Invitation, Tenant, User, now
 from hub.storage.tenant_settings import parsed
 
 PERMISSION: Final = "member:invite"
@@ -30,10 +30,12 @@ def make(
     address: str | None,
     *,
     until: datetime | None = None,
+    guest_id: str | None = None,
 ) -> tuple[Invitation, str]:
     """A new invitation and its code, in the transaction of ``session``. ``address``: for this
     person alone. ``invited_by``: a member, on whose standing it rests; None for the operator.
-    ``until``: by default for ``LIFE``.
+    ``until``: by default for ``LIFE``. ``guest_id``: the user who comes in by it without the code
+    (``accept_promised``).
     """
     code = secrets.token_urlsafe(32)
     invitation = Invitation(
@@ -42,20 +44,30 @@ def make(
         role_id=role,
         email=address,
         invited_by=invited_by,
+        guest_id=guest_id,
         expires_at=until or now() + LIFE,
     )
     session.add(invitation)
     return invitation, code
 
 
-async def again(session: AsyncSession, used: str, address: str) -> tuple[Invitation, str]:
+async def again(
+    session: AsyncSession, used: str, address: str, guest_id: str | None
+) -> tuple[Invitation, str]:
     """One as that of the code ``used``, until the same moment, for this address alone; and its
     code. In the transaction of ``session``, in which that one was used up.
     """
     before = await session.get(Invitation, digest(used))
     assert before is not None, "it was used up in this transaction"
-    by, until = before.invited_by, before.expires_at
-    return make(session, before.tenant_id, before.role_id, by, address, until=until)
+    return make(
+        session,
+        before.tenant_id,
+        before.role_id,
+        before.invited_by,
+        address,
+        until=before.expires_at,
+        guest_id=guest_id,
+    )
 
 
 async def check(session: AsyncSession, code: str, address: str) -> Invitation:
@@ -77,11 +89,34 @@ async def check(session: AsyncSession, code: str, address: str) -> Invitation:
 
 async def accept(session: AsyncSession, code: str, address: str) -> tuple[Tenant, str]:
     """Use the code up; the tenant, and the role in it. Raises Fault("permission_denied")."""
+    return await _accept(session, digest(code), address)
+
+
+async def accept_promised(session: AsyncSession, guest: User) -> tuple[Tenant, str] | None:
+    """Use up the invitation by which a user comes in without a code; as ``accept``. None if there
+    is none, or none that is good any more, which is as it was then.
+    """
+    promised = select(Invitation.code_hash).where(
+        col(Invitation.guest_id) == guest.id, col(Invitation.used_at).is_(None)
+    )
+    code_hash = (await session.exec(promised)).first()
+    if code_hash is None:
+        return None
+    try:
+        async with session.begin_nested():
+            return await _accept(session, code_hash, guest.email)
+    except Fault as fault:
+        if fault.reason != "permission_denied":
+            raise
+        return None
+
+
+async def _accept(session: AsyncSession, code_hash: str, address: str) -> tuple[Tenant, str]:
     moment = now()
     used = await session.exec(
         update(Invitation)
         .where(
-            col(Invitation.code_hash) == digest(code),
+            col(Invitation.code_hash) == code_hash,
             col(Invitation.used_at).is_(None),
             col(Invitation.expires_at) > moment,
             or_(col(Invitation.email).is_(None), col(Invitation.email) == address),
@@ -89,7 +124,7 @@ async def accept(session: AsyncSession, code: str, address: str) -> tuple[Tenant
         .values(used_at=moment)
         .returning(col(Invitation.code_hash))
     )
-    invitation = await session.get(Invitation, digest(code)) if used.first() else None
+    invitation = await session.get(Invitation, code_hash) if used.first() else None
     if invitation is None:
         raise _invalid()
     # Locked: the tenant is not closed, and who invites is not put out, before this is committed.

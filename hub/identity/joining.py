@@ -26,20 +26,37 @@ async def join(session: AsyncSession, user_id: str, code: str) -> tuple[Tenant, 
     if user is None or user.disabled_at is not None:
         raise Fault("unauthenticated")
     tenant, role_id = await invitations.accept(session, code, user.email)
-    if (await held_by(session, tenant.id, user_id)).member:
+    if not await _let_in(session, user_id, tenant.id, role_id):
         raise Fault("conflict", "You are a member of this tenant already.")
-    await _forget_what_expired(session, tenant.id, user_id)
-    session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user_id, role_id=role_id))
+    return tenant, role_id
+
+
+async def join_as_promised(session: AsyncSession, guest: User) -> None:
+    """Let a user whose address is theirs from now on into the tenant whose invitation they
+    registered with, if it is good still. In the transaction that verifies the address, before it
+    locks the user: tenants before users, as everywhere.
+    """
+    if guest.disabled_at is None and (there := await invitations.accept_promised(session, guest)):
+        tenant, role_id = there
+        await _let_in(session, guest.id, tenant.id, role_id)
+
+
+async def _let_in(session: AsyncSession, user_id: str, tenant_id: str, role_id: str) -> bool:
+    """Make them a member; False for who is one."""
+    if (await held_by(session, tenant_id, user_id)).member:
+        return False
+    await _forget_what_expired(session, tenant_id, user_id)
+    session.add(Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=user_id, role_id=role_id))
     # The session that asks, if one does, is of another tenant, and no matter of this one's.
     with acting_as(user_id):
         await record(
             session,
-            tenant.id,
+            tenant_id,
             "invitation.accept",
             resource=("user", user_id),
             details={"role": role_id},
         )
-    return tenant, role_id
+    return True
 
 
 async def _forget_what_expired(session: AsyncSession, tenant_id: str, user_id: str) -> None:

@@ -11,6 +11,7 @@ from hub.identity import account_tokens
 from hub.identity.account_tokens import Purpose
 from hub.identity.addresses import address_or_nobodys, own_parts
 from hub.identity.changes import Changed, announce
+from hub.identity.joining import join_as_promised
 from hub.identity.mailing import Mailing
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import end_sessions
@@ -52,9 +53,12 @@ class Recovery:
         self._mailing.want(purpose, account)
 
     async def verify(self, token: str, address: str | None) -> None:
-        """The address that the token was sent to is its user's. Raises Fault("unauthenticated")."""
+        """The address that the token was sent to is its user's, who comes into the tenant that they
+        registered for. Raises Fault("unauthenticated").
+        """
         taken = await self._throttle.token(address)
         async with self._database.write(EVERY_TENANT) as session:
+            await join_as_promised(session, await account_tokens.holder(session, token, "verify"))
             user = await account_tokens.use(session, token, "verify")
             user.verified_at = user.verified_at or now()
             session.add(user)
@@ -74,6 +78,7 @@ class Recovery:
         await self._throttle.give_back(taken)
         hashed = await self._passwords.hash(password, own_parts(user.email))
         async with self._database.write(EVERY_TENANT) as session:
+            await join_as_promised(session, await account_tokens.holder(session, token, "reset"))
             user = await account_tokens.use(session, token, "reset")
             user.verified_at = user.verified_at or now()
             await self._set(session, user, hashed)

@@ -2,8 +2,9 @@
 
 Where an address must be verified before it signs in, whoever registers learns nothing of it: one
 that has an account is answered as one that has none, after the same work and the same time, and its
-owner gets a letter that says so. An invitation is used up in both cases; the letter holds another
-for that address alone.
+owner gets a letter that says so. Nor does the tenant that invited learn it. In both cases the
+invitation is used up, another for that address alone is there instead, and nobody has come in yet:
+a new user does as the address is verified, and who has an account by the code in the letter.
 
 Where nothing has to be verified, who registers comes in at once and reads no letter: the answer is
 the only way to say that an address is somebody's, and says it.
@@ -106,8 +107,11 @@ class Registration:
                 # Names with an @ are for these tenants, and the others for the operator's: a name
                 # that people chose could be one that the operator uses.
                 tenant, role = Tenant(id=new_id("t"), name=user.email[:200]), "owner"
+            if self._quiet and invitation is not None:
+                code = await _promised(session, invitation, user, known)
+                return _Place(tenant, known, code if known else None)
             if known:
-                return _Place(tenant, True, await _in_its_place(session, invitation, user.email))
+                return _Place(tenant, True)
             if invitation is None:
                 session.add(tenant)
             await join(session, user, tenant, role)
@@ -138,17 +142,21 @@ async def join(session: AsyncSession, user: User, tenant: Tenant, role: str) -> 
     session.add(Membership(id=new_id("ms"), tenant_id=tenant.id, user_id=user.id, role_id=role))
 
 
-async def _in_its_place(session: AsyncSession, invitation: str | None, address: str) -> str | None:
-    """The code of another invitation as the one that was used up, for this address alone."""
-    if invitation is None:
-        return None
-    made, code = await invitations.again(session, invitation, address)
+async def _promised(session: AsyncSession, invitation: str, user: User, known: bool) -> str:
+    """The code of another invitation as the one that was used up, for this address alone. What the
+    tenant sees of it is the same for a new user, who is added, and for a known address.
+    """
+    if not known:
+        session.add(user)
+        await session.flush()
+    guest_id = None if known else user.id
+    made, code = await invitations.again(session, invitation, user.email, guest_id)
+    await session.flush()
     await record(
         session,
         made.tenant_id,
         "account.register",
         resource=("invitation", made.id),
-        outcome="denied",
-        details={"reason": "conflict"},
+        details={"role": made.role_id, "invited": True},
     )
     return code

@@ -17,6 +17,7 @@ from hub.faults import Fault
 from hub.identity.addresses import address_or_nobodys, user_of
 from hub.identity.changes import Changed, announce
 from hub.identity.holdings import hand_of, held_by, is_known
+from hub.identity.joining import join_as_promised
 from hub.identity.owners import keep_an_owner
 from hub.identity.recovery import tell
 from hub.rbac.actor import Actor
@@ -176,7 +177,9 @@ class Users:
     async def set_verified(self, user_id: str) -> None:
         """The operator says that the address is the user's."""
         async with self._database.write(EVERY_TENANT) as session:
-            user = await session.get(User, user_id, with_for_update=True)
+            if (guest := await session.get(User, user_id)) is not None:
+                await join_as_promised(session, guest)
+            user = await session.get(User, user_id, with_for_update=True, populate_existing=True)
             if user is None or user.deleted_at is not None:
                 raise Fault("not_found", "There is no such user.")
             user.verified_at = user.verified_at or now()

@@ -136,14 +136,16 @@ class ProviderList(Result):
 async def register(call: Call, params: Register) -> Registered:
     """Register a user.
 
-    An invitation joins its tenant; an open registration makes a tenant of one's own, with the new
-    user as its owner. Whether registration is open is the operator's choice (`HUB_REGISTRATION`). A
-    letter is sent to verify the address; whether one may sign in before it is verified is the
-    operator's choice too (`HUB_REQUIRE_VERIFIED`).
+    An invitation joins its tenant (where an address must be verified, as soon as it is); an open
+    registration makes a tenant of one's own, with the new user as its owner. Whether registration
+    is open is the operator's choice (`HUB_REGISTRATION`). A letter is sent to verify the address;
+    whether one may sign in before it is verified is the operator's choice too
+    (`HUB_REQUIRE_VERIFIED`).
 
     Where one may not, the answer is the same, after the same time, whether the address has an
     account or not, and the ids in it are of nothing if it has: a letter tells its owner, and gives
-    the invitation to them. (Who may see the members of the invitation's tenant sees who has come.)
+    the invitation to them. The tenant that invited does not learn it either: it sees an invitation
+    for that address that waits, until whose address it is comes in.
     Where one may, no letter need be read, and such an address is answered `conflict`.
     """
     user, tenant = await call.services.accounts.register(

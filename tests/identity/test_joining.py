@@ -17,10 +17,13 @@ from hub.identity.seal import Seal
 from hub.identity.sessions import TokenPair
 from hub.identity.throttle import Throttle
 from hub.identity.tokens import Tokens
+from hub.identity.users import Users
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditEntry, Membership, User, now
+from hub.tenancy.members import Members
+from hub.tenancy.tenants import Tenants
 
 EMAIL, PASSWORD = "ada@hub.example", "correct horse battery"
 
@@ -65,6 +68,68 @@ async def test_an_invitation_opens_the_tenant_that_it_is_for_once(
     assert told[-3:] == [
         ("invitation.accept", ada.id), ("account.login", ada.id), ("account.login", ada.id),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def quiet(database: Database, passwords: Passwords, tokens: Tokens, settings: Settings) -> Accounts:
+    """Accounts of a hub where an address must be verified."""
+    verified = settings.model_copy(update={"require_verified": True})
+    return Accounts(database, passwords, tokens, verified)
+
+
+async def nobody_is_told(kind: str, id: str) -> None:
+    pass
+
+
+async def test_who_registers_where_addresses_are_verified_comes_in_as_theirs_is(
+    quiet: Accounts, database: Database, tokens: Tokens, house: str
+) -> None:
+    code = await quiet.invite(house, "operator")
+    user, _ = await quiet.register(EMAIL, PASSWORD, invitation=code)
+    members = Members(database)
+    assert [each.email for each in await members.listed(house, None, 10)] == ["boss@hub.example"]
+    assert [each.email for each in await members.invited(house, None, 10)] == [EMAIL]
+    assert await reason(quiet.login(EMAIL, PASSWORD)) == "unauthenticated"
+    await Users(database, nobody_is_told).set_verified(user.id)
+    assert await members.invited(house, None, 10) == []
+    pair = await quiet.login(EMAIL, PASSWORD)
+    assert tokens.read(pair.access_token).tenant_id == house
+    async with database.read(house) as session:
+        held = (await session.exec(select(Membership).where(Membership.user_id == user.id))).one()
+        rows = await session.exec(select(AuditEntry).order_by(col(AuditEntry.seq)))
+        told = [(row.action, row.resource_kind, row.actor_id) for row in rows.all()]
+    assert held.role_id == "operator"
+    assert told[-4:] == [
+        ("account.register", "invitation", None), ("invitation.accept", "user", user.id),
+        ("account.verify", "user", None), ("account.login", "session", user.id),
+    ]  # fmt: skip
+
+
+async def test_an_invitation_that_is_no_good_any_more_lets_nobody_in_as_they_verify(
+    quiet: Accounts, database: Database, house: str
+) -> None:
+    _, other = await quiet.create_user("other@hub.example", PASSWORD, "other", "owner")
+    members, tenants = Members(database), Tenants(database, grace_days=1)
+    users = Users(database, nobody_is_told)
+    revoked, _ = await quiet.register(
+        EMAIL, PASSWORD, invitation=await quiet.invite(house, "member")
+    )
+    (waiting,) = await members.invited(house, None, 10)
+    await members.revoke_invitation(house, waiting.id)
+    closed, _ = await quiet.register(
+        "bob@hub.example", PASSWORD, invitation=await quiet.invite(other.id, "member")
+    )
+    await tenants.suspend(other.id, by=None)
+    for user in (revoked, closed):
+        await users.set_verified(user.id)
+        assert (await users.find(user.email)).verified_at is not None
+        assert await reason(quiet.login(user.email, PASSWORD)) == "unauthenticated"
+    # Whoever invites them anew lets them in.
+    code = await quiet.invite(house, "member")
+    assert isinstance(await quiet.login(EMAIL, PASSWORD, invitation=code), TokenPair)
+    await tenants.resume(other.id, by=None)
+    (kept,) = await members.invited(other.id, None, 10)
+    assert kept.email == "bob@hub.example"
 
 
 async def test_without_the_password_an_invitation_opens_nothing_and_is_still_good(

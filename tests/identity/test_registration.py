@@ -166,6 +166,66 @@ async def test_an_invitation_is_used_up_all_the_same_and_its_address_gets_anothe
     assert left.expires_at <= first.expires_at
 
 
+async def test_the_tenant_that_invited_sees_the_same_whether_the_guest_had_an_account(
+    hub: ServedHub, client: httpx.AsyncClient, mail: MailServer
+) -> None:
+    await signed_up(client, mail)
+    accounts = hub.hub.services.accounts
+    _, tenant = await accounts.create_user("boss@hub.example", PASSWORD, "house", "owner")
+    boss = (await accounts.login("boss@hub.example", PASSWORD)).access_token
+
+    async def seen(what: str) -> dict[str, dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {boss}"}
+        answer = await client.get(f"{hub.url}/v1/{what}?limit=200", headers=headers)
+        items = answer.raise_for_status().json()["items"]
+        return {item.get("id") or item["user_id"]: item for item in items}
+
+    shown = []
+    for guest in (EMAIL, NOBODY):
+        code = await accounts.invite(tenant.id, "operator")
+        lists = ("invitations", "members", "users", "audit")
+        before = {each: await seen(each) for each in lists}
+        assert await status(client, "register", email=guest, password=OTHER, invitation=code) == 201
+        await hub.hub.services.audit.denials.written()
+        news = [
+            (each, item)
+            for each in lists
+            for id, item in (await seen(each)).items()
+            if id not in before[each]
+        ]
+        text = re.sub(r"\b[a-z]+_[0-9A-Z]{26}\b", "id", repr(news)).replace(guest, "guest")
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "at", text)
+        shown.append(re.sub(r"'(\w*hash|trace_id)': '\w+'|'seq': \d+", "", text))
+        assert [each for each, _ in news] == ["invitations", "audit"]
+    assert shown[0] == shown[1]
+    # They come in when it is theirs to say so: by the letter, or with the account.
+    assert await status(client, "verify", token=await mail.token_to(NOBODY, "verify")) == 200
+    assert await status(client, "login", email=NOBODY, password=OTHER) == 200
+    letter = (await mail.letter_to(EMAIL, "invitation")).get_content()
+    (code,) = re.findall(r"Its code:\n\n([\w-]{43})\n", letter)
+    account = {"email": EMAIL, "password": PASSWORD, "invitation": code}
+    assert await status(client, "login", **account) == 200
+    members = {item["email"]: item["roles"] for item in (await seen("members")).values()}
+    assert members == {
+        "boss@hub.example": ["owner"], EMAIL: ["operator"], NOBODY: ["operator"],
+    }  # fmt: skip
+    assert await seen("invitations") == {}
+
+
+async def test_a_guest_who_has_forgotten_the_password_before_it_was_of_use_comes_in(
+    hub: ServedHub, client: httpx.AsyncClient, mail: MailServer
+) -> None:
+    accounts = hub.hub.services.accounts
+    _, tenant = await accounts.create_user("boss@hub.example", PASSWORD, "house", "owner")
+    code = await accounts.invite(tenant.id, "operator")
+    assert await status(client, "register", email=NOBODY, password=OTHER, invitation=code) == 201
+    assert await status(client, "recover", email=NOBODY) == 200
+    token = await mail.token_to(NOBODY, "reset")
+    assert await status(client, "reset", token=token, password=NEW) == 200
+    entered = await client.post("login", json={"email": NOBODY, "password": NEW})
+    assert hub.hub.services.tokens.read(entered.json()["access_token"]).tenant_id == tenant.id
+
+
 async def test_the_owner_finds_it_in_the_trail(
     hub: ServedHub, client: httpx.AsyncClient, mail: MailServer
 ) -> None:

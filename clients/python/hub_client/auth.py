@@ -191,9 +191,9 @@ async def register(
     """Make an account: ``{user: {id, email, name?}, tenant: {id, name}}``.
 
     With an invitation it joins that tenant, without one it gets a tenant of its own. Where an
-    address must be verified, one that has an account gets the same answer, with ids of nothing, and
-    a letter. Raises Conflict (it has one, where nothing is verified), InvalidParams,
-    PermissionDenied (registration is closed), RateLimited, ConnectFailed.
+    address must be verified, it joins when it is; one that has an account gets the same answer,
+    with ids of nothing, and a letter. Raises Conflict (it has one, where nothing is verified),
+    InvalidParams, PermissionDenied (registration is closed), RateLimited, ConnectFailed.
     """
     body = {"email": email, "password": password, "name": name, "invitation": invitation}
     given = {key: value for key, value in body.items() if value is not None}

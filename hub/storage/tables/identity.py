@@ -123,6 +123,10 @@ class Invitation(TenantOwned, Dated, table=True):
     role_id: str = Field(foreign_key="roles.id", max_length=64)
     email: str | None = Field(default=None, max_length=320)
     invited_by: str | None = Field(default=None, foreign_key="users.id", max_length=32)
+    # Who registered with it, and comes in by it as soon as the address is verified.
+    guest_id: str | None = Field(
+        default=None, foreign_key="users.id", ondelete="SET NULL", index=True, max_length=32
+    )
     expires_at: datetime = instant(index=True)
     used_at: datetime | None = instant(default=None, nullable=True)
 
