@@ -44,7 +44,7 @@ def declare(commands: Any) -> None:
         action="append",
         metavar="PERMISSION",
         help="what it is limited to; again for each (default: what its user may, but for making "
-        "keys and service accounts)",
+        "keys and service accounts and for calling tools)",
     )
     create.add_argument("--days", type=int, help="days until it expires (default: never)")
     listing = actions.add_parser("list", help="list the keys that are not revoked")

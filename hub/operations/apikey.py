@@ -9,8 +9,9 @@ from hub.faults import Fault
 from hub.identity.api_keys import MOST_OVERLAP_S, OVERLAP_S, Changes, Wanted
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
+from hub.operations.role import PermissionName
 from hub.operations.shapes import Id, Listing, PageById, Text
-from hub.rbac.permissions import ANY, PERMISSIONS, holds
+from hub.rbac.permissions import ANY, holds
 from hub.storage import tables
 
 MOST_DAYS: Final = 3_650
@@ -20,8 +21,7 @@ _FAULTS = ("not_found", "permission_denied")
 _PATH = "/v1/apikeys/{api_key_id}"
 
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Scope = Annotated[str, Field(max_length=120, json_schema_extra={"enum": sorted(PERMISSIONS)})]
-Scopes = Annotated[list[Scope], Field(max_length=200)]
+Scopes = Annotated[list[PermissionName], Field(max_length=200)]
 Life = Annotated[int, Field(ge=1, le=MOST_DAYS * 86_400)]
 """Seconds from now, whatever the clock of who asks says."""
 
@@ -30,8 +30,8 @@ class Create(Params):
     name: Name
     scopes: Scopes | None = Field(
         None,
-        description="Permissions that the key is limited to. Default: all that you and its user "
-        "hold now, but for those of the families apikey and service.",
+        description="Permissions (`permission.list`) that the key is limited to. Default: all that "
+        "you and its user hold now, but for those of the families apikey, service and tool.",
     )
     expires_in: Life | None = Field(
         None, description="Seconds until it expires. Default: it does not."

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hub.faults import FAULTS
 from hub.operations.call import Call
-from hub.rbac.permissions import PERMISSIONS
+from hub.rbac.permissions import declaration
 
 P = TypeVar("P", bound="Params")
 R = TypeVar("R", bound="Result")
@@ -212,7 +212,7 @@ def check(declared: AnyOperation) -> None:
         refuse("its handler has no docstring")
     if not declared.permission:
         refuse("it declares no permission")
-    if declared.permission not in (PUBLIC, SIGNED_IN) and declared.permission not in PERMISSIONS:
+    if declared.permission not in (PUBLIC, SIGNED_IN) and declaration(declared.permission) is None:
         refuse(f"there is no permission {declared.permission!r}")
     if unknown := set(declared.faults) - set(FAULTS):
         refuse(f"no such faults: {unknown}")

@@ -8,13 +8,14 @@ from pydantic import Field
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Nothing, Params, Result, operation
 from hub.operations.shapes import Listing, Page, Text
-from hub.rbac.permissions import PERMISSIONS, wildcards
+from hub.rbac.permissions import LONGEST, PERMISSIONS, wildcards
 from hub.rbac.roles import HIGHEST, LOWEST
 
 RoleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=64)]
 """``ro_…``, or the name of a built-in role."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
-PermissionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/*-]+$", max_length=120)]
+PermissionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/*-]+$", max_length=LONGEST)]
+"""One that there is, or of the form of a declared one that has parts."""
 
 _FAULTS: Final = ("not_found", "permission_denied")
 _GUARDS: Final = ("role", "role_id")
@@ -24,10 +25,11 @@ _PATH: Final = "/v1/roles/{role_id}"
 class Permission(Result):
     """Something that one may do."""
 
-    name: str
+    name: str = Field(description="What is in angle brackets is named when it is given.")
     meaning: str
     wildcards: list[str] = Field(
-        description="The parts in angle brackets for which `*` may be given, if there are any."
+        description="The parts in angle brackets for which `*` may be given, if there are any, "
+        "with `*` for all parts after it."
     )
 
 

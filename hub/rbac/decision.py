@@ -1,6 +1,5 @@
 """The decision: may this actor do this to that? Pure, and the only place where it is made."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -50,7 +49,7 @@ def decide(
     actor: Actor,
     permission: str,
     resource: Resource | None,
-    declared: Iterable[str] = STARRED,
+    declared: tuple[str, ...] = STARRED,
 ) -> Verdict:
     """Whether ``actor`` may do ``permission`` (without ``:any``) to ``resource``.
 

@@ -5,12 +5,17 @@ what others own in the same tenant. No permission reaches into another tenant, b
 tenants itself, which is administered from the one that the hub began with.
 
 A declaration may have parts that are named when the permission is given:
-``tool:call:<server>/<tool*>`` declares ``tool:call:files/read``. Where the part has a star, and
-only there, ``*`` may be given for every name: ``tool:call:files/*``, not ``tool:call:*/read``.
+``tool:call:<server*>/<tool*>`` declares ``tool:call:files/read``. Where a part has a star, and only
+there, ``*`` may be given for every name, with ``*`` for all the parts after it:
+``tool:call:files/*`` is every tool of one server, those that it has later too, and
+``tool:call:*/*`` every tool of all. ``tool:call:*/read`` is no permission: what a tool is called is
+for its server to say, and whoever was given that would be given what any server calls so.
+So of two permissions that are given of a declaration, either the one covers the other or they have
+nothing in common.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final
@@ -37,6 +42,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "channel:subscribe": "Follow the events of what one may read.",
     "channel:subscribe:any": "Follow the events of others' conversations in the tenant.",
     "model:read": "See which models there are.",
+    "tool:call:<server*>/<tool*>": "Have this tool of this server called in one's own runs; with "
+    "`*` for the tool all that the server has or gets, with `*` for both all of all servers.",
     "session:read": "See one's own login sessions.",
     "session:revoke": "End one's own login sessions.",
     "session:read:any": "See the login sessions of others in the tenant.",
@@ -97,20 +104,25 @@ ANY: Final = ":any"
 
 WILDCARD: Final = "*"
 
+LONGEST: Final = 280
+"""Characters of the longest permission that can be given."""
+
 _PART: Final = re.compile(r"<([a-z_]+)(\*?)>")
-_NAME: Final = "[A-Za-z0-9._-]{1,64}"
+# As long as the names of tools that MCP has (revision 2025-11-25).
+_NAME: Final = r"([A-Za-z0-9._-]{1,128})"
+_NAME_OR_STAR: Final = r"([A-Za-z0-9._-]{1,128}|\*)"
 
 
 def declaration(permission: str, declared: Iterable[str] = PERMISSIONS) -> str | None:
     """The name by which a permission is declared; None for one that does not exist."""
     for name in declared:
-        if (name == permission) if "<" not in name else _form(name).fullmatch(permission):
+        if (name == permission) if "<" not in name else _parts(name, permission) is not None:
             return name
     return None
 
 
 def wildcards(name: str) -> tuple[str, ...]:
-    """The parts of a declaration for which ``*`` may be given."""
+    """The parts of a declaration for which ``*`` may be given: none, or the last ones."""
     return tuple(part for part, star in _PART.findall(name) if star)
 
 
@@ -118,58 +130,42 @@ STARRED: Final = tuple(name for name in PERMISSIONS if wildcards(name))
 """The declarations of which wildcards may be given."""
 
 
-def holds(held: AbstractSet[str], permission: str, declared: Iterable[str] = STARRED) -> bool:
+def holds(held: AbstractSet[str], permission: str, declared: tuple[str, ...] = STARRED) -> bool:
     """Whether ``permission`` is among those that are held, or a wildcard among them covers it.
 
     The one rule: whoever asks what somebody may asks this. Of ``declared`` only those matter of
     which wildcards may be given.
     """
-    if permission in held:
-        return True
-    for name in declared:
-        if wildcards(name) and (wanted := _parts(name, permission)) is not None:
-            return any(
-                all(part in (want, WILDCARD) for part, want in zip(parts, wanted, strict=True))
-                for parts in _all_parts(name, held)
-            )
-    return False
+    return permission in held or not held.isdisjoint(_covering(permission, declared))
 
 
 def common(
-    ones: AbstractSet[str], others: AbstractSet[str], declared: Iterable[str] = STARRED
+    ones: AbstractSet[str], others: AbstractSet[str], declared: tuple[str, ...] = STARRED
 ) -> frozenset[str]:
     """What both hold: who is given it ``holds`` exactly what the one and the other ``holds``."""
-    both = set(ones & others)
+    both = {each for each in ones if holds(others, each, declared)}
+    return frozenset(both.union(each for each in others if holds(ones, each, declared)))
+
+
+@lru_cache(maxsize=4_096)
+def _covering(permission: str, declared: tuple[str, ...]) -> tuple[str, ...]:
+    """The wildcards that cover a permission, the narrowest first."""
     for name in declared:
-        if wildcards(name):
-            theirs = list(_all_parts(name, others))
-            both.update(
-                _written(name, met)
-                for mine in _all_parts(name, ones)
-                for other in theirs
-                if (met := _meeting(mine, other)) is not None
-            )
-    return frozenset(both)
-
-
-def _meeting(ones: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The parts that two permissions of a declaration both cover; None if there is nothing."""
-    for one, other in zip(ones, others, strict=True):
-        if one != other and WILDCARD not in (one, other):
-            return None
-    pairs = zip(ones, others, strict=True)
-    return tuple(other if one == WILDCARD else one for one, other in pairs)
-
-
-def _all_parts(name: str, held: AbstractSet[str]) -> Iterator[tuple[str, ...]]:
-    """Those of each that is given of a declaration."""
-    return (parts for each in held if (parts := _parts(name, each)) is not None)
+        if (parts := _parts(name, permission)) is not None:
+            lengths = range(len(parts) - 1, len(parts) - len(wildcards(name)) - 1, -1)
+            wider = [(*parts[:n], *[WILDCARD] * (len(parts) - n)) for n in lengths]
+            return tuple(_written(name, each) for each in wider)
+    return ()
 
 
 def _parts(name: str, permission: str) -> tuple[str, ...] | None:
     """What a permission says for the parts of a declaration; None if it is not of it."""
     found = _form(name).fullmatch(permission)
-    return None if found is None else found.groups()
+    if found is None:
+        return None
+    parts = found.groups()
+    first = parts.index(WILDCARD) if WILDCARD in parts else len(parts)
+    return parts if all(each == WILDCARD for each in parts[first:]) else None
 
 
 def _written(name: str, parts: tuple[str, ...]) -> str:
@@ -182,7 +178,6 @@ def _form(name: str) -> re.Pattern[str]:
     """What is declared by a name that has parts; each is a group."""
     written, at = "", 0
     for part in _PART.finditer(name):
-        one = f"({_NAME}|\\*)" if part[2] else f"({_NAME})"
-        written += re.escape(name[at : part.start()]) + one
+        written += re.escape(name[at : part.start()]) + (_NAME_OR_STAR if part[2] else _NAME)
         at = part.end()
     return re.compile(written + re.escape(name[at:]))

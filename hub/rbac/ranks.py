@@ -75,7 +75,8 @@ def why_not_define(hand: Hand, role: RoleDefinition, definitions: Definitions) -
     after: Mapping[str, RoleDefinition] = {**definitions, role.id: role}
     if rank_of((role.id,), after) > hand.rank:
         return f"You make no role that ranks above your own {hand.rank}."
-    gained = compile_roles((role.id,), after) - compile_roles((role.id,), definitions)
+    had = compile_roles((role.id,), definitions)
+    gained = [each for each in compile_roles((role.id,), after) if not holds(had, each)]
     if lacking := sorted(each for each in gained if not hand.holds(each)):
         return f"You may not do this yourself: {_listed(lacking)}."
     # One who has a role for a while would have what they add to it for as long as they like.

@@ -137,9 +137,12 @@ BUILT_IN: Final[Mapping[str, RoleDefinition]] = {
                     "user:export",
                     "factor:reset",
                     "factor:require",
+                    # Tools act outside of the hub: nobody below has any until it is given to them,
+                    # and nobody could give what they may not themselves.
+                    "tool:call:*/*",
                 }
             ),
-            "Administers the tenant.",
+            "Administers the tenant, and says who may call which tools.",
         ),
         RoleDefinition(
             "owner",

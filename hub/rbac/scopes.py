@@ -5,8 +5,10 @@ from typing import Final
 
 from hub.rbac.permissions import ANY, common, declaration
 
-NOT_UNLESS_NAMED: Final = ("apikey:", "service:")
-"""What a key is not given unless its scope says so: a key that makes keys outlives itself."""
+NOT_UNLESS_NAMED: Final = ("apikey:", "service:", "tool:")
+"""What a key is not given unless its scope says so: a key that makes keys outlives itself, and what
+tools do is done outside of the hub, those of a ``*`` that come later included.
+"""
 
 
 def narrowed(permissions: frozenset[str], scopes: Collection[str]) -> frozenset[str]:

@@ -68,6 +68,18 @@ async def test_roles_are_listed_made_changed_explained_and_deleted(
     assert said[0] == f"{BOB} may metrics:read"
     assert "auditor" in said[1]
     assert "2999" in said[1]
+    assert (await role("explain", "tool:call:files/read", "--user", BOB))[0].endswith(
+        "may not tool:call:files/read"
+    )
+    with pytest.raises(Fault, match=r"there is no 'tool:call:\*/read'"):
+        await role("update", "auditor", "--permission", "tool:call:*/read")
+    await role("update", "auditor", "--permission", "tool:call:files/*")
+    assert "tool:call:files/*" in (await role("show", "auditor"))[0]
+    said = await role("explain", "tool:call:files/read", "--user", BOB)
+    assert said[0] == f"{BOB} may tool:call:files/read"
+    assert "tool:call:files/*" in said[1]
+    said = await role("explain", "tool:call:mail/send", "--user", BOB)
+    assert said[0] == f"{BOB} may not tool:call:mail/send"
     with pytest.raises(Fault, match="in use"):
         await role("delete", "auditor")
     await role("update", "auditor", "--name", "reader", "--permission", "run:read:any")

@@ -12,6 +12,7 @@ from hub.rbac.roles import BUILT_IN
 from hub.storage.tables import AuditEntry, now
 from tests.interaction.conftest import Person, World
 from tests.interaction.drivers import Refused, eventually
+from tests.rbac.households import EVERYTHING
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -34,6 +35,9 @@ async def test_permissions_and_built_in_roles_are_told_with_what_they_mean(world
     ada = await world.owner()
     told = (await ada.ask("permission.list"))["items"]
     assert {each["name"]: each["meaning"] for each in told} == dict(PERMISSIONS)
+    assert {each["name"]: each["wildcards"] for each in told if each["wildcards"]} == {
+        "tool:call:<server*>/<tool*>": ["server", "tool"]
+    }
     roles = (await ada.ask("role.list"))["items"]
     assert [role["name"] for role in roles] == sorted(BUILT_IN, key=lambda id: BUILT_IN[id].rank)
     owner = await ada.ask("role.get", {"role_id": "owner"})
@@ -172,7 +176,7 @@ async def test_nobody_rises_by_their_own_hand_and_the_last_owner_stays(world: Wo
     assert (
         await _refused(ada, "role.revoke", role_id="owner", user_id=ids["ada"])
     ).reason == "conflict"
-    assert await _may(ada) == set(PERMISSIONS)
+    assert await _may(ada) == EVERYTHING
 
 
 async def test_a_member_administers_nothing(world: World) -> None:
@@ -259,6 +263,67 @@ async def test_it_is_explained_why_somebody_may_or_may_not(world: World) -> None
         with pytest.raises(Refused) as refusal:
             await explained(permission, resource)
         assert refusal.value.reason == reason
+
+
+async def test_the_tools_of_a_server_are_given_by_who_may_call_them(world: World) -> None:
+    ada = await world.owner()
+    bob = await world.colleague(ada, "member")
+    holder, other = await world.colleague(ada, "admin"), await world.colleague(ada, "member")
+    # One who administers roles, and calls the tools of one server alone.
+    keeper = await ada.ask(
+        "role.create",
+        {"name": "keeper", "rank": 40, "inherits": "member",
+         "permissions": ["role:read", "role:write", "role:assign", "tool:call:mail/send"]},
+    )  # fmt: skip
+    await ada.ask("role.assign", {"role_id": keeper["id"], "user_id": await _id(other)})
+    wanted = {"name": "filer", "inherits": "member", "permissions": ["tool:call:files/*"]}
+    refusal = await _refused(other, "role.create", **wanted)
+    assert refusal.reason == "permission_denied"
+    assert "tool:call:files/*" in refusal.message
+    wider = {"name": "mailer", "permissions": ["tool:call:mail/*"]}
+    assert (await _refused(other, "role.create", **wider)).reason == "permission_denied"
+    mailer = await other.ask("role.create", {**wider, "permissions": ["tool:call:mail/send"]})
+    filer = await holder.ask("role.create", wanted)
+    assert filer["permissions"] == ["tool:call:files/*"]
+    for nonsense in ("tool:call:*/read", "tool:call:files", "tool:call:<server*>/<tool*>"):
+        refusal = await _refused(holder, "role.create", name="x", permissions=[nonsense])
+        assert refusal.reason == "invalid_params", nonsense
+    give = {"role_id": filer["id"], "user_id": await _id(bob)}
+    assert (await _refused(other, "role.assign", **give)).reason == "permission_denied"
+    await holder.ask("role.assign", give)
+    assert "tool:call:files/*" in await _may(bob)
+
+    async def explained(permission: str) -> dict[str, Any]:
+        params = {"user_id": give["user_id"], "permission": permission}
+        return await ada.ask("role.explain", params)
+
+    found = await explained("tool:call:files/read")
+    assert found["allowed"]
+    assert found["ways"] == [{"roles": ["filer"], "permission": "tool:call:files/*"}]
+    found = await explained("tool:call:mail/send")
+    assert (found["allowed"], found["fault"]) == (False, "permission_denied")
+    assert (found["lacking"], found["ways"]) == ("tool:call:mail/send", [])
+    assert found["given_by"] == [mailer["name"], "admin", "keeper", "owner"]
+    assert not (await explained("tool:call:*/*"))["allowed"]
+    # What is narrower than what a role has is nothing new to it.
+    narrower = {"role_id": filer["id"], "permissions": ["tool:call:files/read"]}
+    assert (await other.ask("role.update", narrower))["permissions"] == ["tool:call:files/read"]
+    assert not (await explained("tool:call:files/write"))["allowed"]
+
+
+async def test_an_api_key_calls_the_tools_that_its_scopes_name_and_no_others(world: World) -> None:
+    ada = await world.owner()
+    plain = await ada.ask("apikey.create", {"name": "plain"})
+    assert not [scope for scope in plain["scopes"] if scope.startswith("tool:")]
+    filer = await ada.ask("apikey.create", {"name": "files", "scopes": ["tool:call:files/*"]})
+    assert filer["scopes"] == ["tool:call:files/*"]
+    narrow = {"api_key_id": filer["id"], "scopes": ["tool:call:files/read"]}
+    assert (await ada.ask("apikey.update", narrow))["scopes"] == ["tool:call:files/read"]
+    refusal = await _refused(ada, "apikey.create", name="x", scopes=["tool:call:*/read"])
+    assert refusal.reason == "invalid_params"
+    bob = await world.colleague(ada, "member")
+    refusal = await _refused(bob, "apikey.create", name="x", scopes=["tool:call:files/read"])
+    assert refusal.reason == "permission_denied"
 
 
 async def test_roles_groups_and_members_are_paged(world: World) -> None:

@@ -1,11 +1,23 @@
-"""Roles as there could be, in any shape, circles and gaps included."""
+"""Roles as there could be, in any shape, circles and gaps included; what can be given to them."""
+
+import re
+from typing import Final
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from hub.rbac.inheritance import ancestry, rank_of
+from hub.rbac.permissions import PERMISSIONS as DECLARED
 from hub.rbac.ranks import Hand
 from hub.rbac.roles import HIGHEST, LOWEST, RoleDefinition, compile_roles
+
+EVERYTHING: Final = frozenset(re.sub(r"<[a-z_]+\*?>", "*", name) for name in DECLARED)
+"""The widest that can be given of each declaration: who holds this may do all there is."""
+SOME_PARTS: Final = ("files/read", "files/write", "files/*", "mail/send", "*/*")
+GIVEN: Final = sorted(
+    {name for name in DECLARED if "<" not in name} | {f"tool:call:{each}" for each in SOME_PARTS}
+)
+"""What can be given: all that is declared without parts, and some of what is declared with them."""
 
 IDS = ("a", "b", "c", "d", "e")
 PERMISSIONS = (
@@ -14,6 +26,9 @@ PERMISSIONS = (
     "message:send",
     "run:cancel",
     "role:write",
+    "tool:call:files/read",
+    "tool:call:files/*",
+    "tool:call:*/*",
 )
 
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,8 +2,12 @@
 
 import asyncio
 import sys
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import select
@@ -13,7 +17,7 @@ from hub.settings import BadSettings
 from hub.storage import schema
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Role, RolePermission
+from hub.storage.tables import Invitation, Role, RolePermission
 
 
 async def test_the_migrated_schema_is_what_the_tables_say(database_url: str) -> None:
@@ -51,6 +55,51 @@ async def test_a_fresh_database_has_the_built_in_roles(database: Database) -> No
         for role in BUILT_IN.values()
     }
     assert found == expected, "a change of the built-in roles needs a revision of its own"
+
+
+def _as_before_tools(connection: sa.Connection) -> None:
+    """Rows as they were at the revision before."""
+    config = schema._config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0011")
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    dated = {"created_at": at, "updated_at": at}
+    rows: dict[str, dict[str, Any]] = {
+        "tenants": {**dated, "id": "t_1", "name": "Ours"},
+        "roles": {**dated, "id": "ro_1", "tenant_id": "t_1", "name": "filer", "rank": 1},
+        "role_permissions": {"role_id": "ro_1", "permission": "run:read"},
+        "invitations": {
+            **dated, "tenant_id": "t_1", "code_hash": "x", "id": "iv_1", "role_id": "ro_1",
+            "email": "ada@hub.example", "expires_at": at,
+        },
+    }  # fmt: skip
+    for name, row in rows.items():
+        table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+        connection.execute(table.insert(), row)
+
+
+async def test_roles_and_invitations_of_before_there_were_tools_are_kept(
+    unmigrated_url: str,
+) -> None:
+    database = Database(unmigrated_url)
+    await database.start()
+    engine = schema._engine(make_url(unmigrated_url))
+    async with engine.begin() as connection:
+        await connection.run_sync(_as_before_tools)
+    await engine.dispose()
+    await database.migrate()
+    longest = f"tool:call:{'s' * 128}/{'t' * 128}"
+    async with database.write(EVERY_TENANT) as session:
+        session.add(RolePermission(role_id="ro_1", permission=longest))
+    async with database.read(EVERY_TENANT) as session:
+        found = await session.exec(
+            select(RolePermission.permission).where(RolePermission.role_id == "ro_1")
+        )
+        assert set(found.all()) == {"run:read", longest}
+        invitation = await session.get_one(Invitation, "x")
+    await database.close()
+    assert (invitation.id, invitation.role_id) == ("iv_1", "ro_1")
+    assert (invitation.email, invitation.guest_id) == ("ada@hub.example", None)
 
 
 async def test_migrating_twice_changes_nothing(unmigrated_url: str) -> None:

@@ -28,7 +28,7 @@ class RolePermission(SQLModel, table=True):
     __tablename__ = "role_permissions"
 
     role_id: str = Field(primary_key=True, foreign_key="roles.id", max_length=64)
-    permission: str = Field(primary_key=True, max_length=120)
+    permission: str = Field(primary_key=True, max_length=280)
 
 
 class Membership(TenantOwned, Dated, table=True):
