@@ -67,11 +67,7 @@ class FlushScheduler:
         """Write them now."""
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
-            try:
-                outbox.flush()
-            except Exception as error:
-                broken(error)
-                outbox.fail()
+            outbox.flush()
 
 
 def broken(error: Exception) -> None:
@@ -153,10 +149,17 @@ class Outbox:
             return
         waiting, self._waiting = self._waiting, []
         self.size = 0
-        frames = [item if isinstance(item, bytes) else item.frame for item in waiting]
-        self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        self._send(waiting)
         if self._room is not None:
             self._room.set()
+
+    def _send(self, items: list[Delivery | bytes]) -> None:
+        frames = [item if isinstance(item, bytes) else item.frame for item in items]
+        try:
+            self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        except Exception as error:
+            broken(error)
+            self._fail()
 
     async def room(self) -> None:
         """Return when less than ``REPLAY_BYTES`` wait; CancelledError once the outbox is closed."""
@@ -174,8 +177,8 @@ class Outbox:
             self._held.forget(channel)
             self.size = self._held.size
         elif self._waiting:
-            waiting, self._waiting = self._waiting, []
-            self._waiting += [i for i in waiting if isinstance(i, bytes) or i.channel != channel]
+            kept = [i for i in self._waiting if isinstance(i, bytes) or i.channel != channel]
+            self._waiting = kept
             self.size = sum(len(i) if isinstance(i, bytes) else len(i.frame) for i in self._waiting)
 
     def close(self) -> None:
@@ -191,7 +194,7 @@ class Outbox:
             self._room.set()
         self._owner.turned()
 
-    def fail(self) -> None:
+    def _fail(self) -> None:
         """Something could not be written: nothing may follow it."""
         self.close()
         # Later: who is told goes on to write, which fails in the midst of the others again.
@@ -220,8 +223,7 @@ class Outbox:
         if held:
             if held.joined:
                 self._scheduler.joined(held.joined)
-            items = held.items()
-            self._writer.write(b"".join([i if isinstance(i, bytes) else i.frame for i in items]))
+            self._send(held.items())
         if self._room is not None:
             self._room.set()
         if self._ready:  # what was held may have filled it again

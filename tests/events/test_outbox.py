@@ -1,7 +1,7 @@
 """Outboxes: one write a turn, a bound, and room for replays."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -188,6 +188,47 @@ async def test_a_writer_that_fails_ends_its_connection_and_costs_its_neighbours_
     assert [pipe.written for pipe in pipes] == [[], [b"one", b"two"], [b"one", b"two"]]
     assert [owner.failures for owner in owners] == [1, 0, 0]
     assert len(reported) == 1
+
+
+async def lost_at_the_end_of_a_turn(outbox: Outbox, pipe: Pipe) -> None:
+    pipe.broken = True
+    outbox.put(b"lost")
+    await turn()
+
+
+async def lost_in_the_midst_of_a_turn(outbox: Outbox, pipe: Pipe) -> None:
+    pipe.broken = True
+    outbox.put(b"l" * 101)
+
+
+async def lost_when_the_transport_takes_more_again(outbox: Outbox, pipe: Pipe) -> None:
+    pipe.fill()
+    outbox.put(b"lost")
+    pipe.broken = True
+    pipe.drained()
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lost_at_the_end_of_a_turn,
+        lost_in_the_midst_of_a_turn,
+        lost_when_the_transport_takes_more_again,
+    ],
+)
+async def test_whenever_something_could_not_be_written_nothing_follows_it(
+    pipe: Pipe, lose: Callable[[Outbox, Pipe], Awaitable[None]]
+) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    outbox, owner = boxed(pipe)
+    await lose(outbox, pipe)
+    pipe.broken = False
+    outbox.put(b"what came after")
+    await turn()
+    await turn()
+    assert (pipe.written, outbox.write, outbox.size) == ([], None, 0)
+    assert (owner.failures, len(reported)) == (1, 1)
 
 
 def deltas(count: int, text: str = "word ", *, channel: str = "conversation:c_1") -> list[Delivery]:
