@@ -110,7 +110,7 @@ CLOSES: Final[Mapping[int, CloseKind]] = {
         CloseKind(4005, "token_expired", "The access token ran out; refresh, then reconnect."),
         CloseKind(4008, "too_slow", "The outbox limit was hit; reconnect and resume."),
         CloseKind(4012, "no_pong", "No pong came in time."),
-        CloseKind(4029, "rate_limited", "Too many frames; reconnect more slowly."),
+        CloseKind(4029, "rate_limited", "Too many frames or requests; reconnect more slowly."),
         CloseKind(4500, "invalid_token", "The credentials are not valid."),
         CloseKind(4501, "protocol_violation", "Too many faulty frames."),
         CloseKind(4502, "never_authenticated", "No `session.authenticate` came in time."),

@@ -157,7 +157,9 @@ class Login:
         if fault.reason == "unauthenticated":
             host.on(Event.AUTH_FAILED)
         elif host.opening and fault.reason == "rate_limited":
-            host.on(Event.TOO_MANY)  # of its user's persistent sessions
+            # Requests of its address, which passes, or persistent sessions of its user.
+            passes = "retry_after_ms" in fault.details
+            host.on(Event.RATE_LIMITED if passes else Event.TOO_MANY)
         elif host.opening and fault.reason != "invalid_params":
             expired = fault.reason == "token_expired"
             host.on(Event.TOKEN_EXPIRED if expired else Event.FAILED)

@@ -270,7 +270,7 @@ CLOSES: Final[Mapping[int, tuple[str, str]]] = {
     4005: ("token_expired", "The access token ran out; refresh, then reconnect."),
     4008: ("too_slow", "The outbox limit was hit; reconnect and resume."),
     4012: ("no_pong", "No pong came in time."),
-    4029: ("rate_limited", "Too many frames; reconnect more slowly."),
+    4029: ("rate_limited", "Too many frames or requests; reconnect more slowly."),
     4500: ("invalid_token", "The credentials are not valid."),
     4501: ("protocol_violation", "Too many faulty frames."),
     4502: ("never_authenticated", "No `session.authenticate` came in time."),
