@@ -29,6 +29,8 @@ def _by_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.disable()
     yield
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # as it was
     gc.enable()
 
 
