@@ -38,8 +38,8 @@ def _place(path: str) -> int:
 
 
 def pytest_collection_finish() -> None:
-    """A hub in this process is to meet no longer pauses than in one of its own: a full collection of
-    all that was imported stops it for half a second on a loaded machine.
+    """A hub in this process is to pause no longer than in one of its own: a full collection of all
+    that was imported stops it for half a second on a loaded machine.
     """
     gc.collect()
     gc.freeze()

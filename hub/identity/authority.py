@@ -77,6 +77,8 @@ class Authority:
         self._wanted: dict[Key, asyncio.Future[_Answer]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._changes = 0
+        # For each question that is under way, who has changed since it was asked.
+        self._heard_since: list[set[str]] = []
         # What has changed lately, and when: who rests on it was looked up before and is void.
         self._voids: dict[str, tuple[int, float]] = {}
         self._listeners: list[ChangeListener] = []
@@ -123,7 +125,11 @@ class Authority:
 
         For up to some hundreds at once. Raises Fault("backend_unavailable").
         """
-        return await self._settled(keys, alone=True)
+        answers: dict[Key, _Answer] = {}
+        doubted: set[Key] = set()
+        while left := [key for key in keys if key not in answers]:
+            answers |= await self._asked(left, doubted, alone=True)
+        return answers
 
     def known(self, key: Key) -> tuple[Standing, float] | None:
         """What was looked up and may still be so, and how many seconds ago that was."""
@@ -140,9 +146,8 @@ class Authority:
         return known
 
     def _is_void(self, known: _Known) -> bool:
-        actor = known.standing.actor
-        rests_on = (actor.session_id, actor.user_id, actor.tenant_id, *known.standing.role_ids)
-        return any(id in self._voids and self._voids[id][0] > known.changes for id in rests_on)
+        voids = self._voids
+        return any(id in voids and voids[id][0] > known.changes for id in _rests_on(known.standing))
 
     async def changed(self, kind: str, id: str) -> None:
         """Say that something of ``KINDS`` has changed, after that was committed.
@@ -164,6 +169,9 @@ class Authority:
     def found(self, kind: str, id: str) -> None:
         """This node has heard of a change, or has found one by looking: act on it here."""
         self._changes += 1
+        if kind != "conversation":
+            for heard in self._heard_since:
+                heard.add(id)
         if kind == "session" and not is_id(id, "ak"):
             self._known.pop(id, None)
         elif kind != "conversation":
@@ -193,10 +201,11 @@ class Authority:
 
     async def _look(self) -> None:
         """Look up all that are wanted, until none is."""
+        doubted: set[Key] = set()
         while self._wanted:
             wanted = dict(list(self._wanted.items())[:_BATCH])
             try:
-                found = await self._settled(wanted)
+                found = await self._asked(wanted, doubted)
             except Fault as fault:
                 _answer_all(self._wanted, wanted, fault)
             except BaseException as error:
@@ -204,39 +213,51 @@ class Authority:
                 _answer_all(self._wanted, dict(self._wanted), error)
                 raise
             else:
-                for key, future in wanted.items():
-                    del self._wanted[key]
+                for key, answer in found.items():
+                    future = self._wanted.pop(key)
                     if not future.done():
-                        future.set_result(found[key])
+                        future.set_result(answer)
         self._looking = None
 
-    async def _settled(
-        self, wanted: Collection[Key], *, alone: bool = False
+    async def _asked(
+        self, wanted: Collection[Key], doubted: set[Key], *, alone: bool = False
     ) -> dict[Key, "_Answer"]:
-        """What the database says, with no change heard of while it was asked.
+        """What the database says of each, but of those of whom a change was heard meanwhile: they
+        are to be asked for again. Changes of others do not count, or nobody would be let in while
+        there are always some.
 
-        ``alone``: those who are nearly due are not looked up with them.
+        Who is not found may be anybody, so that for them any change counts; but not twice in a row,
+        which ``doubted`` is for. ``alone``: those who are nearly due are not looked up with them.
         """
-        while True:
-            changes = self._changes
-            began = time.monotonic()
-            keys = list(wanted)
-            if not alone:
-                keys += self._nearly_due(began, _BATCH - len(wanted), wanted)
+        changes, began, heard = self._changes, time.monotonic(), set[str]()
+        keys = list(wanted)
+        if not alone:
+            keys += self._nearly_due(began, _BATCH - len(wanted), wanted)
+        self._heard_since.append(heard)
+        try:
             found = await look_up(self._database, keys)
             gone = [key for key in wanted if key not in found]
             causes = await why(self._database, gone) if gone else {}
-            if changes != self._changes:
-                continue
-            for key in keys:
-                standing = found.get(key)
-                if standing is None:
-                    self._known.pop(key, None)
-                    continue
+        finally:
+            self._heard_since = [each for each in self._heard_since if each is not heard]
+        for key in keys:
+            standing = found.get(key)
+            if standing is None:
+                self._known.pop(key, None)
+            elif heard.isdisjoint(_rests_on(standing)):
                 due = began + min(self._recheck_s, standing.remaining_s)
                 used = not alone and key in wanted
                 self._known[key] = _Known(standing, changes, began, due, [used])
-            return {key: found.get(key) or NoStanding(_cause(key, causes)) for key in wanted}
+            else:
+                del found[key]
+        unsure = {key for key in gone if heard and key not in doubted}
+        doubted.difference_update(gone)
+        doubted |= unsure
+        answers: dict[Key, _Answer] = {key: found[key] for key in wanted if key in found}
+        for key in gone:
+            if key not in unsure:
+                answers[key] = NoStanding(_cause(key, causes))
+        return answers
 
     def _nearly_due(self, moment: float, limit: int, wanted: Container[Key]) -> list[Key]:
         """Who is in use and falls due soon; who is not, and is due, is forgotten."""
@@ -249,6 +270,12 @@ class Authority:
             elif known.due <= moment:
                 del self._known[key]
         return soon
+
+
+def _rests_on(standing: Standing) -> tuple[str, ...]:
+    """Where a change may make it another."""
+    actor = standing.actor
+    return (actor.session_id, actor.user_id, actor.tenant_id, *standing.role_ids)
 
 
 def _answer_all(

@@ -1,6 +1,7 @@
 """The authority: permissions as they are now, on every node, and nobody let through when unsure."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -334,6 +335,51 @@ async def test_a_change_while_an_actor_is_looked_up_is_not_missed(
     assert await reason(waiting) == "unauthenticated"
     monkeypatch.undo()
     assert await reason(here.actor(claims)) == "unauthenticated"
+
+
+async def test_nobody_waits_for_an_end_of_the_changes_of_others(
+    here: Authority, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger, looks = new_id("u"), 0
+
+    async def in_a_storm(database: Database, keys: list[Key]) -> dict[Key, Standing]:
+        nonlocal looks
+        looks += 1
+        found = await look_up(database, keys)
+        here.found("user", stranger)
+        return found
+
+    monkeypatch.setattr(sys.modules[Authority.__module__], "look_up", in_a_storm)
+    nobody = replace(claims, session_id=new_id("s"))
+    async with asyncio.timeout(5):
+        assert (await here.actor(claims)).user_id == claims.user_id
+        assert (await here.renewed([claims.key])).keys() == {claims.key}
+        assert looks == 2
+        assert await reason(here.actor(nobody)) == "unauthenticated"
+        assert looks == 4, "it might have been them, once"
+
+
+async def test_who_changes_while_they_are_looked_up_is_looked_up_again_and_others_are_not(
+    here: Authority,
+    accounts: Accounts,
+    tokens: Tokens,
+    claims: Claims,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[Key]] = []
+
+    async def counted(database: Database, keys: list[Key]) -> dict[Key, Standing]:
+        asked.append(list(keys))
+        found = await look_up(database, keys)
+        if len(asked) == 1:
+            here.found("user", claims.user_id)
+        return found
+
+    monkeypatch.setattr(sys.modules[Authority.__module__], "look_up", counted)
+    await accounts.register("bob@hub.example", PASSWORD)
+    bob = tokens.read((await accounts.login("bob@hub.example", PASSWORD)).access_token)
+    await asyncio.gather(here.actor(claims), here.actor(bob))
+    assert asked == [[claims.key, bob.key], [claims.key]]
 
 
 async def test_many_who_ask_at_once_cost_one_question(
