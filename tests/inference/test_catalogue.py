@@ -75,9 +75,7 @@ async def test_an_ollama_that_answers_is_used(scripted_model: ScriptedModel) -> 
 async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
     local, backplane = LocalModel(command=SCRIPTED), MemoryBackplane()
     async with running(Catalogue(settings(nobody), backplane, local=local)) as catalogue:
-        began = time.monotonic()
         assert catalogue.status()["state"] == "starting"
-        assert time.monotonic() - began < 0.1
         # To ask which models there are waits for it.
         info = await catalogue.resolve("count")
         assert info.provider == "local"
