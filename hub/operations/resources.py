@@ -75,7 +75,8 @@ class Resources:
         self._expiring = Agenda(self._expired)  # conversations with grants that end
         # Of runs: the tenant, and the conversation.
         self._conversations: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._changes = 0
+        # Of questions that are under way, by conversation and tenant: whether it has changed since.
+        self._changed_since: dict[str, dict[str, bool]] = {}
         self._meanwhile: set[str] = set()  # what has changed since it was last looked again
         self._founder: str | None = None
 
@@ -141,7 +142,9 @@ class Resources:
             self._drop(id)
 
     def _drop(self, id: str) -> None:
-        self._changes += 1
+        asked_for = self._changed_since.get(id, {})
+        for tenant_id in asked_for:
+            asked_for[tenant_id] = True
         self._meanwhile.add(id)
         self._known.pop(id, None)
         self._expiring.drop(id)
@@ -296,15 +299,19 @@ class Resources:
         return await asyncio.shield(asking)
 
     async def _ask(self, conversation_id: str, tenant_id: str) -> Whose | None:
+        changed = self._changed_since.setdefault(conversation_id, {})
+        changed[tenant_id] = True
         try:
-            while True:
-                changes, began = self._changes, time.monotonic()
+            while changed[tenant_id]:
+                changed[tenant_id] = False  # of others it does not matter: some always change
+                began = time.monotonic()
                 async with self._database.read(tenant_id) as session:
                     found = (await grants.look_up(session, [conversation_id])).get(conversation_id)
-                if changes == self._changes:  # nothing was heard while it was asked
-                    break
         finally:
             del self._asking[(conversation_id, tenant_id)]  # who asks from now on asks again
+            del changed[tenant_id]
+            if not changed:
+                del self._changed_since[conversation_id]
         self._learn(conversation_id, tenant_id, found, began)
         return found
 

@@ -14,6 +14,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.ids import new_id
 from hub.operations import grants, resources
 from hub.operations.grants import Whose
 from hub.rbac.actor import Actor
@@ -84,6 +85,29 @@ async def test_a_thousand_who_come_back_at_once_ask_the_database_once(
     )
     assert {one.owner_id for one in found} == {actor.user_id}
     assert asked == 1
+
+
+async def test_what_changes_while_it_is_looked_up_is_looked_up_again_and_others_are_not(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    found = served_hub.hub.services.resources
+    found.changed("conversation", conversation)  # forgotten
+    changing = [conversation, new_id("c"), new_id("c"), new_id("c")]
+    look_up, asked = grants.look_up, 0
+
+    async def in_a_storm(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
+        nonlocal asked
+        asked += 1
+        answer = await look_up(session, ids)
+        found.changed("conversation", changing[min(asked, len(changing)) - 1])
+        return answer
+
+    monkeypatch.setattr(grants, "look_up", in_a_storm)
+    async with asyncio.timeout(5):
+        resource = await found.find("conversation", conversation, actor)
+    assert (resource.owner_id, asked) == (actor.user_id, 2)
+    assert not found._changed_since, "nothing is left of it"
 
 
 async def test_one_who_goes_away_leaves_the_others_their_answer(served_hub: ServedHub) -> None:
