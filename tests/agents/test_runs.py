@@ -290,7 +290,7 @@ async def test_steering_is_taken_up_by_the_run_at_its_next_step(
     any_client: Client, scripted_model: ScriptedModel
 ) -> None:
     conversation = await any_client.conversation()
-    question = slowly(12)
+    question = slowly(30)
     first = await any_client.send(conversation, question)
     await any_client.says(conversation, "w1 ")
     steering = await any_client.send(conversation, "Be brief then.", on_busy="steer")
@@ -300,7 +300,7 @@ async def test_steering_is_taken_up_by_the_run_at_its_next_step(
     judge(events)
     assert len(any_client.ends(conversation)) == 1
     kept = [(m["role"], m["content"]) for m in await any_client.messages(conversation)]
-    whole = "".join(f"w{at} " for at in range(12))
+    whole = "".join(f"w{at} " for at in range(30))
     assert kept == [
         ("user", question),
         ("assistant", whole),
@@ -452,7 +452,7 @@ async def test_a_client_that_comes_back_continues_after_its_position(any_hub: Se
                 answered = await client.subscribe(conversation, since)
                 assert answered["recovered"]
                 if visit == 0:
-                    await witness.send(conversation, slowly(30, 15))
+                    await witness.send(conversation, slowly(60, 15))
                 if visit == 3:
                     await client.ended(conversation)
                 else:
@@ -472,7 +472,7 @@ async def test_a_snapshot_has_the_partial_text_exactly_at_its_position(
         conversation = await early.conversation()
         await early.send(conversation, "an earlier turn")
         await early.ended(conversation)
-        sent = await early.send(conversation, slowly(20, 15))
+        sent = await early.send(conversation, slowly(40, 15))
         waits = await early.send(conversation, "This waits for its turn.")
         await early.says(conversation, word)
         async with opened(any_hub.url, token) as late:

@@ -47,7 +47,7 @@ async def assert_all_agree(client: Client, conversation: str, snapshot: Any = No
 async def test_a_run_that_is_taken_over_says_so_and_ends_once(hub: ServedHub) -> None:
     async with opened(hub.url, await someone(hub)) as client:
         conversation = await client.conversation()
-        sent = await client.send(conversation, slowly(15))
+        sent = await client.send(conversation, slowly(30))
         await client.says(conversation, "w3 ")
         lose_leases(hub)
         await client.ended(conversation)
@@ -55,7 +55,7 @@ async def test_a_run_that_is_taken_over_says_so_and_ends_once(hub: ServedHub) ->
         judge(events)
         kinds = [event["type"] for event in events]
         assert (kinds.count("RUN_STARTED"), kinds.count("MESSAGES_SNAPSHOT")) == (1, 1)
-        whole = "".join(f"w{at} " for at in range(15))
+        whole = "".join(f"w{at} " for at in range(30))
         assert said(events).endswith(whole)
         assert said(events).startswith("w0 w1 w2 w3 ")
         await assert_all_agree(client, conversation)
@@ -111,7 +111,7 @@ async def test_a_sweep_that_fails_for_an_unforeseen_reason_is_made_again(
     await asyncio.wait_for(failed.wait(), 5)
     async with opened(hub.url, await someone(hub)) as client:
         conversation = await client.conversation()
-        sent = await client.send(conversation, slowly(15))
+        sent = await client.send(conversation, slowly(30))
         await client.says(conversation, "w3 ")
         lose_leases(hub)  # only the sweep can find the run now
         await client.ended(conversation)
@@ -123,10 +123,10 @@ async def test_a_steered_run_that_is_taken_over_keeps_what_it_has_said(hub: Serv
     token = await someone(hub)
     async with opened(hub.url, token) as client, opened(hub.url, token) as late:
         conversation = await client.conversation()
-        await client.send(conversation, slowly(5))
+        await client.send(conversation, slowly(25))
         await client.says(conversation, "w1 ")
         # The answer to this one is lost with its worker.
-        steering = slowly(12, 25).replace("w", "v")
+        steering = slowly(24, 25).replace("w", "v")
         await client.send(conversation, steering, on_busy="steer")
         await client.says(conversation, "v3 ")
         lose_leases(hub)
@@ -140,8 +140,8 @@ async def test_a_steered_run_that_is_taken_over_keeps_what_it_has_said(hub: Serv
         await assert_all_agree(client, conversation)
         await assert_all_agree(late, conversation, answered["snapshot"])
         contents = [message["content"] for message in await client.messages(conversation)]
-        assert contents[1] == "w0 w1 w2 w3 w4 "
-        assert contents[3] == "".join(f"v{at} " for at in range(12))
+        assert contents[1] == "".join(f"w{at} " for at in range(25))
+        assert contents[3] == "".join(f"v{at} " for at in range(24))
 
 
 async def test_a_long_answer_is_said_again_so_that_a_trimmed_log_can_be_read(
@@ -192,7 +192,7 @@ async def test_who_comes_while_the_model_thinks_has_what_it_has_thought(
         token = await someone(hub)
         async with opened(hub.url, token) as client, opened(hub.url, token) as late:
             conversation = await client.conversation("thinking")
-            sent = await client.send(conversation, thinking(20))
+            sent = await client.send(conversation, thinking(60))
             await client.until(lambda: "t9 " in thought(client.events(conversation)))
             answered = await late.subscribe(conversation, {"epoch": "e_lost", "seq": 1})
             accept(answered["snapshot"])
@@ -202,7 +202,7 @@ async def test_who_comes_while_the_model_thinks_has_what_it_has_thought(
             await asyncio.gather(client.ended(conversation), late.ended(conversation))
             events = client.events(conversation)
             judge(events)
-            whole = "".join(f"t{at} " for at in range(20))
+            whole = "".join(f"t{at} " for at in range(60))
             assert thought(events) == whole
             heard = late.events(conversation)
             ends = next(at for at, e in enumerate(heard) if e["type"] == "REASONING_END")
@@ -218,7 +218,7 @@ async def test_who_comes_while_the_model_thinks_has_what_it_has_thought(
 async def test_a_run_that_is_taken_over_while_the_model_thinks_thinks_again(hub: ServedHub) -> None:
     async with opened(hub.url, await someone(hub)) as client:
         conversation = await client.conversation("thinking")
-        await client.send(conversation, thinking(15))
+        await client.send(conversation, thinking(30))
         await client.until(lambda: "t3 " in thought(client.events(conversation)))
         lose_leases(hub)
         await client.ended(conversation)
@@ -227,7 +227,7 @@ async def test_a_run_that_is_taken_over_while_the_model_thinks_thinks_again(hub:
         (snapshot,) = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
         assert [message["role"] for message in snapshot["messages"]] == ["user"]
         since = events[events.index(snapshot) :]
-        assert thought(since) == "".join(f"t{at} " for at in range(15))
+        assert thought(since) == "".join(f"t{at} " for at in range(30))
         await assert_all_agree(client, conversation)
 
 
@@ -295,11 +295,11 @@ async def test_the_client_library_shows_the_answer_of_a_run_that_was_taken_over(
 ) -> None:
     async with connect(hub.url, token=await someone(hub)) as library:
         conversation = await library.conversations.create(model="echo")
-        stream = conversation.send(slowly(15))
+        stream = conversation.send(slowly(30))
         lost = False
         async for _ in stream:
             if not lost and "w3 " in "".join(stream.texts.values()):
                 lost = True
                 lose_leases(hub)
-        whole = "".join(f"w{at} " for at in range(15))
+        whole = "".join(f"w{at} " for at in range(30))
         assert list(stream.texts.values())[-1] == whole
