@@ -7,7 +7,7 @@ asked before the hash, for everybody alike, and nothing is written for who is re
 
 from typing import Final, NamedTuple
 
-from sqlalchemy import func, or_, update
+from sqlalchemy import ColumnElement, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -21,13 +21,13 @@ from hub.identity.joining import join
 from hub.identity.owners import lock
 from hub.identity.passwords import Passwords
 from hub.identity.sessions import Challenge, LoginSessions, TokenPair, granted, signed_in
-from hub.identity.throttle import NOTHING, Taken, Throttle, place_of
+from hub.identity.throttle import NOTHING, Taken, Throttle, beginnings_of, place_of
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now
 
 PLACES: Final = 200
-"""Addresses that it is looked whether somebody has signed in from them: one a day for months."""
+"""Addresses that are looked at of those which begin as that of who signs in does."""
 
 
 class _Candidate(NamedTuple):
@@ -154,10 +154,13 @@ class SignIn:
 
 async def _at_home(session: AsyncSession, user_id: str, address: str | None) -> bool:
     """Whether the user has signed in from this place before. Of IPv6 that is a network, in which
-    people have another address every day (RFC 8981).
+    people have another address every day (RFC 8981). What is of other places is not looked at:
+    how much that is would tell of an account.
     """
     theirs = col(LoginSession.address)
-    here = theirs.contains(":") if ":" in (address or "") else theirs == address
+    here: ColumnElement[bool] = theirs == address
+    if address is not None and ":" in address:
+        here = or_(*(theirs.startswith(beginning) for beginning in beginnings_of(address)))
     before = select(theirs).where(LoginSession.user_id == user_id, here).distinct().limit(PLACES)
     place = place_of(address)
     return any(place_of(each) == place for each in (await session.exec(before)).all())

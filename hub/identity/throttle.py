@@ -156,6 +156,23 @@ def place_of(address: str | None) -> str:
     return str(known)
 
 
+def beginnings_of(address: str) -> tuple[str, ...]:
+    """How all addresses begin that count as one with an IPv6 address, in their usual form (RFC
+    5952): with zeros of the network written, or left out, or left out with those after them.
+
+    An address that begins so is of the same place but where the network is nearly all zeros. Of
+    what is no such address, itself.
+    """
+    try:
+        network = int(IPv6Address(address)) >> 64 << 64
+    except ValueError:
+        return (address,)
+    written = ":".join(f"{network >> at & 0xFFFF:x}" for at in (112, 96, 80, 64))
+    rest = "1:1:1:1"
+    shortened = str(IPv6Address(network | int(IPv6Address(f"::{rest}"))))
+    return f"{written}:", shortened.removesuffix(rest), str(IPv6Address(network))
+
+
 def _whose(account: str) -> str:
     # Of any length, and nothing that Redis should hold in the clear.
     return hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()[:32]

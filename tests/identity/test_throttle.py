@@ -2,21 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.faults import Fault
+from hub.identity import sign_in
 from hub.identity import throttle as budgets
 from hub.identity.accounts import Accounts
 from hub.identity.passwords import Passwords
-from hub.identity.throttle import Throttle, place_of
+from hub.identity.throttle import Throttle, beginnings_of, place_of
 from hub.identity.tokens import Tokens
+from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession, now
 from hub.telemetry.metrics import Metrics
 from tests.parts.redis import RedisProcess
 
@@ -144,6 +152,39 @@ async def test_many_addresses_guess_slowly_and_the_owner_at_home_comes_in(
         assert await outcome(throttled.login(EMAIL, PASSWORD, address=home)) == "ok"
 
 
+async def test_of_the_places_that_somebody_signed_in_from_nobody_elsewhere_learns(
+    throttled: Accounts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many those are: what is not of the asker's own place is not looked at."""
+    user, tenant = await throttled.register(EMAIL, PASSWORD)
+    later = now() + timedelta(days=1)
+    async with database.write(EVERY_TENANT) as session:
+        session.add_all(
+            LoginSession(
+                id=new_id("s"),
+                tenant_id=tenant.id,
+                user_id=user.id,
+                address=f"2001:db8:1:{at:x}::1",
+                expires_at=later,
+            )
+            for at in range(100)
+        )
+    looked_at: list[str | None] = []
+
+    def noted(address: str | None) -> str:
+        looked_at.append(address)
+        return place_of(address)
+
+    monkeypatch.setattr(sign_in, "place_of", noted)
+    for address in ("2001:db8:2:3::9", HOME):
+        seen = []
+        for email in (EMAIL, "nobody@hub.example"):
+            looked_at.clear()
+            assert await guess(throttled, 1, address, email) == ["unauthenticated"]
+            seen.append(list(looked_at))
+        assert seen[0] == seen[1]
+
+
 async def test_an_address_guesses_slowly_whosever_passwords_and_others_are_not_slowed(
     throttled: Accounts,
 ) -> None:
@@ -174,6 +215,26 @@ def test_a_network_of_one_customer_is_one_place() -> None:
     assert place_of("2001:db8:1:2::1") != place_of("2001:db8:1:3::1")
     assert place_of("192.0.2.1") != place_of("192.0.2.2")
     assert place_of(None) == "-"
+    assert beginnings_of("unix:socket") == ("unix:socket",)
+    assert "fe80::1%eth0".startswith(beginnings_of("fe80::2%eth0"))
+
+
+hextets = st.sampled_from([0, 0, 0, 1, 0xDB8, 0xFFFF])
+addresses = st.lists(hextets, min_size=8, max_size=8).map(
+    lambda parts: str(IPv6Address(sum(part << 16 * at for at, part in enumerate(parts))))
+)
+
+
+@given(addresses, addresses, st.integers(0, 2**64 - 1))
+def test_all_addresses_of_a_place_begin_as_is_looked_for(one: str, other: str, there: int) -> None:
+    network = int(IPv6Address(one)) >> 64 << 64
+    near = int(IPv6Address(other)) % 2**64
+    for address in (one, str(IPv6Address(network | near)), str(IPv6Address(network | there))):
+        assert place_of(address) == place_of(one)
+        assert address.startswith(beginnings_of(one))
+    if all(network >> at & 0xFFFF for at in (64, 80, 96, 112)):  # else it may be of a few more
+        same = place_of(other) == place_of(one)
+        assert other.startswith(beginnings_of(one)) == same
 
 
 @pytest.fixture
