@@ -88,13 +88,13 @@ class Keeper:
                 after=after,
                 within_s=VERIFY_S,
             )
-        # Beside what the caller says to know it is the caller who may be wrong.
-        failed = "disputed" if known else "tampered"
-        outcome = "whole" if found.report.ok else failed
-        self._metrics.audit_verifications.labels(outcome).inc()
-        if not found.report.ok:
-            said = [str(finding) for finding in found.report.findings[:5]]
-            tell = log.warning if known else log.error
+        report = found.report
+        # Where it is only not what the caller says to know, it is the caller who may be wrong.
+        failed = "disputed" if report.found == report.unlike else "tampered"
+        self._metrics.audit_verifications.labels("whole" if report.ok else failed).inc()
+        if not report.ok:
+            said = [str(finding) for finding in report.findings[:5]]
+            tell = log.warning if failed == "disputed" else log.error
             tell("an audit trail does not verify", tenant=tenant_id, findings=said)
         return found
 

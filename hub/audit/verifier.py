@@ -61,7 +61,8 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was found: ``entries`` from ``first`` to ``last``, whose hash is ``hash``. ``found``:
-    the number of findings, of which the first ones are in ``findings``.
+    the number of findings, of which the first ones are in ``findings``; ``unlike`` of them say no
+    more than that it is not what was seen before.
     """
 
     entries: int
@@ -69,6 +70,7 @@ class Report:
     last: int
     hash: str
     found: int
+    unlike: int
     findings: tuple[Finding, ...]
 
     @property
@@ -105,6 +107,7 @@ class Verifier:
         self._suspects: list[Fields] = []
         self._found: list[Finding] = []
         self._more = 0
+        self._unlike = 0
 
     def feed(self, entry: Fields) -> None:
         """The next entry; of several with one ``seq``, in any order."""
@@ -129,6 +132,7 @@ class Verifier:
         if not sound:
             self._suspect(entry)
         if (anchor := self._anchors.pop(seq, None)) is not None and anchor != entry["hash"]:
+            self._unlike += 1
             self._add(Finding("rewritten", seq, seq, entry["id"]))
         self._place, self._sound = [entry], sound
         self._at = Known(seq, entry["hash"])
@@ -143,6 +147,7 @@ class Verifier:
         self._resolve(end)
         for seq in sorted(self._anchors) if whole else ():
             if seq > self._at.seq:
+                self._unlike += 1
                 self._add(Finding("cut", max(self._at.seq, end) + 1, seq))
         findings = sorted(self._found, key=lambda finding: (finding.seq, finding.last))
         return Report(
@@ -151,6 +156,7 @@ class Verifier:
             last=self._at.seq if self._first else 0,
             hash=self._at.hash,
             found=len(findings) + self._more,
+            unlike=self._unlike,
             findings=tuple(findings),
         )
 

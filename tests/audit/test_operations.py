@@ -399,6 +399,10 @@ async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> No
         {"kind": "removed", "seq": 4, "last": 4, "message": "Entry 4 was removed."}
     ]
     assert (tampered._value.get(), disputed._value.get()) == (before[0] + 1, before[1] + 1)
+    # What a caller says to know, rightly or wrongly, hides nothing of what was done.
+    for more in (known, {"known": f"5:{'f' * 64}"}):
+        assert not (await auditor.ask("audit.verify", more))["ok"]
+    assert (tampered._value.get(), disputed._value.get()) == (before[0] + 3, before[1] + 1)
 
 
 async def test_an_export_verifies_without_us_and_is_itself_in_the_trail(ada: Someone) -> None:
