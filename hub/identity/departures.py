@@ -14,9 +14,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity import invitations
 from hub.identity.changes import Changed, announce
 from hub.identity.holdings import held_by
 from hub.identity.owners import keep_an_owner
+from hub.identity.shares import forget_shares
 from hub.identity.users import may_change
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -98,7 +100,7 @@ class Departures:
                 await _bury(session, user, "user.delete")
             else:
                 await record(session, tenant_id, "user.delete", resource=("user", user_id))
-                await forget(session, User, [user_id], keep=STAYS, tenant_id=tenant_id)
+                await _forget_all(session, user_id, tenant_id)
                 session.add(Erasure(id=new_id("er"), user_id=user_id, tenant_id=tenant_id))
             if owns:
                 await keep_an_owner(session, tenant_id)
@@ -155,8 +157,16 @@ async def _bury(session: AsyncSession, user: User, action: str) -> None:
     user.disabled_at = user.deleted_at = now()
     session.add(user)
     await session.flush()
-    await forget(session, User, [user.id], keep=STAYS)
+    await _forget_all(session, user.id)
     session.add(Erasure(id=new_id("er"), user_id=user.id))
+
+
+async def _forget_all(session: AsyncSession, user_id: str, tenant_id: str | None = None) -> None:
+    """Delete what refers to a user, in one tenant or (None) in all."""
+    await invitations.void(session, user_id, tenant_id)
+    await forget(session, User, [user_id], keep=STAYS, tenant_id=tenant_id)
+    # After the membership: what is being shared with a member holds it until that is seen here.
+    await forget_shares(session, user_id, tenant_id)
 
 
 async def _tenants_of(session: AsyncSession, user_id: str) -> list[str]:

@@ -4,7 +4,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import or_, update
+from sqlalchemy import delete, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -133,6 +133,19 @@ async def _accept(session: AsyncSession, code_hash: str, address: str) -> tuple[
     await _check_standing(session, invitation, tenant, address)
     assert tenant is not None, "it is locked"
     return tenant, invitation.role_id
+
+
+async def void(session: AsyncSession, user_id: str, tenant_id: str | None = None) -> None:
+    """Delete the invitations of a user that wait, in one tenant or (None) in all that the session
+    sees. In the transaction that deletes the user, and before: then they would name nobody, as the
+    operator's do.
+    """
+    theirs = delete(Invitation).where(
+        col(Invitation.invited_by) == user_id, col(Invitation.used_at).is_(None)
+    )
+    if tenant_id is not None:
+        theirs = theirs.where(col(Invitation.tenant_id) == tenant_id)
+    await session.exec(theirs.execution_options(synchronize_session=False))
 
 
 async def _check_standing(

@@ -137,9 +137,10 @@ class ServiceAccounts:
         async def act(session: AsyncSession, user: User) -> None:
             user.disabled_at = user.disabled_at or now()
             await revoke_all(session, user.id)
-            await forget_shares(session, user.id, tenant_id)
             for table in (GroupMember, Membership):
                 await session.exec(delete(table).where(col(table.user_id) == user.id))
+            # After the membership: what is being shared with a member holds it until that is seen.
+            await forget_shares(session, user.id, tenant_id)
 
         await self._change(by, tenant_id, service_id, "delete", act)
 

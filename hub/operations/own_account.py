@@ -88,10 +88,11 @@ async def export(call: Call, params: ExportPage) -> Listing[Exported]:
 async def delete(call: Call, params: Leave) -> Done:
     """Delete your account, in every tenant, for good: export what you want to keep before.
 
-    All your sessions end. Your conversations are deleted within moments; what you have said in the
-    conversations of others stays, by an id that says nothing of you. A wrong password is
-    `permission_denied`, and the last owner of a tenant that others are in gets `conflict`. Who has
-    no password, and signs in through an identity provider, chooses one by `account.recover` first.
+    All your sessions end, and your invitations that wait are void. Your conversations are deleted
+    within moments; what you have said in the conversations of others stays, by an id that says
+    nothing of you. A wrong password is `permission_denied`, and the last owner of a tenant that
+    others are in gets `conflict`. Who has no password, and signs in through an identity provider,
+    chooses one by `account.recover` first.
     """
     await call.services.recovery.confirm(call.actor.user_id, params.password.get_secret_value())
     await call.services.departures.leave(call.actor.user_id)

@@ -123,7 +123,8 @@ async def delete(call: Call, params: Named) -> Done:
     """Delete a user from the tenant, with their conversations, for good: export before.
 
     What they have said in the conversations of others stays, by an id that says nothing of them.
-    Who ranks above you is `permission_denied`; yourself, and the last owner, is a `conflict`.
+    Their invitations that wait are void. Who ranks above you is `permission_denied`; yourself, and
+    the last owner, is a `conflict`.
     """
     await call.services.departures.remove(call.actor, params.user_id)
     return Done()

@@ -19,6 +19,7 @@ from hub.storage.tables import (
     AuditEntry,
     Conversation,
     Erasure,
+    Grant,
     LoginSession,
     Membership,
     RefreshToken,
@@ -279,11 +280,40 @@ async def test_the_operator_disables_everywhere_and_deletes_a_last_owner_too(
     assert (place.name, place.suspended_at is None) == ("main", False)
 
 
-async def test_an_invitation_that_somebody_made_outlives_their_account(
-    accounts: Accounts, departures: Departures
+@pytest.mark.parametrize("how", ["leave", "remove", "remove from one of two", "erase"])
+async def test_what_rested_on_somebody_who_was_deleted_rests_on_nobody_else(
+    accounts: Accounts, departures: Departures, database: Database, how: str
 ) -> None:
-    owner, _ = await member(accounts, "owner"), await member(accounts, "owner", name="second")
-    code = await accounts.invite(owner.tenant_id, "member", owner.user_id)
-    await departures.leave(owner.user_id)
-    _, place = await accounts.register("ada@hub.example", PASSWORD, invitation=code)
-    assert place.id == owner.tenant_id
+    """Their invitations are void, and what was shared with them is so no longer."""
+    owner, ada = await member(accounts, "owner"), await member(accounts, "admin", name="ada")
+    if how.endswith("two"):
+        eve = await member(accounts, "owner", "other", "eve")
+        await joins(database, ada.user_id, eve.tenant_id)
+    code = await accounts.invite(owner.tenant_id, "admin", ada.user_id)
+    operators = await accounts.invite(owner.tenant_id, "member")
+    place = Conversation(id=new_id("c"), tenant_id=owner.tenant_id, owner_id=owner.user_id)
+    async with database.write(owner.tenant_id) as session:
+        session.add(place)
+        await session.flush()
+        session.add_all(
+            Grant(
+                id=new_id("sh"),
+                tenant_id=owner.tenant_id,
+                subject_kind="user",
+                subject_id=user_id,
+                resource_kind="conversation",
+                resource_id=place.id,
+                access="reader",
+            )
+            for user_id in (ada.user_id, owner.user_id)
+        )
+    if how == "leave":
+        await departures.leave(ada.user_id)
+    elif how == "erase":
+        await departures.erase(ada.user_id)
+    else:
+        await departures.remove(owner, ada.user_id)
+    registers = accounts.register("new@hub.example", PASSWORD, invitation=code)
+    assert await reason(registers) == "permission_denied"
+    await accounts.register("new@hub.example", PASSWORD, invitation=operators)
+    assert [row.subject_id for row in await rows(database, Grant)] == [owner.user_id]
