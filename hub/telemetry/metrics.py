@@ -159,8 +159,8 @@ class Metrics:
         )
         self.logins = Counter(
             "hub_logins",
-            "Sign-ins, by outcome (`accepted`, `refused`, `limited`, `challenged` for a second factor, "
-            "or `provider`: accepted by way of one).",
+            "Sign-ins, by outcome (`accepted`, `refused`, `limited`, `challenged` for a second "
+            "factor, or `provider`: accepted by way of one).",
             ("outcome",),
             registry=registry,
         )
