@@ -112,11 +112,18 @@ async def accept_promised(session: AsyncSession, guest: User) -> tuple[Tenant, s
 
 
 async def _accept(session: AsyncSession, code_hash: str, address: str) -> tuple[Tenant, str]:
+    named = col(Invitation.code_hash) == code_hash
+    tenant_id = (await session.exec(select(Invitation.tenant_id).where(named))).first()
+    if tenant_id is None:
+        raise _invalid()
+    # Locked: the tenant is not closed, and who invites is not put out, before this is committed.
+    # And before the invitation, which whoever puts them out comes to after the tenant.
+    await lock(session, tenant_id)
     moment = now()
     used = await session.exec(
         update(Invitation)
         .where(
-            col(Invitation.code_hash) == code_hash,
+            named,
             col(Invitation.used_at).is_(None),
             col(Invitation.expires_at) > moment,
             or_(col(Invitation.email).is_(None), col(Invitation.email) == address),
@@ -127,8 +134,6 @@ async def _accept(session: AsyncSession, code_hash: str, address: str) -> tuple[
     invitation = await session.get(Invitation, code_hash) if used.first() else None
     if invitation is None:
         raise _invalid()
-    # Locked: the tenant is not closed, and who invites is not put out, before this is committed.
-    await lock(session, invitation.tenant_id)
     tenant = await session.get(Tenant, invitation.tenant_id)
     await _check_standing(session, invitation, tenant, address)
     assert tenant is not None, "it is locked"

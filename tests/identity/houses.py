@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from sqlalchemy import text
 from sqlmodel import select
 
 from hub.identity.assignments import Assignments
@@ -66,3 +67,16 @@ class House:
         async with self.database.read(self.tenant_id) as session:
             rows = await session.exec(select(AuditEntry).order_by(AuditEntry.seq))  # type: ignore[arg-type]
             return [(row.action, row.resource_id) for row in rows.all()]
+
+
+async def waiting(database: Database) -> int:
+    """How many transactions of a PostgreSQL database wait for a lock."""
+    async with database.read(EVERY_TENANT) as session:
+        connection = await session.connection()
+        found = await connection.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+        return int(found.scalar_one())

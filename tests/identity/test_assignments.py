@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from sqlmodel import col, select, update
 
 from hub.backplane.memory import MemoryBackplane
@@ -22,7 +21,7 @@ from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import DisabledMember, LoginSession, Membership, User, now
-from tests.identity.houses import House
+from tests.identity.houses import House, waiting
 from tests.identity.test_roles import refusal
 from tests.identity.test_watches import Told
 
@@ -297,26 +296,13 @@ async def _at_once(house: House, *works: Awaitable[Any]) -> list[str]:
         await lock(session, house.tenant_id)
         tasks = [asyncio.ensure_future(work) for work in works]
         deadline = time.monotonic() + 5
-        while held and not house.database.embedded and await _waiting(house) < len(works):
+        while held and not house.database.embedded and await waiting(house.database) < len(works):
             await asyncio.sleep(0.005)
             held = time.monotonic() < deadline
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert held, "they did not wait for one another"
     assert all(isinstance(each, Fault) for each in outcomes if isinstance(each, BaseException))
     return sorted(each.reason if isinstance(each, Fault) else "done" for each in outcomes)
-
-
-async def _waiting(house: House) -> int:
-    """How many transactions of this database wait for a lock."""
-    async with house.database.read(EVERY_TENANT) as session:
-        connection = await session.connection()
-        found = await connection.execute(
-            text(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-        )
-        return int(found.scalar_one())
 
 
 async def _owners(house: House) -> int:

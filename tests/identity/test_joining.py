@@ -12,6 +12,8 @@ from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
 from hub.identity.factors import Factors
+from hub.identity.joining import join
+from hub.identity.owners import lock
 from hub.identity.passwords import Passwords
 from hub.identity.seal import Seal
 from hub.identity.sessions import TokenPair
@@ -21,9 +23,11 @@ from hub.identity.users import Users
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import AuditEntry, Membership, User, now
+from hub.storage.tables import AuditEntry, Invitation, Membership, User, now
 from hub.tenancy.members import Members
 from hub.tenancy.tenants import Tenants
+from tests.identity.houses import waiting
+from tests.interaction.drivers import eventually
 
 EMAIL, PASSWORD = "ada@hub.example", "correct horse battery"
 
@@ -185,6 +189,28 @@ async def test_one_invitation_that_is_shown_many_times_at_once_makes_one_members
     async with database.read(house) as session:
         held = await session.exec(select(Membership).where(Membership.user_id == ada.id))
         assert len(held.all()) == 1
+
+
+async def test_an_invitation_that_is_made_void_as_it_is_shown_opens_nothing(
+    accounts: Accounts, database: Database, ada: User, house: str
+) -> None:
+    """Whoever removes who invites holds the tenant, and comes to the invitation after that."""
+    code = await accounts.invite(house, "member")
+    async with database.write(house) as session:
+        await lock(session, house)
+        joining = asyncio.create_task(join_by(database, ada.id, code))
+
+        async def waits() -> bool:
+            return database.embedded or await waiting(database) > 0
+
+        await eventually(waits)
+        await session.exec(delete(Invitation))
+    assert await reason(joining) == "permission_denied"
+
+
+async def join_by(database: Database, user_id: str, code: str) -> None:
+    async with database.write(EVERY_TENANT) as session:
+        await join(session, user_id, code)
 
 
 async def test_codes_of_invitations_are_guessed_no_faster_than_passwords(
