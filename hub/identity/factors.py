@@ -312,6 +312,9 @@ async def forget(session: AsyncSession, user_id: str) -> bool:
     """Take the user's second factor away, in the transaction of ``session`` (of every tenant);
     whether there was one. That it was shown in a login session is worth nothing from then on.
     """
+    # First, and so after who is showing it, in a session that is to be seen here.
+    gone: Any = await session.exec(delete(TotpFactor).where(col(TotpFactor.user_id) == user_id))
+    await session.exec(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
     await session.exec(
         update(LoginSession)
         .where(
@@ -321,8 +324,6 @@ async def forget(session: AsyncSession, user_id: str) -> bool:
         .values(second_factor=None)
         .execution_options(synchronize_session=False)
     )
-    await session.exec(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
-    gone: Any = await session.exec(delete(TotpFactor).where(col(TotpFactor.user_id) == user_id))
     return bool(gone.rowcount)
 
 

@@ -12,7 +12,7 @@ from sqlmodel import select, update
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.identity.accounts import Accounts
-from hub.identity.factors import BURST, MOST_FAILURES, RECOVERY_CODES, Factors
+from hub.identity.factors import BURST, MOST_FAILURES, RECOVERY_CODES, Factors, forget
 from hub.identity.passwords import Passwords
 from hub.identity.seal import Seal
 from hub.identity.sessions import TokenPair
@@ -27,6 +27,8 @@ from hub.storage.tables import (
     User,
     now,
 )
+from tests.identity.houses import waiting
+from tests.interaction.drivers import eventually
 
 EMAIL, PASSWORD = "ada@hub.example", "correct horse battery"
 OLD, NEW = b"an old key of more than 32 bytes!", b"another key of more than 32 bytes"
@@ -328,6 +330,28 @@ async def test_doing_without_takes_the_password_and_a_code(ada: Ada) -> None:
     assert (await ada.factors.state(ada.user.id)).confirmed_at is None
     assert (await ada.audited())[-1][0] == "factor.disable"
     assert await reason(ada.factors.disable(*who, PASSWORD, ada.code())) == "conflict"
+
+
+async def test_a_factor_that_is_taken_away_as_it_is_shown_was_shown_in_no_session(ada: Ada) -> None:
+    await ada.enrol()
+
+    async def taken() -> None:
+        async with ada.database.write(EVERY_TENANT) as session:
+            await forget(session, ada.user.id)
+
+    async with ada.database.write(EVERY_TENANT) as session:
+        await session.get(TotpFactor, ada.user.id, with_for_update=True)  # as who shows a code
+        taking = asyncio.create_task(taken())
+
+        async def waits() -> bool:
+            return ada.database.embedded or await waiting(ada.database) > 0
+
+        await eventually(waits)
+        sessions = ada.accounts.login_sessions
+        await sessions.open(session, ada.user.id, ada.tenant, second_factor="totp")
+    await taking
+    async with ada.database.read(ada.tenant) as session:
+        assert (await session.exec(select(LoginSession.second_factor))).all() == [None]
 
 
 async def test_a_hijacked_session_guesses_no_code_either(ada: Ada) -> None:
