@@ -106,7 +106,8 @@ class Groups:
             hand, definitions = await hand_of(session, tenant_id, by, PERMISSION)
             row = await _row(session, group_id)
             _may_touch(hand, await held_by_group(session, group_id), definitions)
-            name = changes.get("name") or row.name
+            asked = changes.get("name")
+            name = row.name if asked is None else asked
             description = changes.get("description", row.description)
             await _check(session, name, description, own=group_id)
             row.name, row.description = name, description

@@ -68,6 +68,7 @@ def test_what_cannot_be_is_said_in_a_line(peopled: Hub) -> None:
         (("remove", "Team", *OF_BOB), "no such user in this group"),
         (("create", "Team"), "a group 'Team' here already"),
         (("create", ""), "name: 64 characters"),
+        (("update", "Team", "--name", ""), "name: 64 characters"),
         (("create", "Crew", "--description", "x" * 401), "description: 400 characters"),
         (("list", "--tenant", "nowhere"), "no tenant nowhere"),
     ):

@@ -423,7 +423,6 @@ async def expect_away(work: object, within_s: float = 6.0, place: str | None = N
 WRITER = """
 import asyncio, sys
 from hub.ids import new_id
-from hub.storage import sqlite
 from hub.storage.database import Database
 from hub.storage.tables import Conversation, Message
 from sqlmodel import update
