@@ -252,7 +252,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         members=Members(database, changed=authority.changed),
         tokens=tokens,
         credentials=Credentials(tokens, authority, rates.spend_address),
-        api_keys=ApiKeys(database, authority, authority.changed),
+        api_keys=ApiKeys(database, authority.changed),
         key_use=key_use,
         service_accounts=ServiceAccounts(database, authority.changed),
         authority=authority,

@@ -10,11 +10,9 @@ from typing import Any
 
 from sqlmodel import col, or_, select
 
-from hub.backplane.memory import MemoryBackplane
 from hub.cli.place import reached
 from hub.faults import Fault
 from hub.identity.api_keys import ApiKeys, Wanted
-from hub.identity.authority import Authority
 from hub.identity.service_accounts import ROLE, ServiceAccounts
 from hub.settings import Settings
 from hub.storage.database import Database
@@ -72,11 +70,7 @@ async def run(settings: Settings, given: argparse.Namespace) -> int:
 @asynccontextmanager
 async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
     async with reached(settings) as (database, changed):
-        # Of its own, and told of nothing: it looks once.
-        authority = Authority(database, MemoryBackplane())
-        yield _Rooms(
-            database, ApiKeys(database, authority, changed), ServiceAccounts(database, changed)
-        )
+        yield _Rooms(database, ApiKeys(database, changed), ServiceAccounts(database, changed))
 
 
 async def _create(rooms: _Rooms, given: argparse.Namespace) -> int:

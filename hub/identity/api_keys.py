@@ -12,10 +12,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.api_key_text import make
-from hub.identity.authority import Authority
+from hub.identity.holdings import hand_of, hand_there
 from hub.ids import new_id
 from hub.rbac.actor import Actor
-from hub.rbac.permissions import holds
+from hub.rbac.inheritance import Definitions
+from hub.rbac.permissions import ANY, holds
+from hub.rbac.ranks import Hand
 from hub.rbac.scopes import completed, default_scopes, narrowed
 from hub.storage.database import Database
 from hub.storage.tables import ApiKey, User, now
@@ -52,17 +54,16 @@ class ApiKeys:
     """The keys. ``changed("session", id)`` is told of what must act at once.
 
     Who may come to which key is for the caller to decide; that nobody makes a key that may more
-    than they do themselves is decided here. ``by`` is None for the operator at the machine.
+    than they do themselves is decided here, in the transaction that makes it. ``by`` is None for
+    the operator at the machine.
     """
 
     def __init__(
         self,
         database: Database,
-        authority: Authority,
         changed: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
-        self._authority = authority
         self._changed = changed
 
     async def create(
@@ -74,21 +75,25 @@ class ApiKeys:
         "permission_denied" for scopes that ``by`` or the user does not hold; "conflict" at the
         limit; "not_found" for a user who may not come in.
         """
-        scopes = await self._scopes(by, user_id, tenant_id, wanted.scopes)
+        asked = _completed(wanted.scopes)
         _check_end(wanted.expires_at)
         key_id = new_id("ak")
         text, holder = make(key_id)
-        row = ApiKey(
-            id=key_id,
-            tenant_id=tenant_id,
-            user_id=user_id,
-            created_by=by.user_id if by else None,
-            name=wanted.name,
-            scopes=_written(scopes),
-            secret_hash=holder.digest,
-            expires_at=wanted.expires_at,
-        )
         async with self._database.write(tenant_id) as session:
+            hand, definitions = await _begun(session, tenant_id, by, user_id, "apikey:create")
+            owner = await _owner(session, tenant_id, user_id, definitions)
+            scopes = _default(hand, owner) if asked is None else asked
+            _check_held(scopes, hand, owner)
+            row = ApiKey(
+                id=key_id,
+                tenant_id=tenant_id,
+                user_id=user_id,
+                created_by=by.user_id if by else None,
+                name=wanted.name,
+                scopes=_written(scopes),
+                secret_hash=holder.digest,
+                expires_at=wanted.expires_at,
+            )
             # The user's row is the lock of all that user's keys, those that are not there too.
             locked = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
             if (await session.exec(locked)).first() is None:
@@ -134,12 +139,14 @@ class ApiKeys:
     async def update(self, by: Actor, tenant_id: str, key_id: str, changes: Changes) -> ApiKey:
         """Change a key. Raises Fault as ``create`` does; "conflict" for one that is revoked."""
         there = await self.get(tenant_id, key_id)
-        scopes = None
-        if changes.scopes is not None:
-            scopes = await self._scopes(by, there.user_id, tenant_id, changes.scopes)
+        scopes = _completed(changes.scopes)
         _check_end(changes.expires_at)
         details: dict[str, str | list[str] | None] = {}
         async with self._database.write(tenant_id) as session:
+            hand, definitions = await _begun(session, tenant_id, by, there.user_id, "apikey:write")
+            if scopes is not None:
+                owner = await _owner(session, tenant_id, there.user_id, definitions)
+                _check_held(scopes, hand, owner)
             row = await _locked(session, key_id)
             if changes.name is not None:
                 row.name = details["name"] = changes.name
@@ -167,12 +174,15 @@ class ApiKeys:
         person), and for one that may more than ``by``; "conflict" for one that is over.
         """
         there = await self.get(tenant_id, key_id)
-        await self._check_rotation(by, there)
         text, holder = make(key_id)
         async with self._database.write(tenant_id) as session:
+            hand, definitions = await _begun(session, tenant_id, by, there.user_id, "apikey:create")
+            user = await session.get(User, there.user_id)
+            if there.user_id != by.user_id and (user is None or user.kind != "service"):
+                raise Fault("permission_denied", "A key is rotated by the person who owns it.")
+            owner = await _owner(session, tenant_id, there.user_id, definitions)
             row = await _locked(session, key_id)
-            if row.scopes != there.scopes:
-                raise Fault("conflict", "The key has just been changed; look at it again.")
+            _check_held(narrowed(owner.permissions, row.scopes.split()), hand, owner)
             moment = now()
             if row.expires_at is not None and row.expires_at <= moment:
                 raise Fault("conflict", "The key has expired; give it another end first.")
@@ -208,43 +218,6 @@ class ApiKeys:
                     details={"name": row.name, "user": row.user_id},
                 )
         await self._announce(key_id)
-
-    async def _check_rotation(self, by: Actor, row: ApiKey) -> None:
-        if row.user_id != by.user_id:
-            async with self._database.read(row.tenant_id) as session:
-                owner = await session.get(User, row.user_id)
-            if owner is None or owner.kind != "service":
-                raise Fault("permission_denied", "A key is rotated by the person who owns it.")
-        owner_may = await self._permissions(row.user_id, row.tenant_id)
-        _check_held(by, narrowed(owner_may, row.scopes.split()))
-
-    async def _scopes(
-        self, by: Actor | None, user_id: str, tenant_id: str, wanted: Collection[str] | None
-    ) -> frozenset[str]:
-        if by is not None and by.user_id == user_id:
-            owner_may = by.permissions
-        else:
-            owner_may = await self._permissions(user_id, tenant_id)
-        if wanted is None:
-            scopes = default_scopes(owner_may)
-            return scopes if by is None else narrowed(by.permissions, scopes)
-        try:
-            scopes = completed(wanted)
-        except ValueError as error:
-            raise Fault("invalid_params", f"scopes: {error}") from None
-        if by is not None:
-            _check_held(by, scopes)
-        if beyond := _beyond(scopes, owner_may):
-            raise Fault("permission_denied", f"scopes: whose key it is may not {beyond[0]}.")
-        return scopes
-
-    async def _permissions(self, user_id: str, tenant_id: str) -> frozenset[str]:
-        try:
-            return (await self._authority.member(user_id, tenant_id)).permissions
-        except Fault as fault:
-            if fault.reason == "unauthenticated":
-                raise Fault("not_found", "Whose key it is to be may not come in.") from None
-            raise
 
     async def _living(self, session: AsyncSession, user_id: str) -> int:
         found = await session.exec(
@@ -289,15 +262,48 @@ async def _locked(session: AsyncSession, key_id: str) -> ApiKey:
     return row
 
 
-def _check_held(by: Actor, scopes: Collection[str]) -> None:
-    if beyond := _beyond(scopes, by.permissions):
+async def _begun(
+    session: AsyncSession, tenant_id: str, by: Actor | None, user_id: str, permission: str
+) -> tuple[Hand, Definitions]:
+    """Begin what ``by`` does by this permission about a key of a user's: see ``hand_of``."""
+    if by is not None and (by.user_id != user_id or not holds(by.permissions, permission)):
+        permission += ANY
+    return await hand_of(session, tenant_id, by, permission)
+
+
+async def _owner(
+    session: AsyncSession, tenant_id: str, user_id: str, definitions: Definitions
+) -> Hand:
+    """Whose key it is, as of this moment. Raises Fault("not_found") for who may not come in."""
+    owner = await hand_there(session, tenant_id, user_id, definitions)
+    if owner is None:
+        raise Fault("not_found", "Whose key it is to be may not come in.")
+    return owner
+
+
+def _default(hand: Hand, owner: Hand) -> frozenset[str]:
+    scopes = default_scopes(owner.permissions)
+    if hand.user_id is not None:
+        scopes = narrowed(hand.permissions, scopes)
+    return scopes if hand.within is None else narrowed(hand.within, scopes)
+
+
+def _completed(wanted: Collection[str] | None) -> frozenset[str] | None:
+    if wanted is None:
+        return None
+    try:
+        return completed(wanted)
+    except ValueError as error:
+        raise Fault("invalid_params", f"scopes: {error}") from None
+
+
+def _check_held(scopes: Collection[str], hand: Hand, owner: Hand) -> None:
+    if beyond := sorted(scope for scope in scopes if not hand.holds(scope)):
         raise Fault(
             "permission_denied", f"A key may do no more than who makes it: you may not {beyond[0]}."
         )
-
-
-def _beyond(scopes: Collection[str], permissions: frozenset[str]) -> list[str]:
-    return sorted(scope for scope in scopes if not holds(permissions, scope))
+    if beyond := sorted(scope for scope in scopes if not owner.holds(scope)):
+        raise Fault("permission_denied", f"scopes: whose key it is may not {beyond[0]}.")
 
 
 def _check_end(expires_at: datetime | None) -> None:

@@ -26,7 +26,7 @@ from hub.rbac.actor import Actor
 from hub.rbac.scopes import default_scopes
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import ApiKey, AuditEntry, Membership, Tenant, User, now
+from hub.storage.tables import ApiKey, AuditEntry, DisabledMember, Membership, Tenant, User, now
 
 PASSWORD = "correct horse battery"
 
@@ -38,7 +38,7 @@ class Place:
         self.database = database
         self.backplane = MemoryBackplane()
         self.authority = Authority(database, self.backplane)
-        self.keys = ApiKeys(database, self.authority, self.authority.changed)
+        self.keys = ApiKeys(database, self.authority.changed)
         self.services = ServiceAccounts(database, self.authority.changed)
         self.credentials = Credentials(tokens, self.authority)
         self.accounts = accounts
@@ -161,6 +161,48 @@ async def test_a_key_gets_no_secret_of_a_key_that_may_more(place: Place) -> None
     narrow, _ = await place.key(scopes=["conversation:read"])
     work = place.keys.update(bot, place.tenant_id, narrow.id, widened)
     assert await reason(work) == "permission_denied"
+
+
+async def test_who_may_no_more_when_it_is_done_makes_and_changes_no_key(place: Place) -> None:
+    """Whatever they could do when they asked."""
+    admin = await place.actor("admin")
+    service = (await place.services.create(admin, place.tenant_id, "ticker", "admin")).user.id
+    row, _ = await place.keys.create(admin, service, place.tenant_id, Wanted("its", ["run:read"]))
+    own, _ = await place.key("admin", ["run:read"])
+    async with place.database.write(EVERY_TENANT) as session:
+        theirs = col(Membership.user_id) == admin.user_id
+        await session.exec(update(Membership).where(theirs).values(role_id="member"))
+    for work in (
+        place.keys.create(admin, service, place.tenant_id, Wanted("more", ["run:read"])),
+        place.keys.create(admin, admin.user_id, place.tenant_id, Wanted("more", ["user:read"])),
+        place.keys.update(admin, place.tenant_id, row.id, Changes(scopes=["run:read"])),
+        place.keys.update(admin, place.tenant_id, row.id, Changes(forever=True)),
+        place.keys.update(admin, place.tenant_id, own.id, Changes(scopes=["user:read"])),
+        place.keys.rotate(admin, place.tenant_id, row.id),
+    ):
+        assert await reason(work) == "permission_denied"
+    made, _ = await place.keys.create(admin, admin.user_id, place.tenant_id, Wanted("rest"))
+    assert "conversation:read" in made.scopes.split()
+    assert "user:read" not in made.scopes.split()
+    await place.keys.rotate(admin, place.tenant_id, own.id)
+
+
+async def test_of_who_may_not_come_in_a_key_is_named_and_ended_but_given_nothing(
+    place: Place,
+) -> None:
+    row, _ = await place.key("member", ["conversation:read"])
+    admin, member = await place.actor("admin"), place.people["member"]
+    disabled = DisabledMember(tenant_id=place.tenant_id, user_id=member)
+    async with place.database.write(place.tenant_id) as session:
+        session.add(disabled)
+    sooner = Changes(name="a bot that waits", expires_at=now() + timedelta(days=1))
+    changed = await place.keys.update(admin, place.tenant_id, row.id, sooner)
+    assert (changed.name, changed.expires_at) == (sooner.name, sooner.expires_at)
+    for work in (
+        place.keys.update(admin, place.tenant_id, row.id, Changes(scopes=["conversation:read"])),
+        place.keys.create(admin, member, place.tenant_id, Wanted("another")),
+    ):
+        assert await reason(work) == "not_found"
 
 
 async def test_an_administrator_gets_no_secret_of_a_person(place: Place) -> None:
