@@ -92,12 +92,20 @@ def _inside(kind: Any, tenant: str, *, reading: bool) -> ColumnElement[bool]:
     table = inspect(kind).local_table
     part = part_of(table)
     if part is not None:
-        whole = aliased(_class_of(part.column.table))
+        whole = _whole(part.column.table)
         there = select(getattr(whole, part.column.key)).where(
             _by_key(whole, part.column.table, tenant, reading=reading)
         )
         return col(getattr(kind, part.parent.key)).in_(there.correlate(None))
     return _by_key(kind, table, tenant, reading=reading)
+
+
+@lru_cache(maxsize=64)
+def _whole(table: Any) -> Any:
+    """The rows that others are part of, under a name of their own. One for all tenants: it takes
+    more time and memory than all the conditions of one.
+    """
+    return aliased(_class_of(table))
 
 
 def _by_key(kind: Any, table: Any, tenant: str, *, reading: bool) -> ColumnElement[bool]:
