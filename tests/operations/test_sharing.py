@@ -3,13 +3,15 @@
 import asyncio
 
 from sqlalchemy import delete
-from sqlmodel import col
+from sqlmodel import col, select
 
+from hub.identity.service_accounts import ServiceAccounts
 from hub.ids import new_id
 from hub.operations.sharing import NewShare, _colleague
 from hub.storage.database import Database
-from hub.storage.tables import Membership, User
-from tests.identity.houses import House
+from hub.storage.tables import Conversation, Grant, Membership, User
+from tests.identity.houses import House, waiting
+from tests.interaction.drivers import eventually
 
 
 async def test_nothing_is_shared_with_who_is_being_removed(database: Database) -> None:
@@ -28,3 +30,37 @@ async def test_nothing_is_shared_with_who_is_being_removed(database: Database) -
         done, _ = await asyncio.wait({looking}, timeout=0.2)
         assert not done, "whether they stay is not known yet"
     assert await looking is None
+
+
+async def test_what_is_shared_with_a_service_as_it_is_deleted_ends_with_it(
+    database: Database,
+) -> None:
+    house = await House(database).build()
+    owner = await house.user("owner")
+    services = ServiceAccounts(database)
+    bot = (await services.create(owner, house.tenant_id, "bot")).user.id
+    place = Conversation(id=new_id("c"), tenant_id=house.tenant_id, owner_id=owner.user_id)
+    share = NewShare(conversation_id=place.id, user_id=bot, access="reader")
+    async with database.write(house.tenant_id) as session:
+        session.add(place)
+        assert await _colleague(session, share) is not None
+        deleting = asyncio.create_task(services.delete(owner, house.tenant_id, bot))
+
+        async def waits() -> bool:
+            return database.embedded or await waiting(database) > 0
+
+        await eventually(waits)
+        session.add(
+            Grant(
+                id=new_id("sh"),
+                tenant_id=house.tenant_id,
+                subject_kind="user",
+                subject_id=bot,
+                resource_kind="conversation",
+                resource_id=place.id,
+                access="reader",
+            )
+        )
+    await deleting
+    async with database.read(house.tenant_id) as session:
+        assert (await session.exec(select(Grant))).all() == []
