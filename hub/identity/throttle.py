@@ -18,6 +18,7 @@ of its own.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 
@@ -143,6 +144,7 @@ class Throttle:
             return await self._here.take(bucket, cost, rate=rate, burst=burst)
 
 
+@lru_cache(maxsize=4_096)  # it is asked for each request
 def place_of(address: str | None) -> str:
     """What counts as one address: of IPv6 the network that one customer has (RFC 6177)."""
     if address is None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.identity.throttle import place_of
 from hub.limits.bucket import Budget, NodeBucket
 from hub.rbac.actor import Actor
 from hub.rounds import Rounds
@@ -55,9 +56,11 @@ class Rates:
         await self._settling.close()
 
     async def spend_address(self, cost: float, address: str | None) -> None:
-        """Of the budget of an address; a loopback address has none. Raises Fault rate_limited."""
+        """Of the budget of an address (of IPv6: of its network); a loopback address has none.
+        Raises Fault rate_limited.
+        """
         if address is not None and address not in LOOPBACK:
-            await self._spend(cost, (("address", address),))
+            await self._spend(cost, (("address", place_of(address)),))
 
     async def spend(self, cost: float, actor: Actor) -> None:
         """Of the budgets of a user and of a tenant. Raises Fault rate_limited."""

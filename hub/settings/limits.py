@@ -52,10 +52,10 @@ class LimitSettings(BaseSettings):
         500.0,
         ge=0,
         alias="HUB_ADDRESS_RATE",
-        description="Requests a second that one address, signed in or not, may make in the long "
-        "run, on all nodes and by all transports; costly ones count for several. Loopback "
-        "addresses have no limit; X-Forwarded-For counts from HUB_TRUSTED_PROXIES alone. 0: no "
-        "limit.",
+        description="Requests a second that one address (of IPv6: one network of 64 bits), signed "
+        "in or not, may make in the long run, on all nodes and by all transports; costly ones "
+        "count for several. Loopback addresses have no limit; X-Forwarded-For counts from "
+        "HUB_TRUSTED_PROXIES alone. 0: no limit.",
     )
     address_burst: float = Field(
         5000.0,

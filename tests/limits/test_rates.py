@@ -94,6 +94,10 @@ async def test_an_address_has_a_budget_signed_in_or_not(serve_hub: ServeHub) -> 
             # A guess costs twenty.
             assert [await guess("203.0.113.7") for _ in range(3)] == [401, 429, 429]
             assert await guess("203.0.113.8") == 401
+            # Whoever has one address of IPv6 has all of its network.
+            near = [await guess(f"2001:db8:1:2::{at}") for at in range(3)]
+            assert near == [401, 429, 429]
+            assert await guess("2001:db8:1:3::1") == 401
         async with browsing(hub, token, **{"X-Forwarded-For": "203.0.113.7"}) as same:
             answers = [await by_http(same) for _ in range(12)]
             assert answers.count(None) == 10
