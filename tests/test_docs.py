@@ -10,7 +10,7 @@ import pytest
 
 from hub.cli import _parser
 from hub.faults import CLOSES, FAULTS
-from hub.identity.standing import WHYS
+from hub.identity.access.standing import WHYS
 from hub.operations.table import OPERATIONS
 from hub.rbac.permissions import PERMISSIONS, declaration
 from hub.rbac.roles import BUILT_IN

@@ -50,18 +50,29 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "__main__": "cli",
 }
 
+# The rooms of hub.identity, in the same way.
+WITHIN_IDENTITY: Final[dict[str, str]] = {
+    "tokens": "",
+    "access": "tokens",
+    "sessions": "tokens access",
+    "keys": "tokens access",
+    "accounts": "tokens access sessions",
+    "factors": "tokens access sessions accounts",
+    "providers": "tokens access sessions accounts factors",
+}
+
 # Rooms and modules that only compute: tested with properties, usable from anywhere.
 PURE: Final = (
     "hub.ids",
     "hub.faults",
     "hub.protocol",
     "hub.audit.chain",
-    "hub.identity.api_key_text",
+    "hub.identity.tokens.api_key_text",
     "hub.audit.export",
     "hub.audit.sieve",
     "hub.audit.verifier",
-    "hub.identity.mapping",
-    "hub.identity.totp",
+    "hub.identity.providers.mapping",
+    "hub.identity.factors.totp",
     "hub.limits.ledger",
     "hub.limits.prices",
     "hub.rbac.actor",
@@ -184,6 +195,15 @@ def test_a_room_in_the_table_imports_only_rooms_above_it() -> None:
 def test_a_module_imports_only_what_the_table_allows(module: Module) -> None:
     allowed = {module.room, "__version__", *MAY_IMPORT.get(module.room, "").split()}
     rooms = {name.split(".")[1] for name in module.imports() if name.startswith("hub.")}
+    assert rooms <= allowed, f"{module.name} must not import {sorted(rooms - allowed)}"
+
+
+@each([module for module in HUB if module.within("hub.identity")])
+def test_a_room_of_identity_imports_only_rooms_above_it(module: Module) -> None:
+    room = [*module.name.split("."), ""][2]
+    allowed = {room, *WITHIN_IDENTITY.get(room, "").split()}
+    rooms = {name.split(".")[2] for name in module.imports() if name.startswith("hub.identity.")}
+    assert {room} - {""} <= set(WITHIN_IDENTITY)
     assert rooms <= allowed, f"{module.name} must not import {sorted(rooms - allowed)}"
 
 

@@ -27,7 +27,7 @@ from hub.cli import (
 )
 from hub.cli.claim import Claimed
 from hub.faults import Fault
-from hub.identity.accounts import ADMINISTRATOR
+from hub.identity.accounts.accounts import ADMINISTRATOR
 from hub.operations.table import OPERATIONS
 from hub.settings import BadSettings, Settings, read_settings
 from hub.telemetry.logs import configure_logs

@@ -13,10 +13,10 @@ from typing import Final
 from hub.audit.origin import Origin, acting
 from hub.cli.data import data_of
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.keyring import open_ring
-from hub.identity.passwords import Passwords
-from hub.identity.tokens import Tokens
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.keyring import open_ring
 from hub.operations.call import Services
 from hub.settings import Settings
 

@@ -12,8 +12,8 @@ from sqlmodel import col, or_, select
 
 from hub.cli.place import reached
 from hub.faults import Fault
-from hub.identity.api_keys import ApiKeys, Wanted
-from hub.identity.service_accounts import ROLE, ServiceAccounts
+from hub.identity.keys.api_keys import ApiKeys, Wanted
+from hub.identity.keys.service_accounts import ROLE, ServiceAccounts
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

@@ -1,7 +1,7 @@
 """How a hub without Redis learns of what an operator's command has changed: by a file beside its
 database, which it looks at a few times a second.
 
-Without it, it would find out by itself within 5 s (``hub.identity.watches``).
+Without it, it would find out by itself within 5 s (``hub.identity.access.watches``).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from hub.identity.authority import KINDS, Authority
+from hub.identity.access.authority import KINDS, Authority
 from hub.settings import Settings
 from hub.telemetry.logs import log
 

@@ -13,8 +13,8 @@ from hub.backplane.choice import open_backplane
 from hub.cli.greeting import elsewhere
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
-from hub.identity.delivery import LogDelivery, open_delivery
-from hub.identity.keyring import directory_of, open_ring
+from hub.identity.accounts.delivery import LogDelivery, open_delivery
+from hub.identity.tokens.keyring import directory_of, open_ring
 from hub.inference.catalogue import Catalogue
 from hub.settings import LOOPBACK, BadSettings, Settings
 from hub.storage.database import Database

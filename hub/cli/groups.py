@@ -4,7 +4,7 @@ import argparse
 from typing import Any, Final
 
 from hub.cli.place import PAGE, Place, add_action, add_family, opened
-from hub.identity.assignments import Target
+from hub.identity.access.assignments import Target
 from hub.settings import Settings
 from hub.storage.tables import Group
 

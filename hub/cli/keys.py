@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hub.faults import Fault
-from hub.identity.keyring import ANNOUNCED, Held, KeyRing, directory_of, make, open_ring
+from hub.identity.tokens.keyring import ANNOUNCED, Held, KeyRing, directory_of, make, open_ring
 from hub.settings import Settings
 
 HELP = "list, rotate and retire the keys of access tokens"

@@ -14,11 +14,11 @@ from hub.backplane.choice import open_backplane
 from hub.cli.changes import teller
 from hub.cli.data import data_of
 from hub.faults import Fault
-from hub.identity.assignments import Assignments, Target
-from hub.identity.authority import Authority
-from hub.identity.changes import Changed
-from hub.identity.groups import Groups
-from hub.identity.roles import Described, Roles
+from hub.identity.access.assignments import Assignments, Target
+from hub.identity.access.authority import Authority
+from hub.identity.access.changes import Changed
+from hub.identity.access.groups import Groups
+from hub.identity.access.roles import Described, Roles
 from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database

@@ -34,7 +34,7 @@ from hub.cli.serving import (
     serve_metrics,
     signals,
 )
-from hub.identity.delivery import open_delivery
+from hub.identity.accounts.delivery import open_delivery
 from hub.settings import Settings
 from hub.telemetry.logs import log
 

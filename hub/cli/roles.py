@@ -8,9 +8,9 @@ from typing import Any, Final
 from hub.backplane.memory import MemoryBackplane
 from hub.cli.place import PAGE, Place, add_action, add_family, opened
 from hub.faults import Fault
-from hub.identity.assignments import Target
-from hub.identity.authority import Authority
-from hub.identity.roles import Described
+from hub.identity.access.assignments import Target
+from hub.identity.access.authority import Authority
+from hub.identity.access.roles import Described
 from hub.operations.explanation import RESOURCE_PATTERN, Explainer, Explanation, Way
 from hub.operations.resources import Resources
 from hub.settings import Settings

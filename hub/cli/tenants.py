@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from hub.cli import administration
 from hub.cli.place import EFFECT, reached
 from hub.faults import Fault
-from hub.identity.addresses import normal
+from hub.identity.accounts.addresses import normal
 from hub.settings import Settings
 from hub.storage import tables
 from hub.storage.tenant_settings import TenantSettings, parsed

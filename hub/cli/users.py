@@ -11,18 +11,18 @@ from hub.backplane.memory import MemoryBackplane
 from hub.cli.administration import asked_password, create_user
 from hub.cli.place import PAGE, reached
 from hub.faults import Fault
-from hub.identity.delivery import LogDelivery
-from hub.identity.departures import Departures
-from hub.identity.export import Exports
-from hub.identity.factor_rules import FactorRules
-from hub.identity.keyring import open_ring
-from hub.identity.mailing import Mailing, link
-from hub.identity.passwords import Passwords
-from hub.identity.recovery import Recovery
-from hub.identity.sessions import LoginSessions
-from hub.identity.throttle import Throttle
-from hub.identity.tokens import Tokens
-from hub.identity.users import Users
+from hub.identity.accounts.delivery import LogDelivery
+from hub.identity.accounts.departures import Departures
+from hub.identity.accounts.export import Exports
+from hub.identity.accounts.mailing import Mailing, link
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.accounts.recovery import Recovery
+from hub.identity.accounts.users import Users
+from hub.identity.factors.rules import FactorRules
+from hub.identity.sessions.login_sessions import LoginSessions
+from hub.identity.sessions.throttle import Throttle
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.keyring import open_ring
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

@@ -1,1 +1,5 @@
-"""Who someone is: passwords, tokens, login sessions, and the actor that they make."""
+"""Who someone is, and what they may do at this moment.
+
+A room imports only rooms above it: ``tokens``, ``access``, ``sessions``, ``keys``, ``accounts``,
+``factors``, ``providers``.
+"""

@@ -1,9 +1,9 @@
 """The quotas that apply to whoever asks: known without a question, reserved in a transaction.
 
-Which accounts have a limit is kept for a while, as an actor is (``hub.identity.authority``): a
-change is published, and every node forgets what it knew of that tenant; one that is not told looks
-again within ``KNOWN_S``. What the limit is, and what is left of it, is read in the transaction
-that takes of it.
+Which accounts have a limit is kept for a while, as an actor is (``hub.identity.access.authority``):
+a change is published, and every node forgets what it knew of that tenant; one that is not told
+looks again within ``KNOWN_S``. What the limit is, and what is left of it, is read in the
+transaction that takes of it.
 """
 
 import asyncio

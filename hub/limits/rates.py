@@ -13,7 +13,7 @@ from typing import Final
 
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
-from hub.identity.throttle import place_of
+from hub.identity.sessions.throttle import place_of
 from hub.limits.bucket import Budget, NodeBucket
 from hub.rbac.actor import Actor
 from hub.rounds import Rounds

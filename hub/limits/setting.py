@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.holdings import hand_of, held_by
+from hub.identity.access.holdings import hand_of, held_by
 from hub.limits import book
 from hub.limits.ledger import (
     NAMES,

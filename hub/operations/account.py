@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import EmailStr, Field, SecretStr, StrictBool
 
 from hub.faults import Fault
-from hub.identity.providers import PATH
-from hub.identity.sessions import TokenPair
+from hub.identity.providers.redirects import PATH
+from hub.identity.sessions.login_sessions import TokenPair
 from hub.operations.call import Call
 from hub.operations.operation import (
     PUBLIC,

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field
 
 from hub.faults import Fault
-from hub.identity.api_keys import MOST_OVERLAP_S, OVERLAP_S, Changes, Wanted
+from hub.identity.keys.api_keys import MOST_OVERLAP_S, OVERLAP_S, Changes, Wanted
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.role import PermissionName

@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import AwareDatetime, Field
 
 from hub.faults import Fault
-from hub.identity.assignments import Target
+from hub.identity.access.assignments import Target
 from hub.operations.call import Call
 from hub.operations.explanation import RESOURCE_PATTERN, Explainer, Explanation
 from hub.operations.operation import Done, Http, Params, Result, operation

@@ -6,8 +6,8 @@ from typing import Final
 from pydantic import Field
 
 from hub.faults import Fault
-from hub.identity.assignments import Assignments, Reasons
-from hub.identity.authority import Authority, NoStanding
+from hub.identity.access.assignments import Assignments, Reasons
+from hub.identity.access.authority import Authority, NoStanding
 from hub.operations.operation import Result
 from hub.operations.resources import Resources
 from hub.operations.shapes import Id

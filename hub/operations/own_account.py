@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field, JsonValue, SecretStr
 
-from hub.identity.export import SECTIONS, Item
+from hub.identity.accounts.export import SECTIONS, Item
 from hub.ids import ID_PATTERN
 from hub.operations.call import Call
 from hub.operations.operation import SIGNED_IN, Done, Http, Nothing, Params, Result, operation

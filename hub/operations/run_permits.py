@@ -5,10 +5,10 @@ from typing import Final
 
 from hub.agents.permission import Asker
 from hub.faults import Fault
-from hub.identity.api_key_text import KeyUser
-from hub.identity.authority import Authority
-from hub.identity.standing import Key, Member
-from hub.identity.watches import Watches
+from hub.identity.access.authority import Authority
+from hub.identity.access.standing import Key, Member
+from hub.identity.access.watches import Watches
+from hub.identity.tokens.api_key_text import KeyUser
 from hub.ids import is_id
 from hub.operations.resources import Resources
 from hub.rbac.actor import Actor

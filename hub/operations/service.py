@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hub.identity.service_accounts import Account
+from hub.identity.keys.service_accounts import Account
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import Id, Listing, PageById, Text

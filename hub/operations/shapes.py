@@ -7,7 +7,7 @@ from typing import Annotated, Final, Generic, Literal, TypeVar
 from pydantic import Field, SecretStr
 
 from hub.agents.tally import Used
-from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
+from hub.identity.accounts.password_policy import MAX_CHARACTERS, MIN_CHARACTERS
 from hub.ids import ID_PATTERN
 from hub.operations.operation import Params, Result
 from hub.rbac.sharing import Access, Granted

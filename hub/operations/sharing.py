@@ -10,8 +10,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.disabled import not_disabled_there
-from hub.identity.holdings import lives
+from hub.identity.access.disabled import not_disabled_there
+from hub.identity.access.holdings import lives
 from hub.ids import new_id
 from hub.operations.call import Call
 from hub.operations.grants import GROUP, KIND, USER, in_force

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from hub.faults import Fault
-from hub.identity.holdings import is_known
+from hub.identity.access.holdings import is_known
 from hub.limits.setting import Subject, user_of_key
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from hub.identity.users import Profile
+from hub.identity.accounts.users import Profile
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.own_account import Exported, ExportPage, exported

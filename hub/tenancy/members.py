@@ -9,12 +9,12 @@ from sqlmodel import col, select
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity import invitations
-from hub.identity.changes import Changed, announce
-from hub.identity.holdings import hand_of, held_by, is_known, lives
-from hub.identity.joining import join
-from hub.identity.owners import keep_an_owner
-from hub.identity.shares import forget_shares
+from hub.identity.access.changes import Changed, announce
+from hub.identity.access.holdings import hand_of, held_by, is_known, lives
+from hub.identity.access.owners import keep_an_owner
+from hub.identity.access.shares import forget_shares
+from hub.identity.accounts import invitations
+from hub.identity.accounts.joining import join
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions
 from hub.rbac.ranks import why_not_give, why_not_touch

@@ -17,9 +17,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.origin import Origin, acting, current
 from hub.audit.trail import Detail, record
 from hub.faults import Fault
-from hub.identity import invitations
-from hub.identity.changes import Changed, announce
-from hub.identity.owners import lock
+from hub.identity.access.changes import Changed, announce
+from hub.identity.access.owners import lock
+from hub.identity.accounts import invitations
 from hub.ids import is_id, new_id
 from hub.rbac.actor import Actor
 from hub.rbac.roles import OWNER

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from hub.faults import Fault
-from hub.identity.authority import NoStanding
-from hub.identity.standing import Key
-from hub.identity.tokens import Claims
+from hub.identity.access.authority import NoStanding
+from hub.identity.access.standing import Key
+from hub.identity.tokens.access_tokens import Claims
 from hub.operations.call import Call, Services
 from hub.operations.dispatcher import Dispatcher, authorise, validate
 from hub.protocol.limits import (

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from hub.audit.denials import Refusal
 from hub.audit.origin import Origin, acting
 from hub.faults import Fault
-from hub.identity.providers import LIFE_S, PATH
-from hub.identity.provisioning import NotAdmitted
+from hub.identity.providers.provisioning import NotAdmitted
+from hub.identity.providers.redirects import LIFE_S, PATH
 from hub.operations.call import Services
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
@@ -32,7 +32,7 @@ _REFUSED: Final = frozenset({"unauthenticated", "permission_denied", "conflict",
 
 
 class SignIn:
-    """Starlette endpoints over ``hub.identity.providers``."""
+    """Starlette endpoints over ``hub.identity.providers.redirects``."""
 
     def __init__(self, services: Services) -> None:
         self._providers = services.providers

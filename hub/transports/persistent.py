@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from hub.backplane.interface import Position
 from hub.faults import Fault
-from hub.identity.client_sessions import ClientSessions, Replaced, Taken
+from hub.identity.sessions.client_sessions import ClientSessions, Replaced, Taken
 from hub.operations.call import Call
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import MAX_SUBSCRIPTIONS

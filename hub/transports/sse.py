@@ -22,7 +22,7 @@ from hub.events.fanout import Join
 from hub.events.position import Since, parse_since
 from hub.events.span import Spans
 from hub.faults import Fault
-from hub.identity.authority import NoStanding
+from hub.identity.access.authority import NoStanding
 from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES

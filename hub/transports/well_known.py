@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hub.identity.keyring import KeyRing
+from hub.identity.tokens.keyring import KeyRing
 
 CACHED_S: Final = 60
 """How long a cache may keep the keys: much less than a key is there before it signs."""

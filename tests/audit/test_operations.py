@@ -15,7 +15,7 @@ import pytest_asyncio
 from sqlmodel import col, select, update
 from websockets.exceptions import ConnectionClosed
 
-from hub.identity.accounts import Accounts
+from hub.identity.accounts.accounts import Accounts
 from hub.ids import new_id
 from hub.operations.operation import Streamed, sensitive
 from hub.operations.table import OPERATIONS

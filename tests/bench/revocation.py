@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from hub.identity.authority import RECHECK_S
+from hub.identity.access.authority import RECHECK_S
 from tests.bench.ages import percentile
 from tests.bench.backs import has_redis
 from tests.bench.child import Child

@@ -9,7 +9,7 @@ from sqlmodel import select
 from hub.cli import _parser
 from hub.cli.users import administer
 from hub.faults import Fault
-from hub.identity.seal import Seal
+from hub.identity.tokens.seal import Seal
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.database import Database

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from hub.identity.api_key_text import parse
+from hub.identity.tokens.api_key_text import parse
 from tests.cli.conftest import Hub
 from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import HubProcess

@@ -9,7 +9,7 @@ import pytest
 
 from hub.cli import _parser, roles
 from hub.faults import Fault
-from hub.identity.accounts import DEFAULT_TENANT
+from hub.identity.accounts.accounts import DEFAULT_TENANT
 from hub.settings import read_settings
 from tests.agents.client import Client, Refused, opened
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub

@@ -12,8 +12,8 @@ from typing import Final
 import httpx
 import pytest
 
-from hub.identity.authority import RECHECK_S
-from hub.identity.changes import announce
+from hub.identity.access.authority import RECHECK_S
+from hub.identity.access.changes import announce
 from tests.agents.client import Client, Refused, opened
 from tests.agents.test_runs import slowly
 from tests.backplane.sinks import eventually

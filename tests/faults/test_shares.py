@@ -13,8 +13,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents import permission
-from hub.identity import groups
-from hub.identity.shares import forget_group_shares
+from hub.identity.access import groups
+from hub.identity.access.shares import forget_group_shares
 from hub.ids import new_id
 from hub.operations import resources
 from hub.storage.scope import EVERY_TENANT

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from hub.identity.accounts import Accounts
-from hub.identity.keyring import KeyRing
-from hub.identity.passwords import Passwords
-from hub.identity.signing import SigningKey, load
-from hub.identity.tokens import Tokens
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.keyring import KeyRing
+from hub.identity.tokens.signing import SigningKey, load
 from hub.settings import Settings, read_settings
 from hub.storage.database import Database
 from tests.identity.houses import House

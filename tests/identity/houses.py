@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlmodel import select
 
-from hub.identity.assignments import Assignments
-from hub.identity.groups import Groups
-from hub.identity.roles import Roles
-from hub.identity.standing import Member, look_up
+from hub.identity.access.assignments import Assignments
+from hub.identity.access.groups import Groups
+from hub.identity.access.roles import Roles
+from hub.identity.access.standing import Member, look_up
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database

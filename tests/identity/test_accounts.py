@@ -8,9 +8,9 @@ import pytest
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
-from hub.identity.accounts import ADMINISTRATOR, Accounts
-from hub.identity.passwords import Passwords
-from hub.identity.tokens import Tokens
+from hub.identity.accounts.accounts import ADMINISTRATOR, Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings, read_settings
 from hub.storage.database import Database

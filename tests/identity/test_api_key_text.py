@@ -6,7 +6,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.identity.api_key_text import PREFIX, make, parse
+from hub.identity.tokens.api_key_text import PREFIX, make, parse
 from hub.ids import new_id
 
 SCANNED = re.compile(r"\bahk_[0-9A-HJKMNP-TV-Z]{26}[0-9A-Za-z]{49}\b")

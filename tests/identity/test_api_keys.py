@@ -11,17 +11,17 @@ from sqlmodel import col, delete, select, update
 from hub.audit.origin import Origin, acting
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity import api_keys
-from hub.identity.accounts import Accounts
-from hub.identity.api_key_text import make
-from hub.identity.api_keys import ApiKeys, Changes, Wanted
-from hub.identity.assignments import Assignments, Target
-from hub.identity.authority import Authority, NoStanding
-from hub.identity.credentials import Credentials
-from hub.identity.groups import Groups
-from hub.identity.key_use import KeyUse
-from hub.identity.service_accounts import NOWHERE, ServiceAccounts
-from hub.identity.tokens import Tokens
+from hub.identity.access.assignments import Assignments, Target
+from hub.identity.access.authority import Authority, NoStanding
+from hub.identity.access.credentials import Credentials
+from hub.identity.access.groups import Groups
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.keys import api_keys
+from hub.identity.keys.api_keys import ApiKeys, Changes, Wanted
+from hub.identity.keys.last_use import KeyUse
+from hub.identity.keys.service_accounts import NOWHERE, ServiceAccounts
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.api_key_text import make
 from hub.rbac.actor import Actor
 from hub.rbac.scopes import default_scopes
 from hub.storage.database import Database

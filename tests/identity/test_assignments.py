@@ -12,11 +12,11 @@ from sqlmodel import col, select, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.assignments import Target
-from hub.identity.authority import Authority
-from hub.identity.owners import lock
-from hub.identity.standing import UNLIMITED_S, Member, look_up
-from hub.identity.watches import Watches
+from hub.identity.access.assignments import Target
+from hub.identity.access.authority import Authority
+from hub.identity.access.owners import lock
+from hub.identity.access.standing import UNLIMITED_S, Member, look_up
+from hub.identity.access.watches import Watches
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.scope import EVERY_TENANT

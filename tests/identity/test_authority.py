@@ -14,11 +14,11 @@ from sqlmodel import col, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.authority import RECHECK_S, Authority
-from hub.identity.passwords import Passwords
-from hub.identity.standing import Key, Standing, look_up
-from hub.identity.tokens import Claims, Tokens
+from hub.identity.access.authority import RECHECK_S, Authority
+from hub.identity.access.standing import Key, Standing, look_up
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.tokens.access_tokens import Claims, Tokens
 from hub.ids import new_id
 from hub.rbac.roles import compile_roles
 from hub.settings import Settings
@@ -395,7 +395,7 @@ async def test_many_who_ask_at_once_cost_one_question(
         asked.append(len(session_ids))
         return await look_up(database, session_ids)
 
-    monkeypatch.setattr("hub.identity.authority.look_up", counted)
+    monkeypatch.setattr("hub.identity.access.authority.look_up", counted)
     everyone = [claims]
     for number in range(20):
         email = f"user{number}@hub.example"

@@ -11,7 +11,7 @@ from sqlmodel import col, func, select
 from hub.backplane.interface import Position
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.client_sessions import ClientSessions, Replaced, Taken
+from hub.identity.sessions.client_sessions import ClientSessions, Replaced, Taken
 from hub.ids import new_id
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

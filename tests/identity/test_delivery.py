@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from hub.identity.delivery import (
+from hub.identity.accounts.delivery import (
     Letter,
     LogDelivery,
     SmtpDelivery,

@@ -11,11 +11,17 @@ from sqlmodel import select, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.factors import BURST, MOST_FAILURES, RECOVERY_CODES, Factors, forget
-from hub.identity.passwords import Passwords
-from hub.identity.seal import Seal
-from hub.identity.sessions import TokenPair
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.factors.second_factors import (
+    BURST,
+    MOST_FAILURES,
+    RECOVERY_CODES,
+    Factors,
+    forget,
+)
+from hub.identity.sessions.login_sessions import TokenPair
+from hub.identity.tokens.seal import Seal
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (

@@ -10,16 +10,16 @@ from sqlmodel import col, delete, select, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.factors import Factors
-from hub.identity.joining import join
-from hub.identity.owners import lock
-from hub.identity.passwords import Passwords
-from hub.identity.seal import Seal
-from hub.identity.sessions import TokenPair
-from hub.identity.throttle import Throttle
-from hub.identity.tokens import Tokens
-from hub.identity.users import Users
+from hub.identity.access.owners import lock
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.joining import join
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.accounts.users import Users
+from hub.identity.factors.second_factors import Factors
+from hub.identity.sessions.login_sessions import TokenPair
+from hub.identity.sessions.throttle import Throttle
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.seal import Seal
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

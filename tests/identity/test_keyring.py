@@ -7,10 +7,10 @@ import jwt
 import pytest
 
 from hub.faults import Fault
-from hub.identity import keyring
-from hub.identity.keyring import ANNOUNCED, KeyRing, make, open_ring
-from hub.identity.signing import ALGORITHMS, PAIRED, generate
-from hub.identity.tokens import Tokens
+from hub.identity.tokens import keyring
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.keyring import ANNOUNCED, KeyRing, make, open_ring
+from hub.identity.tokens.signing import ALGORITHMS, PAIRED, generate
 from hub.settings import BadSettings, Settings, read_settings
 from hub.transports.well_known import CACHED_S
 

@@ -8,11 +8,11 @@ from structlog.testing import capture_logs
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.account_tokens import LIVES
-from hub.identity.accounts import Accounts
-from hub.identity.delivery import SmtpDelivery
-from hub.identity.mailing import AT_ONCE, PAUSES_S, Mailing
-from hub.identity.throttle import Throttle
+from hub.identity.accounts.account_tokens import LIVES
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.delivery import SmtpDelivery
+from hub.identity.accounts.mailing import AT_ONCE, PAUSES_S, Mailing
+from hub.identity.sessions.throttle import Throttle
 from hub.storage.database import Database
 from hub.telemetry.metrics import Metrics
 from tests.interaction.drivers import eventually
@@ -60,7 +60,7 @@ def counted(metrics: Metrics) -> dict[str, float]:
 async def test_a_letter_that_is_not_taken_is_tried_again(
     mailing: Mailing, mail: MailServer, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.identity.mailing.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("hub.identity.accounts.mailing.PAUSES_S", (0.01, 0.01))
     mail.refuse = 2
     await mailing.start()
     mailing.want("reset", ADA)
@@ -72,8 +72,8 @@ async def test_a_letter_that_is_not_taken_is_tried_again(
 async def test_those_that_wait_to_be_tried_again_hold_up_no_other_and_are_not_without_end(
     mailing: Mailing, mail: MailServer, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.identity.mailing.PAUSES_S", (600.0,))
-    monkeypatch.setattr("hub.identity.mailing.WAITING", AT_ONCE + 1)
+    monkeypatch.setattr("hub.identity.accounts.mailing.PAUSES_S", (600.0,))
+    monkeypatch.setattr("hub.identity.accounts.mailing.WAITING", AT_ONCE + 1)
     mail.refuse = AT_ONCE
     await mailing.start()
     for _ in range(AT_ONCE):
@@ -98,7 +98,7 @@ async def test_those_that_wait_to_be_tried_again_hold_up_no_other_and_are_not_wi
 async def test_it_is_given_up_after_the_last_attempt_and_said_to_the_operator(
     mailing: Mailing, mail: MailServer, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.identity.mailing.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("hub.identity.accounts.mailing.PAUSES_S", (0.0, 0.0))
     mail.refuse = 3
     with capture_logs() as lines:
         await mailing.start()

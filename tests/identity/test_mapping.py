@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.identity import mapping
-from hub.identity.mapping import Given, admits, capped, values
+from hub.identity.providers import mapping
+from hub.identity.providers.mapping import Given, admits, capped, values
 from hub.rbac.roles import BUILT_IN
 from hub.settings import BadSettings, read_settings
 from hub.settings.providers import ProviderSettings

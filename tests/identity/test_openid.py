@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hub.faults import Fault
-from hub.identity.openid import OpenId
+from hub.identity.providers.openid import OpenId
 from hub.settings import read_settings
 
 NONCE, VERIFIER, SECRET = "the nonce", "v" * 64, "never in a log"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.faults import Fault
-from hub.identity.password_policy import MAX_CHARACTERS, MIN_CHARACTERS, check, forbidden
+from hub.identity.accounts.password_policy import MAX_CHARACTERS, MIN_CHARACTERS, check, forbidden
 
 EASY = sorted(forbidden())
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hub.faults import Fault
-from hub.identity.password_policy import check
-from hub.identity.passwords import Passwords
+from hub.identity.accounts.password_policy import check
+from hub.identity.accounts.passwords import Passwords
 
 characters = st.characters(exclude_categories=["Cs"])
 

@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 from sqlmodel import col, delete, select
 
-from hub.identity.openid import OpenId
-from hub.identity.providers import Providers
-from hub.identity.provisioning import Provisioning
-from hub.identity.seal import seal_of
+from hub.identity.providers.openid import OpenId
+from hub.identity.providers.provisioning import Provisioning
+from hub.identity.providers.redirects import Providers
+from hub.identity.tokens.seal import seal_of
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.scope import EVERY_TENANT

@@ -14,8 +14,8 @@ from sqlmodel import col, select, update
 from structlog.testing import capture_logs
 
 from hub.faults import Fault
-from hub.identity import throttle
-from hub.identity.account_tokens import LIVES
+from hub.identity.accounts.account_tokens import LIVES
+from hub.identity.sessions import throttle
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AccountToken, AuditEntry, User, now
 from tests.interaction.drivers import open_socket
@@ -216,7 +216,7 @@ async def test_who_asks_too_often_is_told_and_the_mailbox_is_not_flooded(
 async def test_a_letter_that_the_mail_server_does_not_take_at_first_comes_all_the_same(
     hub: ServedHub, mail: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.identity.mailing.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("hub.identity.accounts.mailing.PAUSES_S", (0.01, 0.01))
     mail.refuse = 2
     await signed_up(hub, mail)
 
@@ -224,7 +224,7 @@ async def test_a_letter_that_the_mail_server_does_not_take_at_first_comes_all_th
 async def test_no_token_is_in_the_log_where_letters_are_mailed(
     hub: ServedHub, mail: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.identity.mailing.PAUSES_S", ())
+    monkeypatch.setattr("hub.identity.accounts.mailing.PAUSES_S", ())
     with capture_logs() as lines:
         await signed_up(hub, mail)
         mail.refuse = 1

@@ -9,11 +9,11 @@ import pytest
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.keyring import KeyRing, make
-from hub.identity.passwords import Passwords
-from hub.identity.sessions import GRACE, TokenPair, digest
-from hub.identity.tokens import Tokens
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.sessions.login_sessions import GRACE, TokenPair, digest
+from hub.identity.tokens.access_tokens import Tokens
+from hub.identity.tokens.keyring import KeyRing, make
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from sqlmodel import col, select
 
-from hub.identity import passwords, registration, throttle
+from hub.identity.accounts import passwords, registration
+from hub.identity.sessions import throttle
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditEntry, Invitation, Membership, Tenant, User
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub

@@ -7,8 +7,8 @@ import pytest
 from sqlmodel import select
 
 from hub.faults import Fault
-from hub.identity.assignments import Target
-from hub.identity.roles import MOST
+from hub.identity.access.assignments import Target
+from hub.identity.access.roles import MOST
 from hub.ids import new_id
 from hub.rbac.roles import BUILT_IN, compile_roles
 from hub.storage.scope import EVERY_TENANT

@@ -9,9 +9,9 @@ import pytest
 from sqlmodel import col, update
 
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.passwords import Passwords
-from hub.identity.tokens import Tokens
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.tokens.access_tokens import Tokens
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

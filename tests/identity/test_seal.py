@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.identity.seal import FILE, Seal, Unreadable, seal_of
+from hub.identity.tokens.seal import FILE, Seal, Unreadable, seal_of
 from hub.settings import BadSettings, read_settings
 
 LETTERS = string.ascii_letters + string.digits + "-_"

@@ -5,8 +5,8 @@ import json
 import pytest
 from sqlmodel import select
 
-from hub.identity.shares import forget_shares
-from hub.identity.standing import Member, look_up
+from hub.identity.access.shares import forget_shares
+from hub.identity.access.standing import Member, look_up
 from hub.ids import new_id
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from hub.identity.keyring import FOLDER, open_ring
-from hub.identity.signing import load
+from hub.identity.tokens.keyring import FOLDER, open_ring
+from hub.identity.tokens.signing import load
 from hub.settings import BadSettings, Settings, read_settings
 
 
@@ -203,7 +203,7 @@ def test_a_key_in_pem_is_no_shared_secret(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys
-from hub.identity.keyring import open_ring
+from hub.identity.tokens.keyring import open_ring
 from hub.settings import read_settings
 
 settings = read_settings(HUB_DATA_DIR=sys.argv[1])

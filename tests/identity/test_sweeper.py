@@ -9,10 +9,10 @@ from sqlalchemy import event
 from sqlmodel import col, func, select, update
 
 from hub.backplane.memory import MemoryBackplane, MemoryShared
-from hub.identity import sweeper as sweeping
-from hub.identity.accounts import Accounts
-from hub.identity.sightings import Sightings
-from hub.identity.sweeper import Sweeper
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.sessions import sweeper as sweeping
+from hub.identity.sessions.sightings import Sightings
+from hub.identity.sessions.sweeper import Sweeper
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (

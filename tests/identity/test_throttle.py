@@ -14,12 +14,12 @@ from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.faults import Fault
-from hub.identity import sign_in
-from hub.identity import throttle as budgets
-from hub.identity.accounts import Accounts
-from hub.identity.passwords import Passwords
-from hub.identity.throttle import Throttle, beginnings_of, place_of
-from hub.identity.tokens import Tokens
+from hub.identity.accounts import sign_in
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.sessions import throttle as budgets
+from hub.identity.sessions.throttle import Throttle, beginnings_of, place_of
+from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.faults import Fault
-from hub.identity.tokens import AUDIENCE, ISSUER, Tokens
+from hub.identity.tokens.access_tokens import AUDIENCE, ISSUER, Tokens
 from tests.identity.conftest import KEY, key_of, ring_of
 
 TOKENS = Tokens(ring_of(key_of()), 30)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.identity import totp
+from hub.identity.factors import totp
 
 SECRET = base64.b32encode(b"12345678901234567890").decode()
 

@@ -7,9 +7,9 @@ import pytest
 from sqlmodel import col, select
 
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.departures import Departures
-from hub.identity.users import Users
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.departures import Departures
+from hub.identity.accounts.users import Users
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.roles import compile_roles

@@ -10,11 +10,11 @@ from sqlmodel import col, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
-from hub.identity.accounts import Accounts
-from hub.identity.authority import Authority, NoStanding
-from hub.identity.standing import Key, Member
-from hub.identity.tokens import Claims, Tokens
-from hub.identity.watches import FRESH_S, SWEEP_S, TICK_S, Watches
+from hub.identity.access.authority import Authority, NoStanding
+from hub.identity.access.standing import Key, Member
+from hub.identity.access.watches import FRESH_S, SWEEP_S, TICK_S, Watches
+from hub.identity.accounts.accounts import Accounts
+from hub.identity.tokens.access_tokens import Claims, Tokens
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database

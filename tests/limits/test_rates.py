@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hub.identity.api_key_text import make
+from hub.identity.tokens.api_key_text import make
 from hub.ids import new_id
 from tests.interaction.drivers import Refused, Socket, eventually, open_socket
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub

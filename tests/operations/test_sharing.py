@@ -5,7 +5,7 @@ import asyncio
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from hub.identity.service_accounts import ServiceAccounts
+from hub.identity.keys.service_accounts import ServiceAccounts
 from hub.ids import new_id
 from hub.operations.sharing import NewShare, _colleague
 from hub.storage.database import Database

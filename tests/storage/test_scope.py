@@ -360,13 +360,13 @@ ABOVE_TENANTS: Final = {
 """Rooms and modules that may use ``EVERY_TENANT``, and why."""
 
 INSIDE: Final = (
-    "hub.identity.api_keys",
-    "hub.identity.assignments",
-    "hub.identity.groups",
-    "hub.identity.holdings",
-    "hub.identity.roles",
-    "hub.identity.service_accounts",
-    "hub.identity.shares",
+    "hub.identity.keys.api_keys",
+    "hub.identity.access.assignments",
+    "hub.identity.access.groups",
+    "hub.identity.access.holdings",
+    "hub.identity.access.roles",
+    "hub.identity.keys.service_accounts",
+    "hub.identity.access.shares",
 )
 """Modules of these rooms that act for a tenant's own people, and have no use for it."""
 

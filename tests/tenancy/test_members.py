@@ -8,9 +8,9 @@ import pytest
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
-from hub.identity.assignments import Assignments, Target
-from hub.identity.groups import Groups
-from hub.identity.users import Users
+from hub.identity.access.assignments import Assignments, Target
+from hub.identity.access.groups import Groups
+from hub.identity.accounts.users import Users
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.roles import compile_roles

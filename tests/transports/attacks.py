@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import HMACAlgorithm, RSAAlgorithm
 
-from hub.identity.api_key_text import make
-from hub.identity.signing import SigningKey
+from hub.identity.tokens.api_key_text import make
+from hub.identity.tokens.signing import SigningKey
 from hub.ids import new_id
 
 MINE: Final = generate_private_key(65537, 2048)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlmodel import col, select, update
 
-from hub.identity.api_keys import Changes, Wanted
+from hub.identity.keys.api_keys import Changes, Wanted
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Membership, Run, User, now
 from hub.transports import login, sse

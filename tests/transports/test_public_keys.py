@@ -7,8 +7,8 @@ import httpx
 import jwt
 import pytest
 
-from hub.identity.keyring import directory_of, make
-from hub.identity.tokens import AUDIENCE, ISSUER
+from hub.identity.tokens.access_tokens import AUDIENCE, ISSUER
+from hub.identity.tokens.keyring import directory_of, make
 from hub.transports.well_known import CACHED_S
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import ServeHub

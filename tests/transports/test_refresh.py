@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlmodel import col, update
 
-from hub.identity.sessions import GRACE, digest
+from hub.identity.sessions.login_sessions import GRACE, digest
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import RefreshToken, now
 from tests.interaction.drivers import open_socket

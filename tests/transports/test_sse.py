@@ -13,7 +13,7 @@ import pytest
 
 from hub.backplane.interface import LogSlice
 from hub.faults import Fault
-from hub.identity.keyring import LEEWAY_S
+from hub.identity.tokens.keyring import LEEWAY_S
 from hub.ids import new_id
 from hub.transports import sse
 from tests.interaction.drivers import RestCaller, eventually, refused

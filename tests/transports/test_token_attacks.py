@@ -9,8 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from hub.identity.api_keys import Wanted
-from hub.identity.tokens import REFUSED
+from hub.identity.keys.api_keys import Wanted
+from hub.identity.tokens.access_tokens import REFUSED
 from tests.interaction.drivers import Refused, open_socket
 from tests.parts.hub import ServedHub, serving
 from tests.parts.scripted import ScriptedModel

@@ -5,7 +5,7 @@ from typing import Any
 
 import jwt
 
-from hub.identity.tokens import AUDIENCE
+from hub.identity.tokens.access_tokens import AUDIENCE
 from tests.parts.hub import ServedHub
 
 

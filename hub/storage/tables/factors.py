@@ -16,7 +16,7 @@ class TotpFactor(Dated, table=True):
     user_id: str = Field(
         primary_key=True, foreign_key="users.id", ondelete="CASCADE", max_length=32
     )
-    secret: str = Field(max_length=200)  # sealed; see hub.identity.seal
+    secret: str = Field(max_length=200)  # sealed; see hub.identity.tokens.seal
     confirmed_at: datetime | None = instant(default=None, nullable=True)
     last_step: int = Field(default=0)  # of the newest code that was taken; none older is
 

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from hub.identity.api_keys import Wanted
-from hub.identity.assignments import Target
+from hub.identity.access.assignments import Target
+from hub.identity.keys.api_keys import Wanted
 from hub.ids import new_id
 from hub.operations.call import Services
 from hub.storage.tables import Conversation, Grant

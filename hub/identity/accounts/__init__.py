@@ -1,0 +1,3 @@
+"""People: registering, signing in, passwords, addresses and the letters to them, invitations,
+and how an account comes to its end.
+"""

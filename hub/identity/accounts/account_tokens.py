@@ -1,0 +1,104 @@
+"""Single-use tokens that are sent to an address: who has one reads what comes there.
+
+A token is 256 random bits, kept as its SHA-256, good for one purpose, for one user, for as long as
+the address is still theirs, and once.
+"""
+
+import secrets
+from datetime import timedelta
+from typing import Final, Literal
+
+from sqlalchemy import update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.faults import Fault
+from hub.identity.sessions.login_sessions import digest
+from hub.storage.tables import AccountToken, User, now
+
+Purpose = Literal["verify", "reset"]
+
+LIVES: Final[dict[Purpose, timedelta]] = {
+    "verify": timedelta(days=1),
+    "reset": timedelta(minutes=30),
+}
+"""How long a token is good for."""
+
+
+def make(session: AsyncSession, user: User, purpose: Purpose) -> str:
+    """A new token for the address that the user has, in the transaction of ``session``."""
+    token = secrets.token_urlsafe(32)
+    session.add(
+        AccountToken(
+            token_hash=digest(token),
+            user_id=user.id,
+            purpose=purpose,
+            email=user.email,
+            expires_at=now() + LIVES[purpose],
+        )
+    )
+    return token
+
+
+async def holder(session: AsyncSession, token: str, purpose: Purpose) -> User:
+    """Whose token it is, before it is used. Raises Fault("unauthenticated"), as ``use`` does."""
+    found = await session.exec(
+        select(User)
+        .join(AccountToken, col(AccountToken.user_id) == User.id)
+        .where(
+            AccountToken.token_hash == digest(token),
+            AccountToken.purpose == purpose,
+            col(AccountToken.used_at).is_(None),
+            col(AccountToken.expires_at) > now(),
+            AccountToken.email == User.email,
+        )
+    )
+    user = found.one_or_none()
+    if user is None:
+        raise _invalid()
+    return user
+
+
+async def use(session: AsyncSession, token: str, purpose: Purpose) -> User:
+    """Use the token up; its user, whose row is locked. Raises Fault("unauthenticated") for one that
+    was used, is too old, is for something else, or was sent to an address that is not theirs now.
+    """
+    moment = now()
+    used = await session.exec(
+        update(AccountToken)
+        .where(
+            col(AccountToken.token_hash) == digest(token),
+            col(AccountToken.purpose) == purpose,
+            col(AccountToken.used_at).is_(None),
+            col(AccountToken.expires_at) > moment,
+        )
+        .values(used_at=moment)
+        .returning(col(AccountToken.user_id), col(AccountToken.email))
+        .execution_options(synchronize_session=False)
+    )
+    row = used.one_or_none()
+    user = None
+    if row is not None:
+        # As it is once it is locked, whatever was read of it before.
+        user = await session.get(User, row[0], with_for_update=True, populate_existing=True)
+    if row is None or user is None or user.email != row[1]:
+        raise _invalid()
+    return user
+
+
+async def void(session: AsyncSession, user_id: str, purpose: Purpose) -> None:
+    """The user's other tokens for this purpose are good for nothing any more."""
+    await session.exec(
+        update(AccountToken)
+        .where(
+            col(AccountToken.user_id) == user_id,
+            col(AccountToken.purpose) == purpose,
+            col(AccountToken.used_at).is_(None),
+        )
+        .values(used_at=now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _invalid() -> Fault:
+    return Fault("unauthenticated", "The link was used, or is too old. Ask for another one.")

@@ -1,0 +1,208 @@
+"""The mailing: makes the tokens that people ask for, and sends them, after they were answered.
+
+Whoever asks is answered before anything is looked up, so that the answer, and the time it takes,
+is the same whether an address has an account or not. What waits is bounded and in memory. A letter
+that the mail server does not take is tried again for some minutes, and holds up no other; one that
+it will never take is not. What a node takes with it when it ends is asked for again: whoever misses
+a letter has a button for it, and a token that was never sent is good for nobody.
+"""
+
+import asyncio
+from typing import Final, Literal, NamedTuple
+
+from hub.faults import Fault
+from hub.identity.accounts import account_tokens
+from hub.identity.accounts.account_tokens import LIVES, Purpose
+from hub.identity.accounts.addresses import user_of
+from hub.identity.accounts.delivery import Delivery, Letter, Undelivered
+from hub.identity.sessions.throttle import Throttle
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.telemetry.logs import log
+from hub.telemetry.metrics import Metrics
+
+WAITING: Final = 1_000
+"""Letters that wait, those among them that are tried again."""
+AT_ONCE: Final = 2
+PAUSES_S: Final = (2.0, 10.0, 60.0, 240.0)
+"""After each attempt to hand a letter over, before the next. Its link is good for longer."""
+
+Kind = Literal["verify", "reset", "known"]
+"""What a letter is for. ``known``: somebody registers with an address that has an account."""
+
+_SUBJECTS: Final[dict[Kind, str]] = {
+    "verify": "Confirm your e-mail address",
+    "reset": "Choose a new password",
+    "known": "You have an account already",
+}
+_TOKENS: Final[dict[Kind, Purpose]] = {"verify": "verify", "reset": "reset", "known": "reset"}
+_TEXTS: Final[dict[Kind, str]] = {
+    "verify": "Somebody, you we hope, has given this address to the agent hub at {url}.\n"
+    "To confirm that it is yours, open this link within a day:\n\n"
+    "{link}\n\n"
+    "If it was not you, do nothing.\n",
+    "reset": "Somebody, you we hope, wants to choose a new password at the agent hub at {url}.\n"
+    "To do so, open this link within {minutes} minutes. It works once, and ends all sessions:\n\n"
+    "{link}\n\n"
+    "If it was not you, do nothing: your password stays as it is.\n",
+    "known": "Somebody, you we hope, wanted to register with this address at the agent hub at\n"
+    "{url}. It has an account there already, which stays as it is: sign in with its password. To\n"
+    "choose a new one instead, open this link within {minutes} minutes. It works once, and ends\n"
+    "all sessions:\n\n"
+    "{link}\n\n"
+    "If it was not you, do nothing: whoever it was has not learnt that you have an account.\n",
+}
+_INVITED: Final = (
+    "\nThey had an invitation. It is for you now, and works once, when you sign in with it or are\n"
+    "signed in. Its code:\n\n"
+    "{code}\n"
+)
+
+
+class _Wish(NamedTuple):
+    kind: Kind
+    address: str  # in the form in which it is kept
+    invitation: str | None = None
+
+
+class _Attempt(NamedTuple):
+    letter: Letter
+    before: int  # attempts that there were
+
+
+class Mailing:
+    """Sends letters, one after the other. ``await start()`` … ``await close()``."""
+
+    def __init__(
+        self,
+        database: Database,
+        delivery: Delivery,
+        throttle: Throttle,
+        metrics: Metrics,
+        url: str,
+    ) -> None:
+        """``url``: where people reach the hub, for the links."""
+        self._database = database
+        self._delivery = delivery
+        self._throttle = throttle
+        self._metrics = metrics
+        self._url = url
+        self._wishes: asyncio.Queue[_Wish | _Attempt] = asyncio.Queue()
+        self._waiting = 0  # letters that somebody asked for and that are not done with
+        self._none = asyncio.Event()
+        self._none.set()
+        self._later: set[asyncio.TimerHandle] = set()
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to send."""
+        self._workers = [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
+
+    async def close(self) -> None:
+        """Send no more; what waits is lost. Idempotent."""
+        for worker in self._workers:
+            worker.cancel()
+        for timer in self._later:
+            timer.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._waiting:
+            log.warning("letters that waited are lost", letters=self._waiting)
+            self._metrics.letters.labels("dropped").inc(self._waiting)
+            self._waiting = 0
+            self._none.set()
+
+    def want(self, kind: Kind, address: str, invitation: str | None = None) -> None:
+        """Have a letter sent to the user with this address, if there is one whom it can help.
+
+        ``invitation``: the code of one, for a letter of the kind ``known``. Raises
+        Fault("rate_limited") when too many wait.
+        """
+        if self._waiting >= WAITING:
+            self._metrics.letters.labels("dropped").inc()
+            raise Fault(
+                "rate_limited", "Too many letters wait.", details={"retry_after_ms": 10_000}
+            )
+        self._waiting += 1
+        self._none.clear()
+        self._wishes.put_nowait(_Wish(kind, address, invitation))
+
+    async def sent(self) -> None:
+        """Return when nothing waits and nothing is under way."""
+        await self._none.wait()
+
+    async def _work(self) -> None:
+        while True:
+            wish = await self._wishes.get()
+            outcome: str | None = "failed"
+            try:
+                outcome = await self._fulfil(wish)
+            except Fault as fault:
+                log.warning("a letter could not be written", why=fault.reason)
+            except Exception:
+                log.exception("writing a letter failed")
+            if outcome != "retried":
+                self._done()
+            if outcome is not None:
+                self._metrics.letters.labels(outcome).inc()
+
+    def _done(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._none.set()
+
+    async def _fulfil(self, wish: _Wish | _Attempt) -> str | None:
+        """What has become of it, as the metric says; None: there was nobody to write to."""
+        if isinstance(wish, _Wish):
+            if not await self._throttle.may_write_to(wish.address):
+                # Those that were sent are still good: nobody is kept out by what another asks for.
+                return "dropped"
+            letter = await self.write(wish.kind, wish.address, wish.invitation)
+            if letter is None:
+                return None
+            wish = _Attempt(letter, 0)
+        return await self._hand_over(wish)
+
+    async def write(self, kind: Kind, address: str, invitation: str | None = None) -> Letter | None:
+        """The letter, with a new token; None where there is nobody to help by it."""
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await user_of(session, address)
+            if user is None or user.disabled_at is not None:
+                return None
+            if kind == "verify" and user.verified_at is not None:
+                return None
+            token = account_tokens.make(session, user, _TOKENS[kind])
+        text = text_of(kind, token, self._url)
+        if invitation is not None:
+            text += _INVITED.format(code=invitation)
+        return Letter(address, _SUBJECTS[kind], text)
+
+    async def _hand_over(self, attempt: _Attempt) -> str:
+        try:
+            await self._delivery.deliver(attempt.letter)
+        except Undelivered as error:
+            if error.lasting or attempt.before >= len(PAUSES_S):
+                log.error("a letter was not delivered", why=str(error), see="HUB_SMTP_URL")
+                return "failed"
+            self._put_off(attempt._replace(before=attempt.before + 1), PAUSES_S[attempt.before])
+            return "retried"
+        return "sent"
+
+    def _put_off(self, attempt: _Attempt, pause_s: float) -> None:
+        def due() -> None:
+            self._later.discard(timer)
+            self._wishes.put_nowait(attempt)
+
+        timer = asyncio.get_running_loop().call_later(pause_s, due)
+        self._later.add(timer)
+
+
+def text_of(kind: Kind, token: str, url: str) -> str:
+    """What a letter says. ``url``: where people reach the hub."""
+    purpose = _TOKENS[kind]
+    minutes = int(LIVES[purpose].total_seconds() // 60)
+    return _TEXTS[kind].format(link=link(purpose, token, url), url=url, minutes=minutes)
+
+
+def link(purpose: Purpose, token: str, url: str) -> str:
+    """Where the token is shown. It is in the part of the URL that no server is sent."""
+    return f"{url}/#{purpose}={token}"

@@ -1,0 +1,168 @@
+"""Recovery: whose an address is, and a new password, by the old one or by a letter."""
+
+from typing import Final
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from hub.audit.trail import record
+from hub.faults import Fault
+from hub.identity.access.changes import Changed, announce
+from hub.identity.accounts import account_tokens
+from hub.identity.accounts.account_tokens import Purpose
+from hub.identity.accounts.addresses import address_or_nobodys, own_parts
+from hub.identity.accounts.joining import join_as_promised
+from hub.identity.accounts.mailing import Mailing
+from hub.identity.accounts.passwords import Passwords
+from hub.identity.sessions.login_sessions import end_sessions
+from hub.identity.sessions.throttle import Throttle
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession, Membership, User, now
+
+WRONG: Final = "The password is wrong."
+
+
+class Recovery:
+    """Verifies addresses and changes passwords. ``changed(kind, id)`` is told of what must act at
+    once.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        throttle: Throttle,
+        mailing: Mailing,
+        changed: Changed,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._throttle = throttle
+        self._mailing = mailing
+        self._changed = changed
+
+    async def ask(self, purpose: Purpose, email: str, address: str | None) -> None:
+        """Have a letter sent to the user with this e-mail address, if there is one.
+
+        The answer is the same if there is none, and comes before it is looked. Raises
+        Fault("rate_limited").
+        """
+        account = address_or_nobodys(email)
+        await self._throttle.letter(account, address)
+        self._mailing.want(purpose, account)
+
+    async def verify(self, token: str, address: str | None) -> None:
+        """The address that the token was sent to is its user's, who comes into the tenant that they
+        registered for. Raises Fault("unauthenticated").
+        """
+        taken = await self._throttle.token(address)
+        async with self._database.write(EVERY_TENANT) as session:
+            await join_as_promised(session, await account_tokens.holder(session, token, "verify"))
+            user = await account_tokens.use(session, token, "verify")
+            user.verified_at = user.verified_at or now()
+            session.add(user)
+            await tell(session, user.id, "account.verify")
+        await self._throttle.give_back(taken)
+
+    async def reset(self, token: str, password: str, address: str | None) -> None:
+        """Set a password, by a token that was sent; all sessions of the user end.
+
+        The address is verified by it. Raises Fault: "unauthenticated" for the token,
+        "invalid_params" for the password, after which the token is as good as before.
+        """
+        taken = await self._throttle.token(address)
+        async with self._database.read(EVERY_TENANT) as session:
+            # Before the costly hash; the transaction below decides.
+            user = await account_tokens.holder(session, token, "reset")
+        await self._throttle.give_back(taken)
+        hashed = await self._passwords.hash(password, own_parts(user.email))
+        async with self._database.write(EVERY_TENANT) as session:
+            await join_as_promised(session, await account_tokens.holder(session, token, "reset"))
+            user = await account_tokens.use(session, token, "reset")
+            user.verified_at = user.verified_at or now()
+            await self._set(session, user, hashed)
+            await end_sessions(session, col(LoginSession.user_id) == user.id)
+            await tell(session, user.id, "account.reset")
+        await announce(self._changed, ("user", user.id))
+
+    async def change(self, user_id: str, session_id: str, current: str, password: str) -> None:
+        """Set a password, by the one that it is; the user's other sessions end.
+
+        Raises Fault: "permission_denied" for a wrong one, "invalid_params" for the new one,
+        "rate_limited".
+        """
+        stored, email = await self.confirm(user_id, current)
+        hashed = await self._passwords.hash(password, own_parts(email))
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await session.get(User, user_id, with_for_update=True)
+            if user is None or user.password_hash != stored:
+                raise Fault("permission_denied", WRONG)  # it was changed meanwhile
+            await self._set(session, user, hashed)
+            others = col(LoginSession.id) != session_id
+            await end_sessions(session, (col(LoginSession.user_id) == user_id) & others)
+            await tell(session, user_id, "account.change_password")
+        await announce(self._changed, ("user", user_id))
+
+    async def set(self, user_id: str, password: str) -> None:
+        """Set a password, for an operator at the machine; all sessions of the user end.
+
+        Raises Fault: "not_found", "invalid_params".
+        """
+        async with self._database.read(EVERY_TENANT) as session:
+            known = await session.get(User, user_id)
+        if known is None or known.deleted_at is not None:
+            raise Fault("not_found", "There is no such user.")
+        hashed = await self._passwords.hash(password, own_parts(known.email))
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await session.get(User, user_id, with_for_update=True)
+            if user is None or user.deleted_at is not None:
+                raise Fault("not_found", "There is no such user.")
+            await self._set(session, user, hashed)
+            await end_sessions(session, col(LoginSession.user_id) == user_id)
+            await tell(session, user_id, "account.reset")
+        await announce(self._changed, ("user", user_id))
+
+    async def reset_token(self, user_id: str) -> str:
+        """A token with which the user chooses a password, for an operator at the machine to pass
+        on. Raises Fault("not_found").
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await session.get(User, user_id)
+            if user is None or user.deleted_at is not None:
+                raise Fault("not_found", "There is no such user.")
+            await tell(session, user_id, "account.recover")
+            return account_tokens.make(session, user, "reset")
+
+    async def confirm(self, user_id: str, password: str) -> tuple[str | None, str]:
+        """That who is signed in knows the password too; its hash, and the e-mail address.
+
+        Raises Fault: "permission_denied", "rate_limited".
+        """
+        taken = await self._throttle.current_password(user_id)
+        async with self._database.read(EVERY_TENANT) as session:
+            user = await session.get(User, user_id)
+        stored = user.password_hash if user is not None else None
+        verified = await self._passwords.verify(password, stored)
+        if user is None or not verified.right:
+            raise Fault("permission_denied", WRONG)
+        await self._throttle.give_back(taken)
+        return stored, user.email
+
+    async def _set(self, session: AsyncSession, user: User, hashed: str) -> None:
+        user.password_hash = hashed
+        session.add(user)
+        # A link that was asked for before is not to undo it.
+        await account_tokens.void(session, user.id, "reset")
+
+
+async def tell(session: AsyncSession, user_id: str, action: str) -> None:
+    """Note in the trail of each tenant of theirs what a user did with the account."""
+    tenants = await session.exec(
+        select(Membership.tenant_id)
+        .where(Membership.user_id == user_id)
+        .distinct()
+        .order_by(col(Membership.tenant_id))  # in one order, since the trail is locked
+    )
+    for tenant_id in tenants.all():
+        await record(session, tenant_id, action, resource=("user", user_id))

@@ -1,0 +1,1 @@
+"""Second factors: what users show beside their password, and what administrators demand."""

@@ -1,0 +1,1 @@
+"""Actors that are programs: API keys, and the service accounts that come in by them."""

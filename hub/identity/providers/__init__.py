@@ -1,0 +1,1 @@
+"""Signing in through identity providers (OpenID Connect), and the users that they know."""
