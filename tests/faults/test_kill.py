@@ -13,7 +13,7 @@ from hub_client.retry import Backoff
 from websockets.exceptions import ConnectionClosed
 
 from tests.agents.agui import Reading, judge
-from tests.agents.client import Client, opened, run_of
+from tests.agents.client import Client, Refused, opened, run_of
 from tests.agents.test_runs import slowly
 from tests.faults.processes import query, wait_until
 from tests.parts.hub import PASSWORD, HubProcess
@@ -133,7 +133,15 @@ class Crowd:
 
     async def _send(self, client: Client, conversation: str) -> None:
         words = f"words {next(self._numbers)}"
-        sent = await client.send(conversation, words, client_message_id=words, on_busy="interrupt")
+        try:
+            sent = await client.send(
+                conversation, words, client_message_id=words, on_busy="interrupt"
+            )
+        except Refused as refused:
+            if refused.reason != "conversation_busy":
+                raise
+            await asyncio.sleep(0.01)  # as many wait as may
+            return
         self.acknowledged[sent["message_id"]] = sent["run_id"]
 
 
