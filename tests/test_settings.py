@@ -24,6 +24,13 @@ def test_a_setting_that_is_empty_is_not_set(
     assert settings.database.endswith("hub.db")
 
 
+def test_the_users_of_a_dead_node_are_gone_within_a_minute_whatever_is_set() -> None:
+    longest = read_settings(HUB_PRESENCE_TTL=45).presence_ttl_s
+    assert longest * 4 / 3 <= 60
+    with pytest.raises(BadSettings, match="HUB_PRESENCE_TTL"):
+        read_settings(HUB_PRESENCE_TTL=46)
+
+
 def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HUB_LOCAL_MODEL", "~/models/small.gguf")

@@ -1,9 +1,12 @@
 """The answer cache: only where a tenant wants it, for the very same prompt, on every node."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from hub.agents.answers import Shelf, name_of
+from hub.inference.interface import ChatMessage, ChatRequest
 from tests.agents.client import Client, opened
 from tests.agents.conftest import someone
 from tests.parts.hub import ServedHub, ServeHub
@@ -33,6 +36,26 @@ def looked_up(hub: ServedHub, cache: str, outcome: str) -> float:
     registry = hub.hub.services.metrics.registry
     labels = {"cache": cache, "outcome": outcome}
     return registry.get_sample_value("hub_cache_lookups_total", labels) or 0.0
+
+
+def test_an_answer_is_to_one_prompt_of_one_model_with_one_set_of_parameters() -> None:
+    shelf = Shelf("t_1", "2026-01-01", "digest")
+    asked = ChatRequest("echo", (ChatMessage("user", "why"),), {"num_ctx": 1}, {"type": "object"})
+    others = [
+        replace(asked, model="other"),
+        replace(asked, messages=(ChatMessage("user", "how"),)),
+        replace(asked, messages=(ChatMessage("system", "why"),)),
+        replace(asked, options={"num_ctx": 2}),
+        replace(asked, options={}),
+        replace(asked, format=None),
+    ]
+    names = [name_of(each, shelf) for each in (asked, *others)]
+    names += [
+        name_of(asked, shelf._replace(**{name: "another"}))
+        for name in ("tenant_id", "since", "model")
+    ]
+    assert len(set(names)) == len(names)
+    assert name_of(replace(asked), Shelf(*shelf)) == names[0]
 
 
 async def test_a_tenant_that_wants_it_gets_an_answer_again_and_pays_for_it_once(

@@ -34,6 +34,22 @@ async def settle(turns: int = 20) -> None:
 # --- joining ---
 
 
+@pytest.mark.parametrize(
+    ("since", "outcome"),
+    [(None, "new"), ("start", "recovered"), (Position("e_forged", 1), "snapshot")],
+)
+async def test_a_join_is_counted_by_what_came_of_it(
+    house: House, since: Since, outcome: str
+) -> None:
+    await house.append()
+    await house.fanout.join(CHANNEL, Follower(), since)
+    counted = house.fanout._metrics.resumes
+    outcomes = ("new", "recovered", "snapshot")
+    assert {each: counted.labels(each)._value.get() for each in outcomes} == {
+        each: float(each == outcome) for each in outcomes
+    }
+
+
 async def test_from_now_on_begins_with_the_next_event(house: House) -> None:
     await house.append(3)
     reader = await Follower().follow(house.fanout, None)

@@ -86,13 +86,26 @@ async def test_the_frames_of_one_turn_are_written_with_one_call() -> None:
     assert outbox.size == 0
 
 
-async def test_all_outboxes_of_a_turn_are_written_at_its_end() -> None:
+async def test_all_outboxes_of_a_turn_are_written_at_its_end_by_one_call_and_no_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scheduler = FlushScheduler()
     pipes = [Pipe() for _ in range(50)]
     boxes = [Outbox(pipe, scheduler, Overflow()) for pipe in pipes]
-    for box in boxes:
-        box.put(b"x")
-        box.put(b"y")
+    loop, called = asyncio.get_running_loop(), list[object]()
+    call_soon = loop.call_soon
+
+    def noted(callback: Any, *arguments: Any, **named: Any) -> asyncio.Handle:
+        called.append(callback)
+        return call_soon(callback, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_soon", noted)
+        for box in boxes:
+            box.put(b"x")
+            box.put(b"y")
+        # A task would be a call of its own.
+        assert len(called) == 1
     await turn()
     assert [pipe.written for pipe in pipes] == [[b"xy"]] * 50
 

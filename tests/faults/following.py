@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from tests.parts.figures import Figures
 from tests.agents.agui import Reading
 from tests.agents.client import Client, Refused, run_of, said
 from tests.backplane.sinks import eventually
@@ -158,6 +159,6 @@ async def ready(url: str, is_ready: bool, within: float) -> float:
     return time.monotonic() - began
 
 
-def report(what: str, **seconds: float) -> None:
-    """Print what a fault cost."""
-    print(f"\n{what}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} s" for k, v in seconds.items()))
+def report(figures: Figures, what: str, **seconds: float) -> None:
+    """Tell what a fault cost."""
+    figures(f"{what}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} s" for k, v in seconds.items()))

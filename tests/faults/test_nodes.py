@@ -15,6 +15,7 @@ from tests.agents.client import opened
 from tests.agents.test_runs import slowly
 from tests.faults.following import Following, ready, report
 from tests.faults.test_kill import sign_in, start
+from tests.parts.figures import Figures
 from tests.parts.hub import HubProcess
 from tests.parts.namespace import Namespace
 from tests.parts.redis import RedisProcess, free_port
@@ -40,7 +41,7 @@ def nodes(hub_process: HubProcess, tmp_path: Path, sqlite_url: str) -> Iterator[
 
 
 async def test_clients_of_a_killed_node_go_on_at_another_where_they_were(
-    nodes: list[HubProcess], redis_server: RedisProcess
+    nodes: list[HubProcess], redis_server: RedisProcess, figures: Figures
 ) -> None:
     one, two = nodes
     for node in nodes:
@@ -81,11 +82,11 @@ async def test_clients_of_a_killed_node_go_on_at_another_where_they_were(
                 "".join(f"w{at} " for at in range(150))
             ]
             assert len(reader.terminal(sent["run_id"])) == 1
-        report("a node killed", all_its_clients_live_on_another_after=live)
+        report(figures, "a node killed", all_its_clients_live_on_another_after=live)
 
 
 async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_is_back(
-    nodes: list[HubProcess], namespace: Namespace, redis_folder: Path
+    nodes: list[HubProcess], namespace: Namespace, redis_folder: Path, figures: Figures
 ) -> None:
     address = namespace.near(0)
     redis = RedisProcess(
@@ -116,7 +117,7 @@ async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_i
         theirs = await stack.enter_async_context(Following(there, conversation, "start"))
         namespace.cut(0)
         cut_at = time.monotonic()
-        noticed = await ready(cut_off.url, False, 2.5)
+        noticed = await ready(cut_off.url, False, 2.0)
         await mine.until(lambda: len(mine.joins) > 1)
         pause = mine.longest_pause(cut_at)
         text = "kept, though nobody can be told"
@@ -141,6 +142,7 @@ async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_i
         assert (run["status"], run["attempt"]) == ("cancelled", 2)
         assert len(theirs.joins) == 1
         report(
+            figures,
             "a node cut off from Redis",
             said_by_the_node_after=noticed,
             pause_of_its_stream=pause,

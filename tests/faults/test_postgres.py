@@ -15,6 +15,7 @@ from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.faults.following import Following, ready, report
 from tests.faults.processes import wait_until
+from tests.parts.figures import Figures
 from tests.parts.hub import ServeHub
 from tests.parts.postgres import PostgresCluster, PostgresServer
 
@@ -34,7 +35,7 @@ def own_postgres(postgres_programs: Path) -> Iterator[PostgresCluster]:
 
 
 async def test_what_was_acknowledged_survives_a_crash_of_postgresql_and_runs_end(
-    own_postgres: PostgresCluster, serve_hub: ServeHub
+    own_postgres: PostgresCluster, serve_hub: ServeHub, figures: Figures
 ) -> None:
     server = PostgresServer(own_postgres.port, "")
     admin: asyncpg.Connection = await server.admin()
@@ -74,6 +75,7 @@ async def test_what_was_acknowledged_survives_a_crash_of_postgresql_and_runs_end
             found |= {message["id"] for message in page["items"]}
             assert set(acknowledged) <= found
             report(
+                figures,
                 "PostgreSQL crashed",
                 said_by_the_node_after=noticed,
                 ready_again_after=back,

@@ -11,6 +11,7 @@ from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.backplane.sinks import eventually
 from tests.faults.following import Following, ready, report
+from tests.parts.figures import Figures
 from tests.parts.hub import ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
 
@@ -27,6 +28,7 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
     serve_hub: ServeHub,
     own_redis: RedisProcess,
     sqlite_url: str,
+    figures: Figures,
 ) -> None:
     words, delay_ms = pace
     whole = "".join(f"w{at} " for at in range(words))
@@ -78,6 +80,7 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
                 await answers.until(lambda: len(answers.reading.texts) == 2)
                 assert kept["message_id"] in answers.reading.texts
             report(
+                figures,
                 f"Redis {how}",
                 said_by_the_node_after=noticed,
                 acknowledged_after=answered,
@@ -96,7 +99,7 @@ async def ends_in_the_log(hub: ServedHub, conversation: str) -> list[str]:
 
 
 async def test_what_is_published_while_pub_sub_is_cut_reaches_a_reader_without_its_noticing(
-    serve_hub: ServeHub, own_redis: RedisProcess, sqlite_url: str
+    serve_hub: ServeHub, own_redis: RedisProcess, sqlite_url: str, figures: Figures
 ) -> None:
     settings = {"HUB_REDIS_URL": own_redis.url, "HUB_DATABASE_URL": sqlite_url}
     async with serve_hub(**settings) as hub, opened(hub.url, await someone(hub)) as client:
@@ -117,13 +120,13 @@ async def test_what_is_published_while_pub_sub_is_cut_reaches_a_reader_without_i
             assert (len(reader.joins), reader.ends) == (1, [])
             (filled,) = (sample for sample in next(iter(fills.collect())).samples[:1])
             assert filled.value > 0
-            report("pub/sub cut three times", longest_pause=reader.longest_pause(reader.moments[0]))
+            report(figures, "pub/sub cut three times", longest_pause=reader.longest_pause(reader.moments[0]))
             kept = await reader.agrees()
             assert kept[-1]["content"] == "".join(f"w{at} " for at in range(300))
 
 
 async def test_a_redis_that_is_flushed_in_the_middle_of_an_answer_costs_no_words(
-    serve_hub: ServeHub, own_redis: RedisProcess, sqlite_url: str
+    serve_hub: ServeHub, own_redis: RedisProcess, sqlite_url: str, figures: Figures
 ) -> None:
     settings = {"HUB_REDIS_URL": own_redis.url, "HUB_DATABASE_URL": sqlite_url}
     async with serve_hub(**settings) as hub, opened(hub.url, await someone(hub)) as client:
@@ -141,7 +144,7 @@ async def test_a_redis_that_is_flushed_in_the_middle_of_an_answer_costs_no_words
             assert reader.joins[1]["epoch"] != before
             told = time.monotonic() - flushed_at
             await reader.ended(sent["run_id"])
-            report("Redis flushed", readers_joined_the_next_log_after=told)
+            report(figures, "Redis flushed", readers_joined_the_next_log_after=told)
             kept = await reader.agrees()
             assert kept[-1]["content"] == "".join(f"w{at} " for at in range(40))
             assert await ends_in_the_log(hub, conversation) == [sent["run_id"]]

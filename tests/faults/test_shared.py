@@ -10,6 +10,7 @@ from tests.agents.client import Client, opened, run_of
 from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.faults.conftest import StartWorker
+from tests.parts.figures import Figures
 from tests.parts.hub import ServeHub
 from tests.parts.redis import RedisProcess
 
@@ -35,6 +36,7 @@ async def test_runs_whose_workers_are_killed_or_paused_are_taken_over_and_end_on
     start_worker: StartWorker,
     redis_server: RedisProcess,
     sqlite_url: str,
+    figures: Figures,
 ) -> None:
     shared = {"HUB_REDIS_URL": redis_server.url, "HUB_DATABASE_URL": sqlite_url}
     async with (
@@ -55,7 +57,8 @@ async def test_runs_whose_workers_are_killed_or_paused_are_taken_over_and_end_on
         start_worker(**shared)
         for conversation in conversations:
             await client.until(partial(_restated, client, conversation), TAKEN_OVER_S)
-            print(f"\ntaken over after {time.monotonic() - gone_at:.1f} s")
+            taken_over_s = time.monotonic() - gone_at
+        figures(f"workers killed and paused: runs taken over after {taken_over_s:.1f} s")
         # It comes back while the other is at it, with half an answer in its hands.
         paused.send(signal.SIGCONT)
         await paused.says("a run was lost to another worker")

@@ -77,14 +77,14 @@ def _ip() -> str:
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    """A namespace of this test alone. Skips without root (with CI=true: fails)."""
+    """A namespace of this test alone. Skips where none can be made (with CI=true: fails)."""
     made = Namespace()
     try:
         try:
             made.make()
         except (RuntimeError, OSError) as error:
             message = f"no network namespace can be made, which takes root and iproute2: {error}"
-            if os.environ.get("CI") == "true" and os.geteuid() == 0:
+            if os.environ.get("CI") == "true":
                 pytest.fail(message)
             pytest.skip(message)
         yield made

@@ -100,6 +100,8 @@ async def test_a_late_joiner_gets_the_text_so_far_in_few_events_and_resumes_insi
             assembled.take(await late.recv())
         assert assembled.text == _text(2_000)
         assert len(assembled.spans) <= 8
+        joined = served_hub.hub.services.metrics.joined.labels("log")._value.get()
+        assert joined == sum(span - 1 for span in assembled.spans)
     async with stalling(served_hub, token) as again:
         await _subscribe(again, channel, {"epoch": begun["epoch"], "seq": 1_234})
         rest = Assembled(1_234)

@@ -16,7 +16,7 @@ from tests.parts.hub import ServedHub, serving
 from tests.parts.scripted import ScriptedModel
 from tests.transports.attacks import ATTACKS, Target, signed
 
-ALGORITHMS = ("HS256", "RS256")
+ALGORITHMS = ("HS256", "RS256", "EdDSA")
 _NUMBERS = count(1)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

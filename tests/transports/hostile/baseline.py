@@ -11,9 +11,11 @@ from typing import Final
 
 import httpx
 
+from hub.faults import CLOSES
 from tests.parts.hub import HubProcess
 
 WITHIN_S: Final = 20.0
+DOCUMENTED: Final = {*CLOSES, 1002, 1003, 1007, 1009, 1011}
 MEMORY_MIB: Final = 12.0
 """What allocators keep from one time to the next of what a hub gave back."""
 
@@ -80,9 +82,17 @@ class Watched:
                     return now
                 last = now
 
+    async def closes(self) -> set[int]:
+        """The codes by which connections were closed."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            page = (await client.get(self._metrics)).text
+        return {int(code) for code in re.findall(r'^hub_closes_total\{code="(\d+)"\}', page, re.M)}
+
     @asynccontextmanager
     async def unchanged(self, memory_mib: float = MEMORY_MIB) -> AsyncIterator[None]:
-        """What is done inside leaves nothing behind, and no traceback in the log."""
+        """What is done inside leaves nothing behind, and no traceback in the log; and every close
+        has a code that is documented.
+        """
         before = await self.settled()
         said = len(self.process.log)
         yield
@@ -93,6 +103,7 @@ class Watched:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"not at the baseline again: {before} became {now}") from None
+        assert await self.closes() <= DOCUMENTED
         log = self.process.log[said:]
         assert "Traceback" not in log, log[-5_000:]
 
