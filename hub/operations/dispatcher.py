@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hub.audit.denials import Refusal
 from hub.audit.origin import Deed, Origin, acting, watched
 from hub.faults import Fault
+from hub.identity.access.refusal import NotAdmitted
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
 from hub.rbac.decision import decide
@@ -144,12 +145,16 @@ def _note(operation: AnyOperation, params: Mapping[str, Any], call: Call, fault:
         kind, parameter = operation.guards
         resource = (kind, str(params.get(parameter, ""))[:200])
     email, tenant = params.get("email"), params.get("tenant")
+    tenant_id = None if public else call.actor.tenant_id
+    if isinstance(fault, NotAdmitted):  # by the second factor: there is no address then
+        tenant_id = fault.tenant_id
+        resource = ("user", fault.user_id) if fault.user_id is not None else None
     refusal = Refusal(
         action=operation.name,
         outcome="failed" if fault.reason == "unauthenticated" else "denied",
         reason=fault.reason,
         origin=_origin(call),
-        tenant_id=None if public else call.actor.tenant_id,
+        tenant_id=tenant_id,
         resource=resource,
         email=email if public and isinstance(email, str) else None,
         tenant=tenant if public and isinstance(tenant, str) else None,

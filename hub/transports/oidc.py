@@ -15,7 +15,7 @@ from starlette.routing import Route
 from hub.audit.denials import Refusal
 from hub.audit.origin import Origin, acting
 from hub.faults import Fault
-from hub.identity.providers.provisioning import NotAdmitted
+from hub.identity.access.refusal import NotAdmitted
 from hub.identity.providers.redirects import LIFE_S, PATH
 from hub.operations.call import Services
 from hub.telemetry.logs import log_failure

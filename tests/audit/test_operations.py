@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, Final
 
 import httpx
+import pyotp
 import pytest
 import pytest_asyncio
 from sqlmodel import col, select, update
@@ -218,6 +219,25 @@ async def test_failed_sign_ins_are_in_the_trail_and_a_stranger_does_not_fill_it(
     assert 0 < len(failed) <= 10
     assert {one.action for one in failed} == {"account.login"}
     assert {(one.resource_id, one.actor_id) for one in failed} == {(ada.user_id, None)}
+
+
+async def test_a_wrong_second_factor_is_in_the_trail_of_the_tenant_that_it_would_have_opened(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    secret = (await ada.ask("factor.enrol"))["secret"]
+    await ada.ask("factor.confirm", {"code": pyotp.TOTP(secret).now()})
+    stranger = RestCaller(client, None)
+    account = {"email": ada.email, "password": PASSWORD}
+    answer = await client.post("/v1/auth/login", json=account)
+    challenge = answer.json()["error"]["data"]["details"]["challenge"]
+    for _ in range(2):
+        with pytest.raises(Refused, match="unauthenticated"):
+            wrong = {"challenge": challenge, "code": "AAAAAAAAAAAAAAAA"}
+            await stranger.ask("account.second_factor", wrong)
+    failed = await ada.trail(outcome="failed", action="account.second_factor")
+    assert [(one.resource_kind, one.resource_id, one.actor_id) for one in failed] == [
+        ("user", ada.user_id, None)
+    ] * 2
 
 
 async def test_an_answer_does_not_wait_for_the_note_of_its_refusal(serve_hub: ServeHub) -> None:

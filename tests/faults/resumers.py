@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, cast
 
 import orjson
@@ -196,10 +197,11 @@ class Talk:
         return self._driven == self._sent
 
     async def _drive(self) -> None:
-        """As a worker does, which loses its leases with the log."""
-        node, done = self.nodes[0], list[str]()
+        """As workers do, one on each node in turn, which lose their leases with the log."""
+        nodes, done = cycle(self.nodes), list[str]()
         while True:
             await self._work.wait()
+            node = next(nodes)
             lease = await node.backplane.acquire(self.channel, LEASE_S)
             if lease is None:
                 await asyncio.sleep(0.005)

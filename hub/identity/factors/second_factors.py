@@ -25,6 +25,7 @@ from hub.audit.trail import record
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
 from hub.identity.access.owners import lock
+from hub.identity.access.refusal import NotAdmitted
 from hub.identity.accounts.joining import join
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.factors import totp
@@ -202,11 +203,21 @@ class Factors:
 
         Raises Fault("unauthenticated") for a wrong code, and for a challenge that was used, is too
         old or has had five wrong codes; "rate_limited"; for the invitation as ``Accounts.login``.
+        NotAdmitted, once it is known whose sign-in it is.
         """
         async with self._database.read(EVERY_TENANT) as session:
             waiting = await session.get(LoginChallenge, digest(challenge))
         if waiting is None or not _is_open(waiting):
             raise _over()
+        try:
+            return await self._let_in(waiting, challenge, code, device, address, invitation)
+        except Fault as fault:
+            raise NotAdmitted(fault, waiting.tenant_id, waiting.user_id) from fault
+
+    async def _let_in(
+        self, waiting: LoginChallenge, challenge: str, code: str, device: str | None,
+        address: str | None, invitation: str | None,
+    ) -> TokenPair:  # fmt: skip
         await self._attempt(waiting.user_id, code)
         with acting(replace(current(), actor_id=waiting.user_id)):
             async with self._database.write(EVERY_TENANT) as session:

@@ -18,6 +18,7 @@ from hub.faults import Fault
 from hub.identity.access.definitions import definitions_of
 from hub.identity.access.holdings import held_by
 from hub.identity.access.owners import has_owner, lock
+from hub.identity.access.refusal import NotAdmitted
 from hub.identity.access.remains import forget_remains
 from hub.identity.accounts.addresses import normal
 from hub.identity.accounts.sign_in import choose_tenant
@@ -45,17 +46,6 @@ CODE_LIFE: Final = timedelta(minutes=1)
 """How long the code is good that the browser takes to the web client."""
 
 _NO_WAY_IN: Final = "Your account at the provider gives you no access here. Ask an administrator."
-
-
-class NotAdmitted(Fault):
-    """Somebody whom the provider knows does not come in. ``tenant_id`` is where that is noted: the
-    one that they would have entered. ``user_id``: who they are here, if anybody.
-    """
-
-    def __init__(self, why: Fault, tenant_id: str | None, user_id: str | None) -> None:
-        super().__init__(why.reason, why.message)
-        self.tenant_id = tenant_id
-        self.user_id = user_id
 
 
 class Provisioning:
