@@ -230,9 +230,9 @@ async def test_a_wrong_second_factor_is_in_the_trail_of_the_tenant_that_it_would
     account = {"email": ada.email, "password": PASSWORD}
     answer = await client.post("/v1/auth/login", json=account)
     challenge = answer.json()["error"]["data"]["details"]["challenge"]
+    wrong = {"challenge": challenge, "code": "AAAAAAAAAAAAAAAA"}
     for _ in range(2):
         with pytest.raises(Refused, match="unauthenticated"):
-            wrong = {"challenge": challenge, "code": "AAAAAAAAAAAAAAAA"}
             await stranger.ask("account.second_factor", wrong)
     failed = await ada.trail(outcome="failed", action="account.second_factor")
     assert [(one.resource_kind, one.resource_id, one.actor_id) for one in failed] == [

@@ -1,4 +1,4 @@
-"""What a node asks of Redis's pub/sub: the channels that it reads, where they are, and no others."""
+"""What a node asks of Redis's pub/sub: the channels that it reads, where they are; no others."""
 
 from collections.abc import Sequence
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from tests.parts.figures import Figures
 from tests.agents.agui import Reading
 from tests.agents.client import Client, Refused, run_of, said
 from tests.backplane.sinks import eventually
+from tests.parts.figures import Figures
 
 NOTICE = "subscription.ended"
 

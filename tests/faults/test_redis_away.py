@@ -28,6 +28,7 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
     serve_hub: ServeHub,
     own_redis: RedisProcess,
     sqlite_url: str,
+    *,
     figures: Figures,
 ) -> None:
     words, delay_ms = pace
@@ -120,7 +121,11 @@ async def test_what_is_published_while_pub_sub_is_cut_reaches_a_reader_without_i
             assert (len(reader.joins), reader.ends) == (1, [])
             (filled,) = (sample for sample in next(iter(fills.collect())).samples[:1])
             assert filled.value > 0
-            report(figures, "pub/sub cut three times", longest_pause=reader.longest_pause(reader.moments[0]))
+            report(
+                figures,
+                "pub/sub cut three times",
+                longest_pause=reader.longest_pause(reader.moments[0]),
+            )
             kept = await reader.agrees()
             assert kept[-1]["content"] == "".join(f"w{at} " for at in range(300))
 

@@ -19,6 +19,7 @@ from tests.agents.test_runs import slowly
 from tests.backplane.sinks import eventually
 from tests.faults.following import ready, report
 from tests.faults.test_revocation import CHANNEL, SESSION, Person, Taking, _end, person
+from tests.parts.figures import Figures
 from tests.parts.hub import ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
 
@@ -134,7 +135,7 @@ async def refused(there: ServedHub, one: Follower, take: Taking) -> None:
 
 
 async def test_what_is_taken_away_while_redis_is_paused_ends_within_one_recheck(
-    serve_hub: ServeHub, own_redis: RedisProcess, postgres_url: str
+    serve_hub: ServeHub, own_redis: RedisProcess, postgres_url: str, figures: Figures
 ) -> None:
     async with (
         two_nodes(serve_hub, own_redis, postgres_url) as (here, there),
@@ -155,7 +156,7 @@ async def test_what_is_taken_away_while_redis_is_paused_ends_within_one_recheck(
                 )
             )
             named = {take.__name__: took for take, took in zip(takings, times, strict=True)}
-            report("taken away with Redis paused, ended after", **named)
+            report(figures, "taken away with Redis paused, ended after", **named)
             # Who is not concerned reads on, in the log that they joined.
             await other.hears_more()
             assert other.client.notices == []

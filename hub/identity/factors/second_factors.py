@@ -210,13 +210,15 @@ class Factors:
         if waiting is None or not _is_open(waiting):
             raise _over()
         try:
-            return await self._let_in(waiting, challenge, code, device, address, invitation)
+            return await self._let_in(
+                waiting, challenge, code, device, address=address, invitation=invitation
+            )
         except Fault as fault:
             raise NotAdmitted(fault, waiting.tenant_id, waiting.user_id) from fault
 
     async def _let_in(
         self, waiting: LoginChallenge, challenge: str, code: str, device: str | None,
-        address: str | None, invitation: str | None,
+        *, address: str | None, invitation: str | None,
     ) -> TokenPair:  # fmt: skip
         await self._attempt(waiting.user_id, code)
         with acting(replace(current(), actor_id=waiting.user_id)):
