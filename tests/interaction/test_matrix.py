@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from sqlmodel import select
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 
 from hub.operations.table import OPERATIONS
 from hub.rbac.permissions import declaration
@@ -30,6 +32,8 @@ from hub.storage.tables import AuditEntry
 from tests.interaction.drivers import open_socket
 from tests.interaction.matrix.asking import EVENTS, Asker, OverHttp, OverWebSocket
 from tests.interaction.matrix.table import (
+    ANYBODY,
+    BESIDE,
     FOREIGN,
     MISSING,
     NEW_PASSWORD,
@@ -94,6 +98,37 @@ def test_a_row_says_what_it_acts_on_for_every_operation_that_takes_an_id() -> No
         rows = [row for row in TABLE if row.operation == operation.name]
         if operation.guards is not None and operation.guards[1]:
             assert operation.guards[1] in {row.by for row in rows}, operation.name
+
+
+def _answers(route: BaseRoute) -> str:
+    """The methods and the path that a route of the application answers, as ``BESIDE`` has them."""
+    if isinstance(route, Route):
+        methods = {"ANY"} if route.methods is None else route.methods - {"HEAD"}
+        return f"{' '.join(sorted(methods))} {route.path}"
+    if isinstance(route, WebSocketRoute):
+        return f"WEBSOCKET {route.path}"
+    if isinstance(route, Mount) and isinstance(route.app, StaticFiles):
+        return f"FILES {route.path}"
+    return repr(route)
+
+
+async def test_the_application_answers_the_operations_and_what_the_table_names_beside_them(
+    served_hub: ServedHub,
+) -> None:
+    """What is added and is no operation has to say here who may come to it."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for operation in OPERATIONS.values():
+        if operation.http is not None:
+            methods[operation.http.path].add(operation.http.method)
+    named = [*BESIDE, *(f"{' '.join(sorted(of))} {path}" for path, of in methods.items())]
+    routes = served_hub.hub.application.routes
+    assert sorted(_answers(route) for route in routes) == sorted(named)
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
+        for route, may in BESIDE.items():
+            verb, path = route.split()
+            if verb == "GET":
+                status = (await client.get(re.sub(r"\{\w+\}", "none", path))).status_code
+                assert (status == 401) == (may != ANYBODY), f"{route}: {status}"
 
 
 class Hub:
