@@ -155,10 +155,10 @@ class Hub:
         for who in EVERYBODY[1:]:
             if who.key:
                 whose = found[who.role]
-                scopes = ["conversation:read"] if who.key == "narrow" else None
-                token = await self._key(whose.tokens["rest"], scopes)
-                tokens = dict.fromkeys(TRANSPORTS, token)
-                found[who.name] = Credentials(whose.user, whose.home, whose.abroad, tokens)
+                owner = found["owner"].tokens["rest"]
+                key = await self._key(who, whose.tokens["rest"], owner)
+                tokens = dict.fromkeys(TRANSPORTS, str(key["key"]))
+                found[who.name] = Credentials(key["user_id"], whose.home, whose.abroad, tokens)
         found["nobody"] = Credentials("", houses[HOME], houses[ABROAD], {})
         return found
 
@@ -182,15 +182,19 @@ class Hub:
         answer = await self._post("/v1/auth/login", {"email": email, "password": PASSWORD})
         return str(answer["access_token"])
 
-    async def _key(self, token: str, scopes: list[str] | None) -> str:
-        if scopes is None:
+    async def _key(self, who: Who, token: str, owner: str) -> Any:
+        """A key of whose token it is, or of a service account that may do the same."""
+        key: dict[str, Any] = {"name": "of the matrix", "scopes": ["conversation:read"]}
+        if who.key == "wide":
             async with httpx.AsyncClient(base_url=self._served.url, trust_env=False) as client:
                 headers = {"Authorization": f"Bearer {token}"}
                 told = (await client.get("/v1/sessions/current", headers=headers)).json()
-            scopes = told["permissions"]
-            assert all(declaration(each) for each in scopes)
-        body = {"name": "of the matrix", "scopes": scopes}
-        return str((await self._post("/v1/apikeys", body, token))["key"])
+            key["scopes"] = told["permissions"]
+            assert all(declaration(each) for each in key["scopes"])
+        if who.program:
+            service = await self._post("/v1/services", {"name": "of the matrix"}, owner)
+            key["service_id"] = service["id"]
+        return await self._post("/v1/apikeys", key, owner if who.program else token)
 
     async def cells(self, everybody: dict[str, Credentials]) -> list[Cell]:
         """All cells, with what they act on in the database."""
