@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from hub.faults import Fault
 from hub.operations.call import Services
-from hub.operations.dispatcher import Dispatcher, authenticate
+from hub.operations.dispatcher import Dispatcher, admit
 from hub.rbac.decision import decide
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of
@@ -69,7 +69,7 @@ def health_routes(
         trace_id = trace_id_of(request.headers.get("traceparent"))
         try:
             call = await rest.call(request, trace_id)
-            await authenticate(dispatcher.find("session.info"), call)
+            await admit(dispatcher.find("session.info"), call)
             resource = await services.resources.find("metrics", "hub", call.actor)
             verdict = decide(call.actor, "metrics:read", resource)
             if not verdict.allowed:

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from sqlmodel import select
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 
 from hub.operations.table import OPERATIONS
 from hub.rbac.permissions import declaration
@@ -30,6 +32,8 @@ from hub.storage.tables import AuditEntry
 from tests.interaction.drivers import open_socket
 from tests.interaction.matrix.asking import EVENTS, Asker, OverHttp, OverWebSocket
 from tests.interaction.matrix.table import (
+    ANYBODY,
+    BESIDE,
     FOREIGN,
     MISSING,
     NEW_PASSWORD,
@@ -96,6 +100,37 @@ def test_a_row_says_what_it_acts_on_for_every_operation_that_takes_an_id() -> No
             assert operation.guards[1] in {row.by for row in rows}, operation.name
 
 
+def _answers(route: BaseRoute) -> str:
+    """The methods and the path that a route of the application answers, as ``BESIDE`` has them."""
+    if isinstance(route, Route):
+        methods = {"ANY"} if route.methods is None else route.methods - {"HEAD"}
+        return f"{' '.join(sorted(methods))} {route.path}"
+    if isinstance(route, WebSocketRoute):
+        return f"WEBSOCKET {route.path}"
+    if isinstance(route, Mount) and isinstance(route.app, StaticFiles):
+        return f"FILES {route.path}"
+    return repr(route)
+
+
+async def test_the_application_answers_the_operations_and_what_the_table_names_beside_them(
+    served_hub: ServedHub,
+) -> None:
+    """What is added and is no operation has to say here who may come to it."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for operation in OPERATIONS.values():
+        if operation.http is not None:
+            methods[operation.http.path].add(operation.http.method)
+    named = [*BESIDE, *(f"{' '.join(sorted(of))} {path}" for path, of in methods.items())]
+    routes = served_hub.hub.application.routes
+    assert sorted(_answers(route) for route in routes) == sorted(named)
+    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
+        for route, may in BESIDE.items():
+            verb, path = route.split()
+            if verb == "GET":
+                status = (await client.get(re.sub(r"\{\w+\}", "none", path))).status_code
+                assert (status == 401) == (may != ANYBODY), f"{route}: {status}"
+
+
 class Hub:
     """The hub of the matrix, with everybody in it. ``sampled``: one of them asks each row."""
 
@@ -120,10 +155,10 @@ class Hub:
         for who in EVERYBODY[1:]:
             if who.key:
                 whose = found[who.role]
-                scopes = ["conversation:read"] if who.key == "narrow" else None
-                token = await self._key(whose.tokens["rest"], scopes)
-                tokens = dict.fromkeys(TRANSPORTS, token)
-                found[who.name] = Credentials(whose.user, whose.home, whose.abroad, tokens)
+                owner = found["owner"].tokens["rest"]
+                key = await self._key(who, whose.tokens["rest"], owner)
+                tokens = dict.fromkeys(TRANSPORTS, str(key["key"]))
+                found[who.name] = Credentials(key["user_id"], whose.home, whose.abroad, tokens)
         found["nobody"] = Credentials("", houses[HOME], houses[ABROAD], {})
         return found
 
@@ -147,15 +182,19 @@ class Hub:
         answer = await self._post("/v1/auth/login", {"email": email, "password": PASSWORD})
         return str(answer["access_token"])
 
-    async def _key(self, token: str, scopes: list[str] | None) -> str:
-        if scopes is None:
+    async def _key(self, who: Who, token: str, owner: str) -> Any:
+        """A key of whose token it is, or of a service account that may do the same."""
+        key: dict[str, Any] = {"name": "of the matrix", "scopes": ["conversation:read"]}
+        if who.key == "wide":
             async with httpx.AsyncClient(base_url=self._served.url, trust_env=False) as client:
                 headers = {"Authorization": f"Bearer {token}"}
                 told = (await client.get("/v1/sessions/current", headers=headers)).json()
-            scopes = told["permissions"]
-            assert all(declaration(each) for each in scopes)
-        body = {"name": "of the matrix", "scopes": scopes}
-        return str((await self._post("/v1/apikeys", body, token))["key"])
+            key["scopes"] = told["permissions"]
+            assert all(declaration(each) for each in key["scopes"])
+        if who.program:
+            service = await self._post("/v1/services", {"name": "of the matrix"}, owner)
+            key["service_id"] = service["id"]
+        return await self._post("/v1/apikeys", key, owner if who.program else token)
 
     async def cells(self, everybody: dict[str, Credentials]) -> list[Cell]:
         """All cells, with what they act on in the database."""

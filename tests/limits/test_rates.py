@@ -1,6 +1,7 @@
 """Rates on real nodes: one budget, whichever transport and node a request comes by."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from hub.identity.tokens.api_key_text import make
 from hub.ids import new_id
+from hub.transports import sse
 from tests.interaction.drivers import Refused, Socket, eventually, open_socket
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
@@ -26,11 +28,24 @@ async def by_socket(socket: Socket) -> dict[str, Any] | None:
     return None
 
 
-async def by_http(client: httpx.AsyncClient) -> dict[str, Any] | None:
-    answer = await client.get("/v1/models")
+async def by_http(client: httpx.AsyncClient, path: str = "/v1/models") -> dict[str, Any] | None:
+    answer = await client.get(path)
     if answer.status_code != 429:
         answer.raise_for_status()
         return None
+    return details_of(answer)
+
+
+async def by_events(client: httpx.AsyncClient, user_id: str) -> dict[str, Any] | None:
+    async with client.stream("GET", sse.PATH.format(channel=f"user:{user_id}")) as answer:
+        if answer.status_code != 429:
+            answer.raise_for_status()
+            return None
+        await answer.aread()
+    return details_of(answer)
+
+
+def details_of(answer: httpx.Response) -> dict[str, Any]:
     assert int(answer.headers["retry-after"]) >= 1
     details: dict[str, Any] = answer.json()["error"]["data"]["details"]
     return details
@@ -45,19 +60,25 @@ def browsing(hub: ServedHub, token: str, **headers: str) -> httpx.AsyncClient:
 async def test_a_user_has_one_budget_for_all_transports(serve_hub: ServeHub) -> None:
     async with serve_hub(**TIGHT) as hub:
         token = (await hub.sign_up("ada@hub.example"))["access_token"]
+        ada = hub.hub.services.tokens.read(token).user_id
         eves = (await hub.sign_up("eve@hub.example"))["access_token"]
         async with (
             open_socket(hub.ws_url, token) as socket,
             browsing(hub, token) as client,
             open_socket(hub.ws_url, eves) as other,
         ):
-            refusals = []
-            for _ in range(BURST):
-                refusals.append(await by_socket(socket))
-                refusals.append(await by_http(client))
-            refused = [one for one in refusals if one is not None]
+            ways = {
+                "websocket": partial(by_socket, socket),
+                "rest": partial(by_http, client),
+                "events": partial(by_events, client, ada),
+                "metrics": partial(by_http, client, "/metrics"),
+            }
+            # Twice the budget, in equal parts: were one way free, more would be let in.
+            answers = [(way, await ask()) for _ in range(BURST // 2) for way, ask in ways.items()]
+            refused = [details for _, details in answers if details is not None]
             assert BURST - 2 <= len(refused) <= BURST + 1
-            assert refused[-1]["scope"] == "user"
+            assert {way for way, details in answers if details is not None} == ways.keys()
+            assert {details["scope"] for details in refused} == {"user"}
             assert 0 < refused[-1]["retry_after_ms"] <= 2_000 / 0.5
             assert await by_socket(other) is None, "another's budget is another's"
             page = hub.hub.services.metrics.exposition("")[0].decode()
@@ -99,7 +120,7 @@ async def test_an_address_has_a_budget_signed_in_or_not(serve_hub: ServeHub) -> 
             assert near == [401, 429, 429]
             assert await guess("2001:db8:1:3::1") == 401
         async with browsing(hub, token, **{"X-Forwarded-For": "203.0.113.7"}) as same:
-            answers = [await by_http(same) for _ in range(12)]
+            answers = [await by_http(same, path) for path in ("/v1/models", "/metrics") * 6]
             assert answers.count(None) == 10
             assert answers[-1] is not None
             assert answers[-1]["scope"] == "address"

@@ -274,5 +274,23 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("invitation.revoke", "admin", "invitation", "invitation_id"),
 )  # fmt: skip
 
+BESIDE: Final[Mapping[str, str]] = {
+    "WEBSOCKET /ws": ANYBODY,  # who has said within seconds who they are, or is sent away
+    "ANY /ws": ANYBODY,  # to be told to open a WebSocket
+    "GET /v1/channels/{channel}/events": SIGNED_IN,  # by the rows of ``channel.events``
+    "GET /v1/auth/oidc/{provider}/start": ANYBODY,
+    "GET /v1/auth/oidc/{provider}/callback": ANYBODY,
+    "GET /health/live": ANYBODY,
+    "GET /health/ready": ANYBODY,
+    "GET /metrics": SIGNED_IN,  # and an operator, in the tenant that the hub began with
+    "GET /.well-known/jwks.json": ANYBODY,
+    "GET /openapi.json": ANYBODY,
+    "GET /asyncapi.json": ANYBODY,
+    "GET /docs": ANYBODY,
+    "GET /": ANYBODY,
+    "FILES /web": ANYBODY,
+}
+"""What is answered beside the operations, and to whom: each is shown by tests of its own."""
+
 NARROW: Final = frozenset({"conversation.list", "conversation.get"})
 """What a member's API key may that is limited to ``conversation:read``, beside ``by_key``."""

@@ -28,13 +28,14 @@ _LESS: Final = {WRITER: (READER, WRITER), READER: (READER,)}
 @dataclass(frozen=True)
 class Who:
     """Somebody who asks: ``role``, "" for nobody. ``key``: by an API key, "narrow" or "wide".
-    ``founder``: in the tenant that the hub began with.
+    ``founder``: in the tenant that the hub began with. ``program``: a service account.
     """
 
     name: str
     role: str
     key: str = ""
     founder: bool = False
+    program: bool = False
 
 
 EVERYBODY: Final = (
@@ -44,6 +45,7 @@ EVERYBODY: Final = (
     Who("the hub's operator", "owner", founder=True),
     Who("a member's narrow key", "member", key="narrow"),
     Who("the owner's wide key", "owner", key="wide"),
+    Who("a service account's key", "service", key="wide", program=True),
 )
 
 
