@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from hub.audit.denials import Denials
 from hub.audit.live import NOUN, Live
+from hub.audit.origin import current
 from hub.audit.retention import prune, terms
 from hub.audit.seal import kept_seal, made_seal
-from hub.audit.trail import WRITTEN
+from hub.audit.trail import WRITTEN, record
 from hub.audit.verification import Verification, verify
 from hub.audit.verifier import Known
 from hub.backplane.interface import Backplane
@@ -25,6 +26,8 @@ from hub.telemetry.metrics import Metrics
 
 PRUNE_S: Final = 3_600.0
 """How often it is looked for entries that are too old."""
+READ_S: Final = 3_600.0
+"""How long after a session began to read the trail back it goes on."""
 VERIFY_S: Final = 20.0
 """How long one verification takes at most, of a chain that is longer in parts."""
 
@@ -98,12 +101,31 @@ class Keeper:
             tell("an audit trail does not verify", tenant=tenant_id, findings=said)
         return found
 
-    async def catch_up(self, channel: str, tenant_id: str) -> None:
-        """Somebody is about to follow a channel: if it is the trail's, have it hold all entries
-        that there are. Raises Fault("backend_unavailable").
+    async def followed(self, channel: str, tenant_id: str) -> None:
+        """Somebody is about to follow a channel: if it is the trail's, that is an entry; and have
+        the channel hold all entries that there are, this one too, which is no news to them.
+
+        Raises Fault("backend_unavailable"), "internal_error" if the entry cannot be written.
         """
         if channel == NOUN:
+            await self._tell(tenant_id, "channel.subscribe")
             await self._live.catch_up(tenant_id)
+
+    async def read_back(self, channel: str, tenant_id: str) -> None:
+        """Somebody is about to read a channel back: if it is the trail's, that is an entry, one an
+        hour of each session, or a reader would never come to its end. Raises as ``followed``.
+        """
+        if channel != NOUN:
+            return
+        origin = current()
+        key = f"audit-read:{tenant_id}:{origin.actor_id}:{origin.session_id}"
+        if await self._backplane.cache_get(key) is None:
+            await self._tell(tenant_id, "channel.history")
+            await self._backplane.cache_set(key, b"1", READ_S)
+
+    async def _tell(self, tenant_id: str, action: str) -> None:
+        async with self._database.write(tenant_id) as session:
+            await record(session, tenant_id, action, resource=("channel", NOUN))
 
     def trusted(self) -> list[str]:
         """The public key that this hub signs with, if it has one."""

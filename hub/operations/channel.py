@@ -7,6 +7,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field
 
+from hub.audit.live import NOUN as TRAIL
 from hub.backplane.interface import Position
 from hub.events.channels import log_of
 from hub.events.delivery import Delivery
@@ -133,14 +134,15 @@ class Past(Result):
     guards=("channel", "channel"),
     ordered_by="channel",
     faults=("not_found", "permission_denied", "conflict", "rate_limited"),
+    noted_of=(TRAIL,),
 )
 async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     """Follow a channel's events: what was missed since a position, then live, without gap.
 
-    Channels are `conversation:<id>`, `user:<id>` and, with `audit:read`, `audit`. A channel is
-    followed at most once on a connection; unsubscribe first to begin again elsewhere. A persistent
-    session remembers it at the position of the reply; one that it remembers already stays where it
-    was acknowledged.
+    Channels are `conversation:<id>`, `user:<id>` and, with `audit:read`, `audit`, whose followers
+    are in the trail themselves. A channel is followed at most once on a connection; unsubscribe
+    first to begin again elsewhere. A persistent session remembers it at the position of the reply;
+    one that it remembers already stays where it was acknowledged.
     """
     connection = call.connection
     assert connection is not None, "declared for the socket only"
@@ -153,7 +155,7 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
     )
     fanout = call.services.fanout
     tenant_id = call.actor.tenant_id
-    await call.services.audit.catch_up(params.channel, tenant_id)
+    await call.services.audit.followed(params.channel, tenant_id)
     join = await fanout.join(log_of(params.channel, tenant_id), connection.reader, since)
     seat = None
     try:
@@ -261,10 +263,13 @@ async def acknowledge(call: Call, params: Acknowledge) -> Acknowledged:
     http=Http("GET", "/v1/channels/{channel}/history"),
     guards=("channel", "channel"),
     faults=("not_found", "permission_denied", "resume_gap"),
+    noted_of=(TRAIL,),
 )
 async def history(call: Call, params: History) -> Past:
     """Read a channel's log back, oldest first, without following it."""
-    log = log_of(params.channel, call.actor.tenant_id)
+    tenant_id = call.actor.tenant_id
+    await call.services.audit.read_back(params.channel, tenant_id)
+    log = log_of(params.channel, tenant_id)
     page = await call.services.backplane.read(log, params.after, params.limit)
     if params.after and resume(Position(page.epoch, params.after), page) is None:
         raise Fault("resume_gap")

@@ -60,7 +60,7 @@ class Dispatcher:
                 return await self._answer(operation, params, call)
         except Fault as fault:
             reason = fault.reason
-            _note(operation, params, call, fault)
+            note_refusal(operation, params, call, fault)
             raise
         except TimeoutError:
             reason = "timeout"
@@ -90,7 +90,7 @@ class Dispatcher:
         validated = validate(operation, params)
         await authorise(operation, validated, call)
         began = perf_counter()
-        with acting(_origin(call)), watched() as deed:
+        with acting(origin_of(call)), watched() as deed:
             result: Result = await operation.handler(call, validated)
         if operation.audited and operation.kind == "write":
             _check_entry(operation, call, deed)
@@ -101,7 +101,8 @@ class Dispatcher:
         return result
 
 
-def _origin(call: Call) -> Origin:
+def origin_of(call: Call) -> Origin:
+    """Where what the call does comes from, once it has its actor."""
     actor = call.actor
     return Origin(
         actor_id=actor.user_id or None,
@@ -131,19 +132,22 @@ def _check_entry(operation: AnyOperation, call: Call, deed: Deed) -> None:
         log.error("an operation has left no audit entry", method=operation.name)
 
 
-def _note(operation: AnyOperation, params: Mapping[str, Any], call: Call, fault: Fault) -> None:
+def note_refusal(
+    operation: AnyOperation, params: Mapping[str, Any], call: Call, fault: Fault
+) -> None:
     """Note, of a sensitive operation, who was refused it, or failed to sign in by it."""
-    if not operation.audited:
+    resource = None
+    if operation.guards is not None:
+        kind, parameter = operation.guards
+        resource = (kind, str(params.get(parameter, ""))[:200])
+    of_note = resource is not None and resource[1] in operation.noted_of
+    if not operation.audited and not of_note:
         return
     public = operation.permission == PUBLIC
     if fault.reason not in (_FAILED if public else _DENIED):
         return
     if not public and not call.actor.tenant_id:
         return  # nobody: without credentials nothing is learnt, and nothing tried
-    resource = None
-    if operation.guards is not None:
-        kind, parameter = operation.guards
-        resource = (kind, str(params.get(parameter, ""))[:200])
     email, tenant = params.get("email"), params.get("tenant")
     tenant_id = None if public else call.actor.tenant_id
     if isinstance(fault, NotAdmitted):  # by the second factor: there is no address then
@@ -153,7 +157,7 @@ def _note(operation: AnyOperation, params: Mapping[str, Any], call: Call, fault:
         action=operation.name,
         outcome="failed" if fault.reason == "unauthenticated" else "denied",
         reason=fault.reason,
-        origin=_origin(call),
+        origin=origin_of(call),
         tenant_id=tenant_id,
         resource=resource,
         email=email if public and isinstance(email, str) else None,

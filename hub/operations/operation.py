@@ -118,7 +118,8 @@ class Operation(Generic[P, R]):
     ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are the reasons it
     may answer beyond those that any operation may. ``audited``: a write of it leaves an entry in
     the audit trail, in its own transaction (``hub.audit.trail.record``); and who is refused it is
-    noted. ``while_enrolling``: who must first enrol a second factor may do it.
+    noted. ``noted_of``: ids of what it ``guards``, of which who is refused it is noted although it
+    is not ``audited``. ``while_enrolling``: who must first enrol a second factor may do it.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Operation(Generic[P, R]):
     audited: bool
     summary: str
     description: str
+    noted_of: tuple[str, ...] = ()
     while_enrolling: bool = False
 
     @property
@@ -162,6 +164,7 @@ def operation(
     shown_once: bool = False,
     faults: tuple[str, ...] = (),
     audited: bool | None = None,
+    noted_of: tuple[str, ...] = (),
     while_enrolling: bool = False,
 ) -> Callable[[Callable[[Call, P], Awaitable[R]]], Operation[P, R]]:
     """Declare the decorated handler as the operation ``name`` (``noun.verb``).
@@ -194,6 +197,7 @@ def operation(
             audited=sensitive(name, kind) if audited is None else audited,
             summary=summary.strip().rstrip("."),
             description=description.strip(),
+            noted_of=noted_of,
             while_enrolling=while_enrolling,
         )
         check(declared)

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from hub.audit.origin import acting
 from hub.backplane.interface import Position
 from hub.events.channels import log_of
 from hub.events.delivery import Delivery
@@ -24,7 +25,15 @@ from hub.events.span import Spans
 from hub.faults import Fault
 from hub.identity.access.authority import NoStanding
 from hub.operations.call import Services
-from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
+from hub.operations.dispatcher import (
+    Dispatcher,
+    admit,
+    authenticate,
+    authorise,
+    note_refusal,
+    origin_of,
+    validate,
+)
 from hub.protocol.limits import HEARTBEAT_S, OUTBOX_BYTES
 from hub.rbac.actor import Actor
 from hub.telemetry.logs import log, log_failure
@@ -219,10 +228,13 @@ class EventStreams:
         trace_id = trace_id_of(request.headers.get("traceparent"))
         try:
             call = await self._rest.call(request, trace_id)
+        except Fault as fault:
+            return self._refused(fault, trace_id)
+        channel = request.path_params["channel"]
+        try:
             await admit(self._operation, call)
             if set(request.query_params) - {"since"}:
                 raise Fault("invalid_params", "The only parameter is `since`.")
-            channel = request.path_params["channel"]
             params = validate(self._operation, {"channel": channel})
             await authorise(self._operation, params, call)
             given = request.headers.get("last-event-id") or request.query_params.get("since")
@@ -232,10 +244,11 @@ class EventStreams:
                 raise Fault("invalid_params", f"since: {error}") from None
             if request.method == "HEAD":
                 return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-            reader, join = await self._join(channel, since, call.actor.tenant_id)
+            with acting(origin_of(call)):
+                reader, join = await self._join(channel, since, call.actor.tenant_id)
         except Fault as fault:
-            log_failure(fault, method=self._operation.name, trace_id=trace_id)
-            return fault_response(fault, trace_id)
+            note_refusal(self._operation, {"channel": channel}, call, fault)
+            return self._refused(fault, trace_id)
 
         async def still_allowed() -> None:
             assert call.claims is not None
@@ -266,11 +279,15 @@ class EventStreams:
         content = self._stream(channel, reader, join, still_allowed)
         return _EventResponse(content, reader, still_allowed, release)
 
+    def _refused(self, fault: Fault, trace_id: str) -> Response:
+        log_failure(fault, method=self._operation.name, trace_id=trace_id)
+        return fault_response(fault, trace_id)
+
     async def _join(self, channel: str, since: Since, tenant_id: str) -> tuple[_StreamReader, Join]:
         """A reader that is to follow the channel, told its state if it cannot be continued."""
         services = self._services
         reader = _StreamReader(channel, services.metrics.joined.labels("outbox").inc)
-        await services.audit.catch_up(channel, tenant_id)
+        await services.audit.followed(channel, tenant_id)
         join = await services.fanout.join(log_of(channel, tenant_id), reader, since)
         if not join.recovered:
             try:

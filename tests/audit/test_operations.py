@@ -469,6 +469,83 @@ async def test_an_export_is_cut_off_when_the_permission_goes(
         await ada.respond("audit.export")
 
 
+# --- whoever follows it, or reads it back, by whichever door ---
+
+
+async def member_of(ada: Someone) -> tuple[str, str]:
+    """The id and an access token of somebody in the tenant who may not read its trail."""
+    accounts = ada.hub.hub.services.accounts
+    email = f"member-of-{ada.email}"
+    user, _ = await accounts.create_user(email, PASSWORD, ada.tenant_id, "member")
+    return user.id, (await accounts.login(email, PASSWORD)).access_token
+
+
+async def looked_at(ada: Someone, action: str) -> list[tuple[str, str | None, str]]:
+    """Who has looked at the channel of the trail, as the trail has it."""
+    found = await ada.trail(action=action)
+    assert {(one.resource_kind, one.resource_id) for one in found} == {("channel", "audit")}
+    return [(one.outcome, one.actor_id, one.transport) for one in found]
+
+
+async def test_who_follows_the_trail_on_a_socket_is_in_it_once_and_who_may_not_too(
+    ada: Someone,
+) -> None:
+    bob, token = await member_of(ada)
+    trail = {"channel": "audit"}
+    other = (await ada.ask("conversation.create"))["id"]
+    async with (
+        open_socket(ada.hub.ws_url, ada.session["access_token"]) as socket,
+        open_socket(ada.hub.ws_url, token) as refused,
+    ):
+        await socket.ask("channel.subscribe", trail)
+        await socket.ask("channel.subscribe", {"channel": f"conversation:{other}"})
+        made = await ada.ask("conversation.create")
+        await ada.ask("conversation.delete", {"conversation_id": made["id"]})
+        event = await socket.event()
+        assert event["event"]["value"]["action"] == "conversation.delete"
+        with pytest.raises(Refused, match="permission_denied"):
+            await refused.ask("channel.subscribe", trail)
+    assert await looked_at(ada, "channel.subscribe") == [
+        ("done", ada.user_id, "websocket"),
+        ("denied", bob, "websocket"),
+    ]
+
+
+async def test_who_follows_the_trail_as_server_sent_events_is_in_it_and_who_may_not_too(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    bob, token = await member_of(ada)
+    path = "/v1/channels/audit/events"
+    mine = {"Authorization": f"Bearer {ada.session['access_token']}"}
+    assert (await client.head(path, headers=mine)).status_code == 200, "begins nothing"
+    async with client.stream("GET", path, headers=mine) as response:
+        assert await anext(response.aiter_lines()) == ": following audit"
+    answer = await client.get(path, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 403
+    assert await looked_at(ada, "channel.subscribe") == [
+        ("done", ada.user_id, "rest"),
+        ("denied", bob, "rest"),
+    ]
+
+
+async def test_who_reads_the_trail_back_is_in_it_once_a_session_and_who_may_not_too(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    bob, token = await member_of(ada)
+    trail = {"channel": "audit"}
+    for _ in range(3):
+        await ada.ask("channel.history", trail)
+    again = await ada.hub.hub.services.accounts.login(ada.email, PASSWORD)
+    await RestCaller(client, again.access_token).ask("channel.history", trail)
+    with pytest.raises(Refused, match="permission_denied"):
+        await RestCaller(client, token).ask("channel.history", trail)
+    assert await looked_at(ada, "channel.history") == [
+        ("done", ada.user_id, "rest"),
+        ("done", ada.user_id, "rest"),
+        ("denied", bob, "rest"),
+    ]
+
+
 @pytest.mark.parametrize("role", ["member", "operator", "service"])
 async def test_who_is_no_administrator_learns_nothing_of_it(
     ada: Someone, client: httpx.AsyncClient, role: str

@@ -14,9 +14,12 @@ from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.faults import Fault
-from hub.identity.accounts import sign_in
+from hub.identity.accounts import account_tokens, sign_in
 from hub.identity.accounts.accounts import Accounts
+from hub.identity.accounts.delivery import LogDelivery
+from hub.identity.accounts.mailing import Mailing
 from hub.identity.accounts.passwords import Passwords
+from hub.identity.accounts.recovery import Recovery
 from hub.identity.sessions import throttle as budgets
 from hub.identity.sessions.throttle import Throttle, beginnings_of, place_of
 from hub.identity.tokens.access_tokens import Tokens
@@ -24,7 +27,7 @@ from hub.ids import new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import LoginSession, now
+from hub.storage.tables import LoginSession, User, now
 from hub.telemetry.metrics import Metrics
 from tests.parts.redis import RedisProcess
 
@@ -51,12 +54,31 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def throttle(clock: Clock) -> Throttle:
+    return Throttle(MemoryBackplane(MemoryShared(clock=clock)))
+
+
+@pytest.fixture
 def throttled(
-    database: Database, passwords: Passwords, tokens: Tokens, settings: Settings, clock: Clock
+    database: Database,
+    passwords: Passwords,
+    tokens: Tokens,
+    settings: Settings,
+    throttle: Throttle,
 ) -> Accounts:
     """Accounts whose sign-ins are slowed, by a clock of the test."""
-    throttle = Throttle(MemoryBackplane(MemoryShared(clock=clock)))
     return Accounts(database, passwords, tokens, settings, throttle=throttle)
+
+
+@pytest.fixture
+def recovery(database: Database, passwords: Passwords, throttle: Throttle) -> Recovery:
+    """Recovery of those accounts."""
+
+    async def changed(kind: str, id: str) -> None:
+        """Nobody listens."""
+
+    mailing = Mailing(database, LogDelivery(), throttle, Metrics(), "https://hub.example")
+    return Recovery(database, passwords, throttle, mailing, changed)
 
 
 async def outcome(work: Awaitable[Any]) -> str:
@@ -150,6 +172,54 @@ async def test_many_addresses_guess_slowly_and_the_owner_at_home_comes_in(
     # Of IPv6, home is a network: the address there is another one every day.
     for home in (HOME, "2001:db8:1:2:a1b2::9"):
         assert await outcome(throttled.login(EMAIL, PASSWORD, address=home)) == "ok"
+
+
+async def attacked(accounts: Accounts, email: str = EMAIL) -> None:
+    """Use up the account's budget, from many addresses."""
+    for number in range(ACCOUNT // 10):
+        said = await guess(accounts, 10, f"198.51.100.{number}", email)
+        assert set(said) == {"unauthenticated"}
+
+
+async def test_the_owner_of_an_account_under_attack_resets_it_and_comes_in_at_a_new_place(
+    throttled: Accounts, recovery: Recovery, clock: Clock
+) -> None:
+    user, _ = await throttled.register(EMAIL, PASSWORD)
+    await attacked(throttled)
+    new, chosen = "2001:db8:1:2::1", "a better horse and battery"
+    assert await outcome(throttled.login(EMAIL, PASSWORD, address=new)) == "rate_limited"
+    await recovery.reset(await recovery.reset_token(user.id), chosen, new)
+    # Nobody else comes in, nor do they elsewhere, and there, too, passwords are guessed slowly.
+    for elsewhere in (ABROAD, "2001:db8:1:3::1"):
+        assert await outcome(throttled.login(EMAIL, chosen, address=elsewhere)) == "rate_limited"
+    near = "2001:db8:1:2:a1b2::9"
+    assert await guess(throttled, 1, near, "nobody@hub.example") == ["unauthenticated"]
+    said = await guess(throttled, PAIR + 1, near)
+    assert said == ["unauthenticated"] * PAIR + ["rate_limited"]
+    clock.now += budgets.OF_PAIR[0].every_s
+    assert await outcome(throttled.login(EMAIL, chosen, address=near)) == "ok"
+
+
+async def test_who_has_shown_the_mailbox_is_at_home_at_that_place_for_a_while(
+    throttled: Accounts, recovery: Recovery, throttle: Throttle, database: Database, clock: Clock
+) -> None:
+    user, _ = await throttled.register(EMAIL, PASSWORD)
+    assert await outcome(recovery.verify("no such token", HOME)) == "unauthenticated"
+    await attacked(throttled)
+    assert await outcome(throttled.login(EMAIL, PASSWORD, address=HOME)) == "rate_limited"
+    async with database.write(EVERY_TENANT) as session:
+        found = await session.get(User, user.id)
+        assert found is not None
+        token = account_tokens.make(session, found, "verify")
+    await recovery.verify(token, HOME)
+
+    async def again() -> str:
+        return await outcome(throttle.unknown_place(EMAIL, HOME, budgets.NOTHING))
+
+    clock.now += budgets.AT_HOME_S - 1  # in which the account's budget has not become full
+    assert [await again() for _ in range(ACCOUNT)] == ["ok"] * ACCOUNT
+    clock.now += 1
+    assert (await again(), [await again() for _ in range(ACCOUNT)][-1]) == ("ok", "rate_limited")
 
 
 async def test_of_the_places_that_somebody_signed_in_from_nobody_elsewhere_learns(
@@ -260,3 +330,19 @@ async def test_budgets_hold_across_nodes_and_on_each_while_redis_is_away(
     for throttle in throttles:
         said = [await outcome(throttle.sign_in(EMAIL, ABROAD)) for _ in range(PAIR + 1)]
         assert said == ["ok"] * PAIR + ["rate_limited"]
+
+
+async def test_who_is_at_home_is_known_across_nodes_and_on_each_while_redis_is_away(
+    nodes: list[Backplane], own_redis: RedisProcess
+) -> None:
+    one, two = (Throttle(node) for node in nodes)
+
+    async def at_home(throttle: Throttle, address: str) -> bool:
+        return await throttle.unknown_place(EMAIL, address, budgets.NOTHING) == budgets.NOTHING
+
+    await one.at_home(EMAIL, HOME)
+    assert [await at_home(each, HOME) for each in (one, two)] == [True, True]
+    assert [await at_home(each, ABROAD) for each in (one, two)] == [False, False]
+    own_redis.kill()
+    await one.at_home(EMAIL, ABROAD)
+    assert [await at_home(each, ABROAD) for each in (one, two)] == [True, False]

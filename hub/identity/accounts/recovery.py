@@ -54,7 +54,8 @@ class Recovery:
 
     async def verify(self, token: str, address: str | None) -> None:
         """The address that the token was sent to is its user's, who comes into the tenant that they
-        registered for. Raises Fault("unauthenticated").
+        registered for. Who shows it may sign in from there, whatever others do. Raises
+        Fault("unauthenticated").
         """
         taken = await self._throttle.token(address)
         async with self._database.write(EVERY_TENANT) as session:
@@ -64,12 +65,14 @@ class Recovery:
             session.add(user)
             await tell(session, user.id, "account.verify")
         await self._throttle.give_back(taken)
+        await self._throttle.at_home(user.email, address)
 
     async def reset(self, token: str, password: str, address: str | None) -> None:
         """Set a password, by a token that was sent; all sessions of the user end.
 
-        The address is verified by it. Raises Fault: "unauthenticated" for the token,
-        "invalid_params" for the password, after which the token is as good as before.
+        The e-mail address is verified by it, and its user may sign in from there, whatever others
+        do. Raises Fault: "unauthenticated" for the token, "invalid_params" for the password, after
+        which the token is as good as before.
         """
         taken = await self._throttle.token(address)
         async with self._database.read(EVERY_TENANT) as session:
@@ -85,6 +88,7 @@ class Recovery:
             await end_sessions(session, col(LoginSession.user_id) == user.id)
             await tell(session, user.id, "account.reset")
         await announce(self._changed, ("user", user.id))
+        await self._throttle.at_home(user.email, address)
 
     async def change(self, user_id: str, session_id: str, current: str, password: str) -> None:
         """Set a password, by the one that it is; the user's other sessions end.

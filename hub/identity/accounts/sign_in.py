@@ -77,7 +77,7 @@ class SignIn:
         taken = await self._throttle.sign_in(account, address) if self._throttle else NOTHING
         candidate = await self._candidate(account, tenant, address, invitation)
         if self._throttle is not None and not candidate.at_home:
-            taken = await self._throttle.unknown_place(account, taken)
+            taken = await self._throttle.unknown_place(account, address, taken)
         try:
             entered = None
             while entered is None:

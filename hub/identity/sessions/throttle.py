@@ -9,10 +9,16 @@ taken is given back when the password was right: only failures cost.
   failure grows.
 - An account has one for all the addresses it never signed in from. An attacker with many addresses
   uses that one up, and then guesses slowly; the owner, at a place where they were before (of IPv6:
-  in a network), does not depend on it.
+  in a network), does not depend on it. Nor does whoever has just shown there, by the token of a
+  letter, that the account's mailbox is theirs: they are at home at that place for a while.
 
-Whether an account exists makes no difference. While the backplane is away, each node keeps budgets
-of its own.
+Whether an account exists makes no difference. While the backplane is away, each node keeps budgets,
+and who is at home, of its own.
+
+What is left: while an account is attacked its owner needs a letter to come in at a new place, and
+where they were before is known for no longer than their sessions are kept there. Letters to one
+account are few, but those that an attacker asks for come to the owner, and are as good. Whoever is
+behind one address with an attacker shares its budgets with them.
 """
 
 import hashlib
@@ -38,6 +44,8 @@ class Budget(NamedTuple):
 OF_ADDRESS: Final = Budget("address", 100, 1.0)
 OF_PAIR: Final = (Budget("pair", 20, 6.0), Budget("pair-long", 50, 300.0))
 OF_ACCOUNT: Final = Budget("account", 100, 60.0)
+AT_HOME_S: Final = 3_600.0
+"""How long they are at home at a place who have shown there that the mailbox is theirs."""
 OF_TOKENS: Final = Budget("tokens", 30, 10.0)
 """Single-use tokens that were not valid, by address."""
 OF_PASSWORD: Final = Budget("password", 10, 60.0)
@@ -80,15 +88,40 @@ class Throttle:
             [(place, OF_ADDRESS), *((pair, budget) for budget in OF_PAIR)], "sign-ins"
         )
 
-    async def unknown_place(self, account: str, taken: Taken) -> Taken:
-        """Take from the account's own budget as well, at a place where it never signed in; all
-        that was taken. Raises Fault("rate_limited"), with all of it given back.
+    async def unknown_place(self, account: str, address: str | None, taken: Taken) -> Taken:
+        """Take from the account's own budget as well, at a place where it never signed in, unless
+        it is ``at_home`` there; all that was taken. Raises Fault("rate_limited"), with all of it
+        given back.
         """
         try:
+            if await self._is_at_home(account, address):
+                return taken
             return taken + await self._take([(_whose(account), OF_ACCOUNT)], "sign-ins")
         except Fault:
             await self.give_back(taken)
             raise
+
+    async def at_home(self, account: str, address: str | None) -> None:
+        """Somebody there has shown that the account's mailbox is theirs."""
+        key = _home(account, address)
+        try:
+            await self._backplane.cache_set(key, b"1", AT_HOME_S)
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+            await self._here.cache_set(key, b"1", AT_HOME_S)
+
+    async def _is_at_home(self, account: str, address: str | None) -> bool:
+        # Asked for every account alike: of one that does not exist nothing is ever kept.
+        key = _home(account, address)
+        if await self._here.cache_get(key) is not None:  # kept while the backplane was away
+            return True
+        try:
+            return await self._backplane.cache_get(key) is not None
+        except Fault as fault:
+            if fault.reason != "backend_unavailable":
+                raise
+            return False
 
     async def current_password(self, user_id: str) -> Taken:
         """Take for a password that somebody who is signed in gives again."""
@@ -173,6 +206,10 @@ def beginnings_of(address: str) -> tuple[str, ...]:
     rest = "1:1:1:1"
     shortened = str(IPv6Address(network | int(IPv6Address(f"::{rest}"))))
     return f"{written}:", shortened.removesuffix(rest), str(IPv6Address(network))
+
+
+def _home(account: str, address: str | None) -> str:
+    return f"sign-in:at-home:{_whose(account)}:{place_of(address)}"
 
 
 def _whose(account: str) -> str:
