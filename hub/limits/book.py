@@ -2,7 +2,8 @@
 
 The rows of the accounts are locked in one order, all that a transaction needs at once, so that two
 which cross do not wait for each other (SQLite has one writer at a time anyway). What is granted is
-durable, or undone, with the deed that it was granted for.
+durable, or undone, with the deed that it was granted for. On the backplane, where rates are, it
+would be neither: a Redis that forgets would let a budget be spent twice.
 """
 
 from collections.abc import Iterable, Sequence
