@@ -101,6 +101,17 @@ class Client:
     async def messages(self, conversation_id: str) -> list[dict[str, Any]]:
         return list((await self.call("message.list", conversation_id=conversation_id))["items"])
 
+    async def past(self, conversation_id: str) -> list[Event]:
+        """The whole log of a conversation, page by page."""
+        channel = f"conversation:{conversation_id}"
+        events: list[Event] = []
+        after, last = 0, 1
+        while after < last:
+            page = await self.call("channel.history", channel=channel, after=after)
+            events += [item["event"] for item in page["items"]]
+            after, last = page["items"][-1]["seq"] if page["items"] else page["last"], page["last"]
+        return events
+
     def events(self, conversation_id: str) -> list[Event]:
         channel = f"conversation:{conversation_id}"
         return [heard["event"] for heard in self.heard if heard["channel"] == channel]

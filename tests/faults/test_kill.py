@@ -86,8 +86,7 @@ async def test_what_was_acknowledged_just_before_a_kill_is_answered_after_the_re
         kept = await client.messages(conversation)
         assert reading.texts == {message["id"]: message["content"] for message in kept}
         assert [message["content"] for message in kept][2:] == ["and the second"] * 2
-        past = await client.call("channel.history", channel=f"conversation:{conversation}")
-        judge(item["event"] for item in past["items"])
+        judge(await client.past(conversation))
     # Its end is noted, so that no later start announces it again.
     await wait_until(
         lambda: not query(hub_process.data_dir, "SELECT id FROM runs WHERE NOT announced"),
@@ -173,10 +172,7 @@ async def test_nothing_acknowledged_is_lost_and_every_run_ends_once_through_many
     assert set(crowd.acknowledged.values()) <= runs
     async with opened(hub_process.url, crowd.tokens[0]) as client:
         await client.subscribe(crowd.conversations[0], "start")
-        past = await client.call(
-            "channel.history", channel=f"conversation:{crowd.conversations[0]}"
-        )
-        judge(item["event"] for item in past["items"])
+        judge(await client.past(crowd.conversations[0]))
     assert set(crowd.ends.values()) == {1}
     assert {run for _, run in crowd.ends} <= runs
     print(f"\n{len(crowd.acknowledged)} acknowledged messages, {len(runs)} runs, all there")

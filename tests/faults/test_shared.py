@@ -107,6 +107,6 @@ async def test_a_redis_that_is_killed_in_the_middle_of_an_answer_costs_no_words(
         kept = await client.messages(conversation)
         assert [message["content"] for message in kept][1:] == [WHOLE]
         assert reading.texts == {message["id"]: message["content"] for message in kept}
-        past = await client.call("channel.history", channel=f"conversation:{conversation}")
-        judge(item["event"] for item in past["items"])
-        assert [i["event"]["type"] for i in past["items"]].count("RUN_FINISHED") == 1
+        past = await client.past(conversation)
+        judge(past)
+        assert [event["type"] for event in past].count("RUN_FINISHED") == 1
