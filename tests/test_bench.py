@@ -66,7 +66,7 @@ def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None
         "message.send",
     ]
     assert {row[0] for row in doors["rows"]} >= {"register", "sign in", "refresh"}
-    assert len(flood["rows"]) == 4
+    assert len(flood["rows"]) == 5
 
 
 def test_what_is_taken_away_on_another_node_is_timed_with_redis_and_without(tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ _DEMANDED: Final[Any] = prebuilt(
         col(LoginSession.second_factor).is_(None),
     )
 )
+_CONFIRMED: Final[Any] = prebuilt(
+    select(TotpFactor.confirmed_at).where(
+        TotpFactor.user_id == bindparam("user"), col(TotpFactor.confirmed_at).is_not(None)
+    )
+)
 
 
 async def demanded(session: AsyncSession, session_ids: Collection[str]) -> dict[str, int]:
@@ -31,5 +36,4 @@ async def demanded(session: AsyncSession, session_ids: Collection[str]) -> dict[
 
 async def has_factor(session: AsyncSession, user_id: str) -> bool:
     """Whether the user has a second factor in force."""
-    factor = await session.get(TotpFactor, user_id)
-    return factor is not None and factor.confirmed_at is not None
+    return (await session.exec(_CONFIRMED, params={"user": user_id})).first() is not None

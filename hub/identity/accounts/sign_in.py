@@ -5,9 +5,10 @@ address that is not verified, and a tenant one cannot enter. So all that is aske
 asked before the hash, for everybody alike, and nothing is written for who is refused.
 """
 
-from typing import Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, func, or_, update
+from sqlalchemy import bindparam, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -17,7 +18,7 @@ from hub.identity.access.factor_policy import has_factor
 from hub.identity.access.holdings import lives
 from hub.identity.access.owners import lock
 from hub.identity.accounts import invitations
-from hub.identity.accounts.addresses import address_or_nobodys, user_of
+from hub.identity.accounts.addresses import address_or_nobodys
 from hub.identity.accounts.joining import join
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.sessions.login_sessions import (
@@ -29,17 +30,36 @@ from hub.identity.sessions.login_sessions import (
 )
 from hub.identity.sessions.throttle import NOTHING, Taken, Throttle, beginnings_of, place_of
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
+from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now
 
 PLACES: Final = 200
 """Addresses that are looked at of those which begin as that of who signs in does."""
 
 
+_KNOWN: Final[Any] = prebuilt(
+    select(User.id, User.password_hash, User.verified_at, User.disabled_at).where(
+        User.email == bindparam("account")
+    )
+)
+_HELD: Final[Any] = prebuilt(
+    select(User.password_hash).where(User.id == bindparam("user")).with_for_update(key_share=True)
+)
+
+
+class _Known(NamedTuple):
+    """What is known of a user before they have shown a password."""
+
+    id: str
+    password_hash: str | None
+    verified_at: datetime | None
+    disabled_at: datetime | None
+
+
 class _Candidate(NamedTuple):
     """Who may be signing in, and where, as far as it is known before the password is looked at."""
 
-    user: User | None
+    user: _Known | None
     tenant_id: str | None  # where they may enter, if they may
     at_home: bool  # they have signed in from this address before
 
@@ -103,7 +123,8 @@ class SignIn:
         self, account: str, tenant: str | None, address: str | None, invitation: str | None
     ) -> _Candidate:
         async with self._database.read(EVERY_TENANT) as session:
-            user = await user_of(session, account)
+            found = (await session.exec(_KNOWN, params={"account": account})).one_or_none()
+            user = _Known(*found) if found is not None else None
             user_id = user.id if user is not None else ""
             if invitation is None:
                 tenant_id = await choose_tenant(session, user_id, tenant)
@@ -138,8 +159,7 @@ class SignIn:
             if invitation is not None:
                 await lock(session, tenant_id)  # tenants before users, as everywhere
             # Held, so that a password that is changed now ends this session too.
-            held = select(User.password_hash).where(User.id == user.id)
-            stored = await session.exec(held.with_for_update(key_share=True))
+            stored = await session.exec(_HELD, params={"user": user.id})
             if stored.first() != user.password_hash:
                 return None
             # Whoever has a second factor joins when it was shown.
@@ -158,39 +178,63 @@ class SignIn:
             return entered
 
 
+_ADDRESS: Final = col(LoginSession.address)
+_BEFORE: Final = (
+    select(_ADDRESS).where(LoginSession.user_id == bindparam("user")).distinct().limit(PLACES)
+)
+_HERE: Final[Any] = prebuilt(_BEFORE.where(_ADDRESS.is_not_distinct_from(bindparam("address"))))
+_NEAR: Final[Any] = prebuilt(
+    _BEFORE.where(or_(*(_ADDRESS.startswith(bindparam(f"beginning{at}")) for at in range(3))))
+)
+
+
 async def _at_home(session: AsyncSession, user_id: str, address: str | None) -> bool:
     """Whether the user has signed in from this place before. Of IPv6 that is a network, in which
     people have another address every day (RFC 8981). What is of other places is not looked at:
     how much that is would tell of an account.
     """
-    theirs = col(LoginSession.address)
-    here: ColumnElement[bool] = theirs == address
     if address is not None and ":" in address:
-        here = or_(*(theirs.startswith(beginning) for beginning in beginnings_of(address)))
-    before = select(theirs).where(LoginSession.user_id == user_id, here).distinct().limit(PLACES)
+        beginnings = beginnings_of(address)
+        params = {f"beginning{at}": (beginnings * 3)[at] for at in range(3)}
+        before = await session.exec(_NEAR, params={"user": user_id, **params})
+    else:
+        before = await session.exec(_HERE, params={"user": user_id, "address": address})
     place = place_of(address)
-    return any(place_of(each) == place for each in (await session.exec(before)).all())
+    return any(place_of(each) == place for each in before.all())
+
+
+_OLDEST: Final[Any] = (
+    select(Membership.tenant_id)
+    .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+    .join(User, col(User.id) == Membership.user_id)
+    .where(
+        Membership.user_id == bindparam("user"),
+        lives(bindparam("moment")),
+        col(Tenant.suspended_at).is_(None),
+        col(User.disabled_at).is_(None),
+        not_disabled_there(),
+    )
+    .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
+    .group_by(col(Membership.tenant_id))
+    .limit(1)
+)
+_ANY: Final[Any] = prebuilt(_OLDEST)
+_WANTED: Final[Any] = prebuilt(
+    _OLDEST.where(
+        or_(col(Tenant.id) == bindparam("wanted"), col(Tenant.name) == bindparam("wanted"))
+    )
+)
 
 
 async def choose_tenant(session: AsyncSession, user_id: str, wanted: str | None) -> str | None:
     """The tenant (by id or name; else the oldest membership) that the user may enter."""
-    memberships = (
-        select(Membership.tenant_id)
-        .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-        .join(User, col(User.id) == Membership.user_id)
-        .where(
-            Membership.user_id == user_id,
-            lives(now()),
-            col(Tenant.suspended_at).is_(None),
-            col(User.disabled_at).is_(None),
-            not_disabled_there(),
-        )
-        .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
-        .group_by(col(Membership.tenant_id))
-    )
-    if wanted is not None:
-        memberships = memberships.where(or_(col(Tenant.id) == wanted, col(Tenant.name) == wanted))
-    return (await session.exec(memberships.limit(1))).first()
+    params = {"user": user_id, "moment": now()}
+    if wanted is None:
+        found = await session.exec(_ANY, params=params)
+    else:
+        found = await session.exec(_WANTED, params={**params, "wanted": wanted})
+    tenant_id: str | None = found.first()
+    return tenant_id
 
 
 def refused() -> Fault:

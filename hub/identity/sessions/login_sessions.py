@@ -13,9 +13,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, bindparam, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -28,7 +28,7 @@ from hub.identity.access.holdings import lives
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
+from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import (
     LoginChallenge,
     LoginLink,
@@ -52,6 +52,21 @@ LISTED: Final = 200
 
 
 _PURPOSE: Final = "refresh token"
+
+_MAY_ENTER: Final[Any] = prebuilt(
+    select(Membership.id)
+    .join(User, col(User.id) == Membership.user_id)
+    .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+    .where(
+        Membership.user_id == bindparam("user"),
+        Membership.tenant_id == bindparam("tenant"),
+        lives(bindparam("moment")),
+        col(User.disabled_at).is_(None),
+        col(Tenant.suspended_at).is_(None),
+        not_disabled_there(),
+    )
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,20 +267,8 @@ class LoginSessions:
 
     async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
         """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
-        found = await session.exec(
-            select(Membership.id)
-            .join(User, col(User.id) == Membership.user_id)
-            .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-            .where(
-                Membership.user_id == user_id,
-                Membership.tenant_id == tenant_id,
-                lives(now()),
-                col(User.disabled_at).is_(None),
-                col(Tenant.suspended_at).is_(None),
-                not_disabled_there(),
-            )
-            .limit(1)
-        )
+        params = {"user": user_id, "tenant": tenant_id, "moment": now()}
+        found = await session.exec(_MAY_ENTER, params=params)
         return found.first() is not None
 
     def _challenge(self, session: AsyncSession, user_id: str, tenant_id: str) -> Challenge:
