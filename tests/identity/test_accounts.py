@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import col, select, update
 
 from hub.faults import Fault
@@ -47,6 +48,34 @@ async def role_of(database: Database, user: User, tenant: Tenant) -> str:
     async with database.read(tenant.id) as session:
         statement = select(Membership.role_id).where(Membership.user_id == user.id)
         return (await session.exec(statement)).one()
+
+
+# --- a crowd at the door --------------------------------------------------------------------------
+
+
+async def test_who_cannot_wait_to_sign_in_is_refused_before_the_database_is_asked(
+    database: Database, tokens: Tokens, settings: Settings
+) -> None:
+    passwords = Passwords(cost=12, concurrency=1)
+    crowded = Accounts(database, passwords, tokens, settings)
+    crowd = [asyncio.create_task(passwords.hash(PASSWORD)) for _ in range(65)]
+    await asyncio.sleep(0)
+    asked: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    engines = {database._reader.sync_engine, database._writer.sync_engine}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    assert await reason(crowded.login(EMAIL, PASSWORD)) == "rate_limited"
+    assert await reason(crowded.register(EMAIL, PASSWORD)) == "rate_limited"
+    assert not asked
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", note)
+    for one in crowd:
+        one.cancel()
+    passwords.close()
 
 
 # --- registering ----------------------------------------------------------------------------------

@@ -88,11 +88,17 @@ class Passwords:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _elsewhere(self, work: "partial[Result]") -> Result:
+    def expect_room(self) -> None:
+        """Raise Fault("rate_limited") when no more may wait: to be asked before anything else is
+        done for somebody, so that a crowd at the door costs next to nothing to turn away.
+        """
         if self._busy >= self._concurrency + _WAITING:
             raise Fault(
                 "rate_limited", "Too many sign-ins at once.", details={"retry_after_ms": 2000}
             )
+
+    async def _elsewhere(self, work: "partial[Result]") -> Result:
+        self.expect_room()
         self._busy += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -75,6 +75,7 @@ class Registration:
             raise Fault("permission_denied", "Registration needs an invitation.")
         address = addresses.normal(email)
         password_policy.check(password, own_parts(address))
+        self._passwords.expect_room()
         if self._quiet and self._throttle is not None:
             await self._throttle.letter(address, place)
         if invitation is not None:

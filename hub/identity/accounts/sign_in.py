@@ -93,6 +93,7 @@ class SignIn:
         address: str | None,
     ) -> TokenPair:
         """See ``Accounts.login``."""
+        self._passwords.expect_room()
         account = address_or_nobodys(email)
         taken = await self._throttle.sign_in(account, address) if self._throttle else NOTHING
         candidate = await self._candidate(account, tenant, address, invitation)
