@@ -125,12 +125,13 @@ class _Admission:
     async def decide(self, tenant: str | None) -> None:
         """Raises IntegrityError when somebody else is doing the same."""
         provider = self._provider
-        identity = await self._identity()
-        if identity is not None:
-            self.user_id = identity.user_id
         places = await self._places(given(provider, self._claims))
         if not admits(provider, self._address):
             places = []
+        await self._hold(places)
+        identity = await self._identity()
+        if identity is not None:
+            self.user_id = identity.user_id
         if identity is None and not places:
             return
         user = await self._user(identity, places)
@@ -145,6 +146,23 @@ class _Admission:
         """Find out where it is noted that they do not come in."""
         theirs = await choose_tenant(self._session, self.user_id or "", wanted)
         self.tenant_id = theirs or await self._tenant(self._provider.tenant)
+
+    async def _hold(self, places: list[tuple[str, str]]) -> None:
+        """Lock the tenants where something is given or may be taken; before the identity and its
+        user, as everywhere: whoever deletes the user comes to these after the tenants.
+        """
+        given_before = (
+            select(ProvidedRole.tenant_id)
+            .join(ProviderIdentity, col(ProviderIdentity.user_id) == ProvidedRole.user_id)
+            .where(
+                ProvidedRole.issuer == self._provider.issuer,
+                ProviderIdentity.issuer == self._provider.issuer,
+                ProviderIdentity.subject == self._claims["sub"],
+            )
+        )
+        before = (await self._session.exec(given_before)).all()
+        for tenant_id in sorted({*before, *(tenant_id for tenant_id, _ in places)}):
+            await lock(self._session, tenant_id)
 
     # --- who it is ---
 
@@ -269,7 +287,7 @@ class _Admission:
         before = {(row.tenant_id, row.role_id): row for row in rows.all()}
         members: set[str] = set()  # the ids of tenants
         for tenant_id in sorted({tenant_id for tenant_id, _ in (*before, *places)}):
-            await lock(session, tenant_id)
+            await lock(session, tenant_id)  # what was given since they were held is locked now
             if (await held_by(session, tenant_id, user.id)).member:
                 members.add(tenant_id)
         for place, row in before.items():
