@@ -12,7 +12,8 @@ EVERY_S: Final = 5.0
 
 
 class Pulse:
-    """A message that the node publishes to itself, every ``EVERY_S``. ``start``, then ``close``.
+    """A message that the node publishes to itself, every ``EVERY_S``, on a channel of its own: it
+    goes the way that entries of a log go, on a cluster too. ``start``, then ``close``.
 
     While the backplane is away nothing is measured: ``hub_backplane_away`` tells that.
     """
@@ -22,24 +23,26 @@ class Pulse:
     ) -> None:
         self._backplane = backplane
         self._lag = metrics.pubsub_lag
-        self._topic = f"pulse:{node}"
+        self._channel = f"pulse:{node}"
         self._rounds = Rounds("hear itself", self._beat, every_s=every_s, first_s=0.0)
 
     async def start(self) -> None:
         """Begin. Raises Fault("backend_unavailable")."""
-        await self._backplane.listen(self._topic, self._heard)
+        await self._backplane.overhear(self._channel, self._heard)
         self._rounds.start()
 
     async def close(self) -> None:
         """End."""
         await self._rounds.close()
+        await self._backplane.disregard(self._channel)
 
     async def _beat(self) -> None:
         try:
-            await self._backplane.publish(self._topic, b"%d" % perf_counter_ns())
+            await self._backplane.whisper(self._channel, b"%d" % perf_counter_ns())
         except Fault as fault:
             if fault.reason != "backend_unavailable":
                 raise
 
-    def _heard(self, message: bytes) -> None:
-        self._lag.observe((perf_counter_ns() - int(message)) / 1e9)
+    def _heard(self, _: str, message: bytes) -> None:
+        if message:  # else the connection was broken, and is repaired
+            self._lag.observe((perf_counter_ns() - int(message)) / 1e9)

@@ -72,7 +72,7 @@ class Metrics:
         self.pubsub_lag = Histogram(
             "hub_pubsub_lag_seconds",
             "Time from publishing a message to hearing it, of one that the node sends itself every "
-            "five seconds.",
+            "five seconds as it sends events: of a cluster, by one of its servers.",
             buckets=_FAST,
             registry=registry,
         )

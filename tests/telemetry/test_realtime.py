@@ -12,7 +12,7 @@ from hub.events.vocabulary import text_content
 from hub.telemetry.metrics import Metrics
 from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import ServedHub
-from tests.parts.redis import RedisProcess
+from tests.parts.redis import RedisClusterProcesses, RedisProcess
 from tests.transports.test_closing import stalling
 from tests.transports.test_slow import _subscribe
 
@@ -60,12 +60,13 @@ def _nobody(hub: ServedHub) -> Callable[[], Awaitable[bool]]:
     return nobody
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "redis", "cluster"])
 async def test_a_node_times_a_message_to_itself_also_after_the_backplane_was_away(
-    kind: str, own_redis: RedisProcess
+    kind: str, own_redis: RedisProcess, redis_cluster: RedisClusterProcesses
 ) -> None:
     metrics = Metrics()
-    backplane = MemoryBackplane() if kind == "memory" else RedisBackplane(own_redis.url, node="n_1")
+    url = redis_cluster.url if kind == "cluster" else own_redis.url
+    backplane = MemoryBackplane() if kind == "memory" else RedisBackplane(url, node="n_1")
     await backplane.start()
     pulse = Pulse(backplane, metrics, "n_1", every_s=0.02)
     await pulse.start()
