@@ -212,6 +212,7 @@ class Rest:
         name = "idempotent:" + hashlib.sha256(owner.encode()).hexdigest()
         replies = self._services.metrics.caches["replies"]
         if not await cache.cache_set(name, asked + _UNDER_WAY, UNDER_WAY_S, only_new=True):
+            await admit(operation, call)  # who may not come in learns nothing of the key
             known = await cache.cache_get(name)
             if known is None or known[32:] == _UNDER_WAY:
                 raise Fault("conflict", "The first request of this Idempotency-Key is under way.")
@@ -221,7 +222,6 @@ class Rest:
                 raise Fault("conflict", "It was done, and its answer holds what is shown once.")
             # Answered again only to who may still do it.
             replies.hits += 1
-            await admit(operation, call)
             await authorise(operation, validate(operation, params), call)
             return known[32:]
         replies.misses += 1

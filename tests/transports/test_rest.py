@@ -262,6 +262,17 @@ async def test_a_known_answer_is_not_given_to_who_may_not_ask_any_more(
     assert refused(await _create(client, "before", title="Sky")).reason == "permission_denied"
 
 
+async def test_who_may_not_come_in_any_more_learns_nothing_of_keys_that_were_used(
+    hub: ServedHub, client: httpx.AsyncClient, token: str
+) -> None:
+    services = hub.hub.services
+    assert (await _create(client, "known", title="Sky")).status_code == 201
+    await services.accounts.logout(services.tokens.read(token).session_id)
+    for title in ("Sky", "Sea"):
+        refusal = refused(await _create(client, "known", title=title))
+        assert refusal.reason == "unauthenticated"
+
+
 async def test_a_key_counts_for_post_alone(client: httpx.AsyncClient) -> None:
     path = f"/v1/conversations/{(await client.post('/v1/conversations')).json()['id']}"
     key = {"Idempotency-Key": "same"}
