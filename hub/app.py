@@ -37,6 +37,7 @@ from hub.identity.accounts.delivery import open_delivery
 from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.export import Exports
 from hub.identity.accounts.mailing import Mailing
+from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
@@ -244,6 +245,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
             stack,
         ),
         recovery=Recovery(database, passwords, throttle, mailing, authority.changed),
+        newcomers=Newcomers(database, throttle, mailing, verified=bool(settings.require_verified)),
         users=Users(database, authority.changed),
         departures=Departures(database, authority.changed, erasures.wake),
         exports=Exports(database),

@@ -27,6 +27,7 @@ from hub.identity.access.watches import Watches
 from hub.identity.accounts.accounts import Accounts
 from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.export import Exports
+from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
 from hub.identity.factors.rules import FactorRules
@@ -64,6 +65,7 @@ class Services:
     tenants: Tenants
     members: Members
     recovery: Recovery
+    newcomers: Newcomers
     users: Users
     departures: Departures
     exports: Exports

@@ -8,7 +8,7 @@ from hub.identity.accounts.export import SECTIONS, Item
 from hub.ids import ID_PATTERN
 from hub.operations.call import Call
 from hub.operations.operation import SIGNED_IN, Done, Http, Nothing, Params, Result, operation
-from hub.operations.shapes import Id, Listing, Page
+from hub.operations.shapes import Id, Listing, Page, Text
 
 
 class Account(Result):
@@ -17,6 +17,10 @@ class Account(Result):
     name: str | None = None
     verified_at: datetime | None = Field(None, description="When the address was verified, if so.")
     created_at: datetime
+
+
+class Update(Params):
+    name: Text | None = Field(max_length=200, min_length=1, description="null: none.")
 
 
 class Leave(Params):
@@ -59,6 +63,13 @@ async def get(call: Call, params: Nothing) -> Account:
     return Account.model_validate(
         await call.services.users.account(call.actor.user_id), from_attributes=True
     )
+
+
+@operation("account.update", permission=SIGNED_IN, kind="write", http=Http("PATCH", "/v1/account"))
+async def update(call: Call, params: Update) -> Account:
+    """Change the name that you have in all of your tenants."""
+    user = await call.services.users.set_name(call.actor.user_id, params.name, "account.update")
+    return Account.model_validate(user, from_attributes=True)
 
 
 @operation(

@@ -2,14 +2,15 @@
 
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import EmailStr, Field
 
 from hub.identity.accounts.users import Profile
 from hub.operations.call import Call
+from hub.operations.member import Invitation
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.own_account import Exported, ExportPage, exported
 from hub.operations.session import LoginSession
-from hub.operations.shapes import Id, Listing, PageById
+from hub.operations.shapes import Id, Listing, PageById, Text
 
 _GUARDS = ("user", "user_id")
 _FAULTS = ("not_found", "permission_denied")
@@ -46,6 +47,25 @@ class Find(PageById):
     )
 
 
+class Create(Params):
+    email: EmailStr = Field(max_length=320)
+    role: Text = Field("member", max_length=64, description="A role of the tenant, by id or name.")
+    name: Text | None = Field(None, min_length=1, max_length=200)
+
+
+class Created(Result):
+    """One of the two."""
+
+    user: User | None = Field(None, description="Who is a member from now on.")
+    invitation: Invitation | None = Field(
+        None, description="What waits for whose address it is, where it must be verified."
+    )
+
+
+class Update(Named):
+    name: Text | None = Field(max_length=200, min_length=1, description="null: none.")
+
+
 class Export(ExportPage, Named):
     """Whose, and which part of it."""
 
@@ -79,6 +99,98 @@ async def get(call: Call, params: Named) -> User:
 
 
 @operation(
+    "user.create",
+    permission="member:invite",
+    kind="write",
+    http=Http("POST", "/v1/users", 201),
+    cost=20,
+    faults=(*_FAULTS, "conflict", "rate_limited"),
+)
+async def create(call: Call, params: Create) -> Created:
+    """Make a user in your tenant, in a role that does not rank above you.
+
+    A letter has them choose a password. You give none: one that you knew would open every tenant
+    that they come into. Where an address need not be verified to sign in, they are a member at
+    once, and one that has an account is a `conflict` (`invitation.create` invites it). Where it
+    must (`HUB_REQUIRE_VERIFIED`), you do not learn which have one: in both cases an invitation
+    waits, a new user comes in as they choose their password, and who has an account by the code in
+    their letter. Whether people may register (`HUB_REGISTRATION`) makes no difference.
+    """
+    made = await call.services.newcomers.make(call.actor, params.email, params.role, params.name)
+    if made.invitation is not None:
+        return Created(invitation=Invitation.of(made.invitation))
+    assert made.user_id is not None, "one of the two"
+    user = await call.services.users.get(call.actor.tenant_id, made.user_id)
+    return Created(user=User.of(user))
+
+
+@operation(
+    "user.update",
+    permission="user:disable",
+    kind="write",
+    http=Http("PATCH", _PATH),
+    guards=_GUARDS,
+    faults=(*_FAULTS, "conflict"),
+)
+async def update(call: Call, params: Update) -> User:
+    """Give a user another name, who is in no tenant but this one.
+
+    One has one name in all of one's tenants: who is in others as well changes it themself
+    (`account.update`), or the hub's operator does (`hub user update`). They are
+    `permission_denied`, as who ranks above you is; yourself is a `conflict`.
+    """
+    return User.of(
+        await call.services.users.rename(
+            call.actor.tenant_id, call.actor, params.user_id, params.name
+        )
+    )
+
+
+@operation(
+    "user.verify",
+    permission="member:invite",
+    kind="write",
+    http=Http("POST", f"{_PATH}/verify"),
+    guards=_GUARDS,
+    cost=5,
+    faults=(*_FAULTS, "conflict", "rate_limited"),
+)
+async def verify(call: Call, params: Named) -> Done:
+    """Have the letter sent to a user by which they verify their address, if it is not verified.
+
+    Nobody says over the wire that an address is somebody's: who is known by it would be let into
+    other tenants, and in by identity providers, on the word of this one. The hub's operator can
+    (`hub user verify`). Who ranks above you is `permission_denied`; yourself is a `conflict`.
+    """
+    actor = call.actor
+    await call.services.recovery.help("verify", actor.tenant_id, actor, params.user_id)
+    return Done()
+
+
+@operation(
+    "user.reset_password",
+    permission="session:revoke:any",
+    kind="write",
+    http=Http("POST", f"{_PATH}/reset-password"),
+    guards=_GUARDS,
+    cost=5,
+    faults=(*_FAULTS, "conflict", "rate_limited"),
+)
+async def reset_password(call: Call, params: Named) -> Done:
+    """End a user's sessions in this tenant, and have the letter sent by which they choose a new
+    password.
+
+    Until they have, the old one is good: who must not come in meanwhile is disabled
+    (`user.disable`). Nobody sets another's password over the wire, since it opens whatever tenants
+    they are in; the hub's operator can (`hub user reset-password`). Who ranks above you is
+    `permission_denied`; yourself is a `conflict`; where it is `rate_limited` no letter was sent.
+    """
+    actor = call.actor
+    await call.services.recovery.help("reset", actor.tenant_id, actor, params.user_id)
+    return Done()
+
+
+@operation(
     "user.disable",
     permission="user:disable",
     kind="write",
@@ -92,7 +204,9 @@ async def disable(call: Call, params: Named) -> User:
     Their roles and conversations stay. Who ranks above you is `permission_denied`; yourself, and
     the last owner, is a `conflict`.
     """
-    return User.of(await call.services.users.disable(call.actor, params.user_id))
+    return User.of(
+        await call.services.users.disable(call.actor.tenant_id, call.actor, params.user_id)
+    )
 
 
 @operation(
@@ -108,7 +222,9 @@ async def enable(call: Call, params: Named) -> User:
 
     Who was disabled by the operator of the hub stays so.
     """
-    return User.of(await call.services.users.enable(call.actor, params.user_id))
+    return User.of(
+        await call.services.users.enable(call.actor.tenant_id, call.actor, params.user_id)
+    )
 
 
 @operation(
@@ -126,7 +242,7 @@ async def delete(call: Call, params: Named) -> Done:
     Their invitations that wait are void. Who ranks above you is `permission_denied`; yourself, and
     the last owner, is a `conflict`.
     """
-    await call.services.departures.remove(call.actor, params.user_id)
+    await call.services.departures.remove(call.actor.tenant_id, call.actor, params.user_id)
     return Done()
 
 
@@ -161,3 +277,21 @@ async def sessions(call: Call, params: Named) -> Listing[LoginSession]:
     """List the login sessions of a user in this tenant, the newest first."""
     found = await call.services.accounts.sessions(call.actor.tenant_id, params.user_id)
     return Listing(items=[LoginSession.of(row, call.actor) for row in found])
+
+
+@operation(
+    "user.sign_out",
+    permission="session:revoke:any",
+    kind="write",
+    http=Http("POST", f"{_PATH}/sign-out"),
+    guards=_GUARDS,
+    faults=(*_FAULTS, "conflict"),
+)
+async def sign_out(call: Call, params: Named) -> Done:
+    """End all login sessions of a user in this tenant, their tokens and their sockets.
+
+    One of them is ended by `session.revoke`. Who ranks above you is `permission_denied`; yourself
+    is a `conflict`: see `account.logout`.
+    """
+    await call.services.users.sign_out(call.actor.tenant_id, call.actor, params.user_id)
+    return Done()

@@ -47,7 +47,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "session:read": "See one's own login sessions.",
     "session:revoke": "End one's own login sessions.",
     "session:read:any": "See the login sessions of others in the tenant.",
-    "session:revoke:any": "End the login sessions of others in the tenant.",
+    "session:revoke:any": "End the login sessions of others in the tenant, and have letters sent "
+    "to them to choose a new password.",
     "role:read": "See the roles of the tenant, who has them, and why somebody may do a thing.",
     "role:write": "Make, change and delete roles of the tenant, up to what one is and may oneself.",
     "role:assign": "Give roles to others and to groups, and take them, up to what one is oneself.",
@@ -78,7 +79,8 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "usage:read:any": "See what the runs of others in the tenant have used.",
     "member:read": "See who the members of the tenant are.",
     "member:remove": "End the membership of others in the tenant, up to one's own rank.",
-    "member:invite": "Invite into the tenant, up to one's own rank; see and void invitations.",
+    "member:invite": "Invite into the tenant and make users there, up to one's own rank; see and "
+    "void invitations; have letters sent to verify an address.",
     "tenant:read": "See one's own tenant and what it has settled.",
     "tenant:update": "Change what one's own tenant has settled.",
     "tenant:delete": "Delete one's own tenant.",
@@ -90,7 +92,7 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "tenant:update:any": "Settle for any tenant, in the tenant that the hub began with.",
     "tenant:delete:any": "Delete any tenant, in the tenant that the hub began with.",
     "user:read": "See the users of the tenant.",
-    "user:disable": "Disable users of the tenant whose rank is not higher, and enable them.",
+    "user:disable": "Disable users of the tenant whose rank is not higher, enable and rename them.",
     "user:delete": "Delete users from the tenant whose rank is not higher.",
     "user:export": "Read all that the hub holds of a user of the tenant.",
     "factor:reset": "Take the second factor from another user, who has lost it.",

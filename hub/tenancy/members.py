@@ -10,13 +10,13 @@ from sqlmodel import col, select
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
+from hub.identity.access.definitions import role_named
 from hub.identity.access.holdings import hand_of, held_by, is_known, lives
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.shares import forget_shares
 from hub.identity.accounts import invitations
 from hub.identity.accounts.joining import join
 from hub.rbac.actor import Actor
-from hub.rbac.inheritance import Definitions
 from hub.rbac.ranks import why_not_give, why_not_touch
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -30,7 +30,6 @@ from hub.storage.tables import (
     User,
     now,
 )
-from hub.storage.tenant_settings import settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +159,11 @@ class Members:
         """
         async with self._database.write(tenant_id) as session:
             hand, definitions = await hand_of(session, tenant_id, by, invitations.PERMISSION)
-            role_id = _found(role, definitions)
+            role_id = role_named(role, definitions)
             if (why := why_not_give(hand, (role_id,), definitions)) is not None:
                 raise Fault("permission_denied", why)
-            domains = (await settings_of(session, tenant_id)).invitation_domains
-            if email is not None and domains and email.rpartition("@")[2] not in domains:
-                raise Fault(
-                    "conflict", f"Invitations here are for addresses of: {', '.join(domains)}."
-                )
+            if email is not None:
+                await invitations.check_address(session, tenant_id, email)
             made, code = invitations.make(session, tenant_id, role_id, by.user_id, email)
             await session.flush()
             await record(
@@ -219,11 +215,3 @@ class Members:
             assert role is not None, "a foreign key holds it"
         await announce(self._changed, ("user", user_id))
         return Belonging(tenant, (role.name,))
-
-
-def _found(wanted: str, definitions: Definitions) -> str:
-    """The role of this id, or else of this name. Raises Fault("not_found")."""
-    named = [id for id, role in definitions.items() if role.name.lower() == wanted.lower()]
-    if wanted not in definitions and not named:
-        raise Fault("not_found", "There is no such role here.")
-    return wanted if wanted in definitions else named[0]

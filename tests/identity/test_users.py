@@ -125,7 +125,7 @@ async def test_who_is_disabled_comes_in_nowhere_in_the_tenant_until_enabled(
     ada, bob = await member(accounts, "admin", name="ada"), await member(accounts, "member")
     pair = await accounts.login("member@hub.example", PASSWORD)
     code = await accounts.login_link(bob.user_id, bob.tenant_id)
-    disabled = await users.disable(ada, bob.user_id)
+    disabled = await users.disable(ada.tenant_id, ada, bob.user_id)
     assert disabled.disabled_at is not None
     assert told.changes == [("user", bob.user_id)]
     for door in (
@@ -134,9 +134,9 @@ async def test_who_is_disabled_comes_in_nowhere_in_the_tenant_until_enabled(
         accounts.redeem(code),
     ):
         assert await reason(door) == "unauthenticated"
-    again = await users.disable(ada, bob.user_id)
+    again = await users.disable(ada.tenant_id, ada, bob.user_id)
     assert again.disabled_at == disabled.disabled_at
-    assert (await users.enable(ada, bob.user_id)).disabled_at is None
+    assert (await users.enable(ada.tenant_id, ada, bob.user_id)).disabled_at is None
     await accounts.refresh(pair.refresh_token)
     actions = [entry.action for entry in await rows(database, AuditEntry)]
     assert [action for action in actions if action.startswith("user.") and "able" in action] == [
@@ -152,7 +152,7 @@ async def test_who_is_disabled_in_a_tenant_goes_on_in_another_where_nobody_learn
     eve = await member(accounts, "owner", "other", "eve")
     bob = await member(accounts, "member")
     await joins(database, bob.user_id, eve.tenant_id)
-    await users.disable(ada, bob.user_id)
+    await users.disable(ada.tenant_id, ada, bob.user_id)
     pair = await accounts.login("member@hub.example", PASSWORD)  # where they may
     assert await reason(accounts.login("member@hub.example", PASSWORD, ada.tenant_id)) == (
         "unauthenticated"
@@ -169,10 +169,10 @@ async def test_nobody_does_it_to_themselves_to_a_senior_or_to_who_is_not_there(
     admin = await member(accounts, "admin")
     eve = await member(accounts, "owner", "other", "eve")
     do = departures.remove if deed == "remove" else getattr(users, deed)
-    assert await reason(do(admin, admin.user_id)) == "conflict"
-    assert await reason(do(admin, owner.user_id)) == "permission_denied"
-    assert await reason(do(admin, eve.user_id)) == "not_found"
-    assert await reason(do(admin, new_id("u"))) == "not_found"
+    assert await reason(do(admin.tenant_id, admin, admin.user_id)) == "conflict"
+    assert await reason(do(admin.tenant_id, admin, owner.user_id)) == "permission_denied"
+    assert await reason(do(admin.tenant_id, admin, eve.user_id)) == "not_found"
+    assert await reason(do(admin.tenant_id, admin, new_id("u"))) == "not_found"
     assert len(await rows(database, Membership)) == 3
 
 
@@ -187,7 +187,7 @@ async def test_of_two_owners_who_end_each_other_at_once_one_is_left(
         if deed == "leave":
             return departures.leave(target.user_id)
         do = users.disable if deed == "disable" else departures.remove
-        return do(actor, target.user_id)
+        return do(actor.tenant_id, actor, target.user_id)
 
     outcomes = await asyncio.gather(end(one, two), end(two, one), return_exceptions=True)
     faults = [outcome for outcome in outcomes if isinstance(outcome, Fault)]
@@ -250,14 +250,14 @@ async def test_who_is_deleted_from_a_tenant_stays_in_another_with_what_is_theirs
     await joins(database, bob.user_id, eve.tenant_id)
     here = await accounts.login("member@hub.example", PASSWORD, ada.tenant_id)
     there = await accounts.login("member@hub.example", PASSWORD, eve.tenant_id)
-    await departures.remove(ada, bob.user_id)
+    await departures.remove(ada.tenant_id, ada, bob.user_id)
     assert await reason(users.get(ada.tenant_id, bob.user_id)) == "not_found"
     assert (await users.get(eve.tenant_id, bob.user_id)).email == "member@hub.example"
     assert await reason(accounts.refresh(here.refresh_token)) == "unauthenticated"
     await accounts.refresh(there.refresh_token)
     (note,) = await rows(database, Erasure)
     assert (note.user_id, note.tenant_id) == (bob.user_id, ada.tenant_id)
-    await departures.remove(eve, bob.user_id)  # the last one: the account goes too
+    await departures.remove(eve.tenant_id, eve, bob.user_id)  # the last one: the account goes too
     assert (await rows(database, User, col(User.id) == bob.user_id))[0].deleted_at is not None
 
 
@@ -312,7 +312,7 @@ async def test_what_rested_on_somebody_who_was_deleted_rests_on_nobody_else(
     elif how == "erase":
         await departures.erase(ada.user_id)
     else:
-        await departures.remove(owner, ada.user_id)
+        await departures.remove(owner.tenant_id, owner, ada.user_id)
     registers = accounts.register("new@hub.example", PASSWORD, invitation=code)
     assert await reason(registers) == "permission_denied"
     await accounts.register("new@hub.example", PASSWORD, invitation=operators)

@@ -8,6 +8,8 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.faults import Fault
+from hub.rbac.inheritance import Definitions
 from hub.rbac.roles import RoleDefinition
 from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
@@ -50,6 +52,14 @@ async def definitions_for(
     """
     rows = await session.exec(_LINEAGES, params={"held": padded(sorted(role_ids))})
     return _defined(rows.all())
+
+
+def role_named(wanted: str, definitions: Definitions) -> str:
+    """The role of this id, or else of this name. Raises Fault("not_found")."""
+    named = [id for id, role in definitions.items() if role.name.lower() == wanted.lower()]
+    if wanted not in definitions and not named:
+        raise Fault("not_found", "There is no such role here.")
+    return wanted if wanted in definitions else named[0]
 
 
 def _defined(rows: Iterable[Any]) -> dict[str, RoleDefinition]:

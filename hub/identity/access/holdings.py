@@ -15,8 +15,8 @@ from hub.identity.access.owners import lock
 from hub.rbac.actor import Actor
 from hub.rbac.explaining import Holding
 from hub.rbac.inheritance import Definitions, ancestry, rank_of
-from hub.rbac.ranks import OPERATOR, Hand
-from hub.rbac.roles import compile_roles
+from hub.rbac.ranks import OPERATOR, Hand, why_not_touch
+from hub.rbac.roles import OWNER, compile_roles
 from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
 from hub.storage.tables import GroupMember, GroupRole, Membership, User, now
@@ -127,6 +127,27 @@ async def hand_of(
     if hand is None or not hand.holds(permission):
         raise Fault("permission_denied")
     return hand, definitions
+
+
+async def may_change(
+    session: AsyncSession, tenant_id: str, by: Actor | None, user_id: str, permission: str
+) -> bool:
+    """Begin what ``by`` (None: the operator) does about a member of a tenant by ``permission``;
+    from here on no other change of who may do what is under way there. Whether the member is an
+    owner.
+
+    Raises Fault: "not_found" for no member, "conflict" for ``by`` themself, and
+    "permission_denied" for who ranks above them, or when they may not do it any more.
+    """
+    hand, definitions = await hand_of(session, tenant_id, by, permission)
+    if not await is_known(session, tenant_id, user_id):
+        raise Fault("not_found", "There is no such user here.")
+    if user_id == hand.user_id:
+        raise Fault("conflict", "Nobody does this to themselves here.")
+    held = await held_by(session, tenant_id, user_id)
+    if (why := why_not_touch(hand, held.role_ids, definitions)) is not None:
+        raise Fault("permission_denied", why)
+    return OWNER in held.role_ids
 
 
 async def hand_there(

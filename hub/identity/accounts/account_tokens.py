@@ -25,8 +25,12 @@ LIVES: Final[dict[Purpose, timedelta]] = {
 """How long a token is good for."""
 
 
-def make(session: AsyncSession, user: User, purpose: Purpose) -> str:
-    """A new token for the address that the user has, in the transaction of ``session``."""
+def make(
+    session: AsyncSession, user: User, purpose: Purpose, lives: timedelta | None = None
+) -> str:
+    """A new token for the address that the user has, in the transaction of ``session``. ``lives``:
+    by default as long as those for the purpose do.
+    """
     token = secrets.token_urlsafe(32)
     session.add(
         AccountToken(
@@ -34,7 +38,7 @@ def make(session: AsyncSession, user: User, purpose: Purpose) -> str:
             user_id=user.id,
             purpose=purpose,
             email=user.email,
-            expires_at=now() + LIVES[purpose],
+            expires_at=now() + (lives or LIVES[purpose]),
         )
     )
     return token

@@ -15,11 +15,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
-from hub.identity.access.holdings import held_by
+from hub.identity.access.holdings import held_by, may_change
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.shares import forget_shares
 from hub.identity.accounts import invitations
-from hub.identity.accounts.users import may_change
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.roles import OWNER
@@ -83,16 +82,15 @@ class Departures:
                 await keep_an_owner(session, tenant_id)
         await self._announce(user_id)
 
-    async def remove(self, actor: Actor, user_id: str) -> None:
-        """Delete a user from the actor's tenant with all that is theirs there; and the account,
-        if they are a member of no other.
+    async def remove(self, tenant_id: str, by: Actor | None, user_id: str) -> None:
+        """Delete a user from a tenant with all that is theirs there; and the account, if they are a
+        member of no other. ``by`` None: the operator does.
 
-        Raises Fault: "not_found", "permission_denied" (they rank above the actor), "conflict" (the
-        actor themself, or the last owner).
+        Raises Fault: "not_found", "permission_denied" (they rank above ``by``), "conflict" (``by``
+        themself, or the last owner).
         """
-        tenant_id = actor.tenant_id
         async with self._database.write(EVERY_TENANT) as session:
-            owns = await may_change(session, actor, user_id, "user:delete")
+            owns = await may_change(session, tenant_id, by, user_id, "user:delete")
             user = await session.get(User, user_id, with_for_update=True)
             if user is None:
                 raise Fault("not_found")

@@ -15,7 +15,7 @@ from hub.identity.access.owners import lock
 from hub.identity.sessions.login_sessions import digest
 from hub.rbac.ranks import why_not_give
 from hub.storage.tables import Invitation, Tenant, User, now
-from hub.storage.tenant_settings import parsed
+from hub.storage.tenant_settings import parsed, settings_of
 
 PERMISSION: Final = "member:invite"
 """What one invites by."""
@@ -68,6 +68,13 @@ async def again(
         until=before.expires_at,
         guest_id=guest_id,
     )
+
+
+async def check_address(session: AsyncSession, tenant_id: str, address: str) -> None:
+    """Raise Fault("conflict") for an address of a domain that the tenant takes no guests from."""
+    domains = (await settings_of(session, tenant_id)).invitation_domains
+    if domains and address.rpartition("@")[2] not in domains:
+        raise Fault("conflict", f"Invitations here are for addresses of: {', '.join(domains)}.")
 
 
 async def check(session: AsyncSession, code: str, address: str) -> Invitation:

@@ -8,6 +8,7 @@ a letter has a button for it, and a token that was never sent is good for nobody
 """
 
 import asyncio
+from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
 from hub.faults import Fault
@@ -27,15 +28,28 @@ AT_ONCE: Final = 2
 PAUSES_S: Final = (2.0, 10.0, 60.0, 240.0)
 """After each attempt to hand a letter over, before the next. Its link is good for longer."""
 
-Kind = Literal["verify", "reset", "known"]
-"""What a letter is for. ``known``: somebody registers with an address that has an account."""
+Kind = Literal["verify", "reset", "known", "welcome", "invited"]
+"""What a letter is for. ``known``: somebody registers with an address that has an account.
+``welcome``: an administrator has made an account for it; ``invited``: wanted to, and it has one.
+"""
 
 _SUBJECTS: Final[dict[Kind, str]] = {
     "verify": "Confirm your e-mail address",
     "reset": "Choose a new password",
     "known": "You have an account already",
+    "welcome": "An account was made for you",
+    "invited": "You are invited",
 }
-_TOKENS: Final[dict[Kind, Purpose]] = {"verify": "verify", "reset": "reset", "known": "reset"}
+_TOKENS: Final[dict[Kind, Purpose]] = {
+    "verify": "verify",
+    "reset": "reset",
+    "known": "reset",
+    "welcome": "reset",
+    "invited": "reset",
+}
+_LIVES: Final[dict[Kind, timedelta]] = {"welcome": timedelta(days=1)}
+"""How long the token of a letter is good for that its reader did not ask for; of others, as long as
+its purpose says."""
 _TEXTS: Final[dict[Kind, str]] = {
     "verify": "Somebody, you we hope, has given this address to the agent hub at {url}.\n"
     "To confirm that it is yours, open this link within a day:\n\n"
@@ -51,10 +65,20 @@ _TEXTS: Final[dict[Kind, str]] = {
     "all sessions:\n\n"
     "{link}\n\n"
     "If it was not you, do nothing: whoever it was has not learnt that you have an account.\n",
+    "welcome": "An administrator has made an account for this address at the agent hub at {url}.\n"
+    "To choose a password for it, open this link within a day. It works once; after that, have\n"
+    "another sent there, as one who has forgotten the password:\n\n"
+    "{link}\n\n"
+    "If you want none, do nothing: without a password nobody comes in.\n",
+    "invited": "An administrator at the agent hub at {url} has invited this address. It has an\n"
+    "account there already: sign in with its password. To choose a new one instead, open this\n"
+    "link within {minutes} minutes. It works once, and ends all sessions:\n\n"
+    "{link}\n\n"
+    "If you do not want to, do nothing: whoever it was has not learnt that you have an account.\n",
 }
 _INVITED: Final = (
-    "\nThey had an invitation. It is for you now, and works once, when you sign in with it or are\n"
-    "signed in. Its code:\n\n"
+    "\nThe invitation is for you alone, and works once, when you sign in with it or are signed\n"
+    "in. Its code:\n\n"
     "{code}\n"
 )
 
@@ -170,7 +194,7 @@ class Mailing:
                 return None
             if kind == "verify" and user.verified_at is not None:
                 return None
-            token = account_tokens.make(session, user, _TOKENS[kind])
+            token = account_tokens.make(session, user, _TOKENS[kind], _LIVES.get(kind))
         text = text_of(kind, token, self._url)
         if invitation is not None:
             text += _INVITED.format(code=invitation)

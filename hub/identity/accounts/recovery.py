@@ -8,6 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
+from hub.identity.access.holdings import may_change
 from hub.identity.accounts import account_tokens
 from hub.identity.accounts.account_tokens import Purpose
 from hub.identity.accounts.addresses import address_or_nobodys, own_parts
@@ -16,11 +17,17 @@ from hub.identity.accounts.mailing import Mailing
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.sessions.login_sessions import end_sessions
 from hub.identity.sessions.throttle import Throttle
+from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, User, now
 
 WRONG: Final = "The password is wrong."
+_HELP: Final[dict[Purpose, tuple[str, str]]] = {
+    "verify": ("user.verify", "member:invite"),
+    "reset": ("user.reset_password", "session:revoke:any"),
+}
+"""What an administrator has a letter sent for: its name in the audit trail, and by which right."""
 
 
 class Recovery:
@@ -137,6 +144,36 @@ class Recovery:
                 raise Fault("not_found", "There is no such user.")
             await tell(session, user_id, "account.recover")
             return account_tokens.make(session, user, "reset")
+
+    async def help(self, purpose: Purpose, tenant_id: str, by: Actor, user_id: str) -> None:
+        """Have a letter sent to a member of a tenant, for an administrator there. For a ``reset``
+        their sessions in that tenant end, whatever becomes of the letter.
+
+        The password stays, and the address is verified by nobody but who reads the letter: both are
+        of all the tenants that the user is in, or will be. Raises Fault: "not_found",
+        "permission_denied" (they rank above ``by``), "conflict" (``by`` themself, or a service
+        account), and "rate_limited" where no letter was sent.
+        """
+        action, permission = _HELP[purpose]
+        async with self._database.read(tenant_id) as session:
+            user = await session.get(User, user_id)
+        if user is None:
+            raise Fault("not_found")
+        if user.kind == "service":
+            raise Fault("conflict", "A service account reads no letters, and has no password.")
+        taken = await self._throttle.letter_of_tenant(user.email, tenant_id)
+        try:
+            async with self._database.write(tenant_id) as session:
+                await may_change(session, tenant_id, by, user_id, permission)
+                if purpose == "reset":
+                    await end_sessions(session, col(LoginSession.user_id) == user_id)
+                await record(session, tenant_id, action, resource=("user", user_id))
+        except Fault:
+            await self._throttle.give_back(taken)
+            raise
+        if purpose == "reset":
+            await announce(self._changed, ("user", user_id))
+        self._mailing.want(purpose, user.email)
 
     async def confirm(self, user_id: str, password: str) -> tuple[str | None, str]:
         """That who is signed in knows the password too; its hash, and the e-mail address.

@@ -15,14 +15,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
-from hub.identity.access.holdings import hand_of, held_by, is_known
+from hub.identity.access.holdings import may_change
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.accounts.addresses import address_or_nobodys, user_of
 from hub.identity.accounts.joining import join_as_promised
 from hub.identity.accounts.recovery import tell
+from hub.identity.sessions.login_sessions import end_sessions
 from hub.rbac.actor import Actor
-from hub.rbac.ranks import why_not_touch
-from hub.rbac.roles import OWNER
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import DisabledMember, LoginSession, Membership, Role, Tenant, User, now
@@ -73,15 +72,14 @@ class Users:
         async with self._database.read(tenant_id) as session:
             return await _profile(session, user_id)
 
-    async def disable(self, actor: Actor, user_id: str) -> Profile:
-        """Let a member do nothing in the actor's tenant any more, from now on.
+    async def disable(self, tenant_id: str, by: Actor | None, user_id: str) -> Profile:
+        """Let a member do nothing in the tenant any more, from now on.
 
-        Raises Fault: "not_found", "permission_denied" (they rank above the actor), "conflict" (the
-        actor themself, or the last owner). One who is disabled already is left as they are.
+        Raises Fault: "not_found", "permission_denied" (they rank above ``by``), "conflict" (``by``
+        themself, or the last owner). One who is disabled already is left as they are.
         """
-        tenant_id = actor.tenant_id
         async with self._database.write(tenant_id) as session:
-            owns = await may_change(session, actor, user_id, "user:disable")
+            owns = await may_change(session, tenant_id, by, user_id, "user:disable")
             row = await session.get(DisabledMember, {"tenant_id": tenant_id, "user_id": user_id})
             if row is None:
                 session.add(DisabledMember(tenant_id=tenant_id, user_id=user_id))
@@ -92,14 +90,13 @@ class Users:
         await announce(self._changed, ("user", user_id))
         return profile
 
-    async def enable(self, actor: Actor, user_id: str) -> Profile:
+    async def enable(self, tenant_id: str, by: Actor | None, user_id: str) -> Profile:
         """Let a member come in again. Who was disabled everywhere stays so.
 
         Raises Fault: "not_found", "permission_denied".
         """
-        tenant_id = actor.tenant_id
         async with self._database.write(tenant_id) as session:
-            await may_change(session, actor, user_id, "user:disable")
+            await may_change(session, tenant_id, by, user_id, "user:disable")
             row = await session.get(DisabledMember, {"tenant_id": tenant_id, "user_id": user_id})
             if row is not None:
                 await session.delete(row)
@@ -108,6 +105,56 @@ class Users:
             profile = await _profile(session, user_id)
         await announce(self._changed, ("user", user_id))
         return profile
+
+    async def rename(self, tenant_id: str, by: Actor, user_id: str, name: str | None) -> Profile:
+        """Give a member another name, or none: one who is a member of no other tenant, where they
+        are called so too.
+
+        Raises Fault: "not_found", "permission_denied" (they rank above ``by``, or are a member
+        elsewhere), "conflict" (``by`` themself, or a service account).
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            await may_change(session, tenant_id, by, user_id, "user:disable")
+            elsewhere = select(Membership.id).where(
+                Membership.user_id == user_id, Membership.tenant_id != tenant_id
+            )
+            user = await session.get(User, user_id, with_for_update=True)
+            assert user is not None, "a membership refers to it"
+            if user.kind == "service":
+                raise Fault("conflict", "A service account is renamed by service.update.")
+            if (await session.exec(elsewhere.limit(1))).first() is not None:
+                raise Fault(
+                    "permission_denied",
+                    "You may not rename this user; they can, and the hub's operator.",
+                )
+            _call(user, name)
+            session.add(user)
+            await record(session, tenant_id, "user.update", resource=("user", user_id))
+        async with self._database.read(tenant_id) as session:
+            return await _profile(session, user_id)
+
+    async def set_name(self, user_id: str, name: str | None, action: str) -> User:
+        """Give a user another name, or none, in all of their tenants: themself
+        (``account.update``), or the operator (``user.update``). Raises Fault("not_found").
+        """
+        async with self._database.write(EVERY_TENANT) as session:
+            user = await session.get(User, user_id, with_for_update=True)
+            if user is None or user.deleted_at is not None:
+                raise Fault("not_found", "There is no such user.")
+            _call(user, name)
+            session.add(user)
+            await tell(session, user_id, action)
+        return user
+
+    async def sign_out(self, tenant_id: str, by: Actor | None, user_id: str) -> None:
+        """End all login sessions of a member in the tenant. Idempotent. Raises Fault as ``enable``
+        does, and "conflict" for ``by`` themself.
+        """
+        async with self._database.write(tenant_id) as session:
+            await may_change(session, tenant_id, by, user_id, "session:revoke:any")
+            await end_sessions(session, col(LoginSession.user_id) == user_id)
+            await record(session, tenant_id, "user.sign_out", resource=("user", user_id))
+        await announce(self._changed, ("user", user_id))
 
     async def account(self, user_id: str) -> User:
         """A user, whichever tenant. Raises Fault("not_found")."""
@@ -187,22 +234,8 @@ class Users:
             await tell(session, user_id, "account.verify")
 
 
-async def may_change(session: AsyncSession, actor: Actor, user_id: str, permission: str) -> bool:
-    """Begin what an actor does about a member of their tenant by ``permission``; from here on no
-    other change of who may do what is under way there. Whether the member is an owner.
-
-    Raises Fault: "not_found" for no member, "conflict" for the actor themself, and
-    "permission_denied" for who ranks above them, or when they may not do it any more.
-    """
-    hand, definitions = await hand_of(session, actor.tenant_id, actor, permission)
-    if not await is_known(session, actor.tenant_id, user_id):
-        raise Fault("not_found")
-    if user_id == actor.user_id:
-        raise Fault("conflict", "Nobody does this to themselves here.")
-    held = await held_by(session, actor.tenant_id, user_id)
-    if (why := why_not_touch(hand, held.role_ids, definitions)) is not None:
-        raise Fault("permission_denied", why)
-    return OWNER in held.role_ids
+def _call(user: User, name: str | None) -> None:
+    user.name, user.updated_at = name, now()
 
 
 async def _profile(session: AsyncSession, user_id: str) -> Profile:

@@ -52,6 +52,8 @@ OF_PASSWORD: Final = Budget("password", 10, 60.0)
 """Wrong current passwords of who is signed in, by user: a stolen session is no way to guess."""
 OF_REQUESTS: Final = (Budget("letters-address", 30, 10.0), Budget("letters-pair", 5, 60.0))
 """Letters that an address asks for, in all and for one account."""
+OF_TENANT: Final = Budget("letters-tenant", 100, 10.0)
+"""Letters that the administrators of a tenant have sent; to one account, as ``letters-pair``."""
 OF_LETTERS: Final = Budget("letters", 5, 600.0)
 """Letters to one account, whoever asks for them. A letter is good for longer than the pause."""
 
@@ -136,6 +138,12 @@ class Throttle:
         place = place_of(address)
         keys = (place, f"{_whose(account)}:{place}")
         await self._take(list(zip(keys, OF_REQUESTS, strict=True)), "letters")
+
+    async def letter_of_tenant(self, account: str, tenant_id: str) -> Taken:
+        """Take for a letter that an administrator of a tenant has sent."""
+        keys = (tenant_id, f"{_whose(account)}:{tenant_id}")
+        budgets = (OF_TENANT, OF_REQUESTS[1])
+        return await self._take(list(zip(keys, budgets, strict=True)), "letters")
 
     async def may_write_to(self, account: str) -> bool:
         """Whether one more letter may go to the account."""

@@ -115,6 +115,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("session.ping", ANYBODY),
     # --- one's own account ---
     Row("account.get", SIGNED_IN),
+    Row("account.update", SIGNED_IN, params={"name": "Changed"}),
     Row("account.export", SIGNED_IN),
     Row("account.tenants", SIGNED_IN),
     Row("account.change_password", SIGNED_IN, then="permission_denied: The password",
@@ -187,7 +188,13 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("channel.unsubscribe", "viewer", params={"channel": "audit"}, turn=1),
     # --- users, roles and groups of the tenant ---
     Row("user.list", "admin"),
+    Row("user.create", "admin", params={"email": "@email"}),
     Row("user.get", "admin", "user", "user_id"),
+    Row("user.update", "admin", "user", "user_id", oneself="conflict", ranked=True,
+        params={"name": "Changed"}),
+    Row("user.verify", "admin", "user", "user_id", oneself="conflict", ranked=True),
+    Row("user.reset_password", "admin", "user", "user_id", oneself="conflict", ranked=True),
+    Row("user.sign_out", "admin", "user", "user_id", oneself="conflict", ranked=True),
     Row("user.disable", "admin", "user", "user_id", oneself="conflict", ranked=True),
     Row("user.enable", "admin", "user", "user_id", oneself="conflict", ranked=True),
     Row("user.delete", "admin", "user", "user_id", oneself="conflict", ranked=True),

@@ -1,0 +1,297 @@
+"""Users whom an administrator makes and helps, and what they may of an account that others have."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlmodel import col, select
+
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import AuditEntry
+from hub.storage.tenant_settings import TenantSettings
+from tests.interaction.drivers import Refused, Socket, open_socket
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+from tests.parts.mail import MailServer
+
+BOB = "bob@hub.example"
+NEW = "a better horse and battery"
+
+
+@pytest.fixture
+async def open_hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
+    """A hub that mails, where one signs in before an address is verified."""
+    async with serve_hub(HUB_SMTP_URL=mail.url) as served:
+        yield served
+
+
+@pytest.fixture
+async def strict_hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
+    """A hub that mails, and wants verified addresses."""
+    async with serve_hub(
+        HUB_SMTP_URL=mail.url,
+        HUB_ENVIRONMENT="production",
+        HUB_REGISTRATION="off",
+        HUB_PUBLIC_URL="https://hub.example",
+    ) as served:
+        yield served
+
+
+async def post(hub: ServedHub, path: str, **body: Any) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+        return await client.post(f"/v1/auth/{path}", json=body)
+
+
+async def token_of(hub: ServedHub, email: str, password: str = PASSWORD, **more: str) -> str:
+    answer = await post(hub, "login", email=email, password=password, **more)
+    return str(answer.raise_for_status().json()["access_token"])
+
+
+async def peopled(hub: ServedHub, role: str, tenant: str, email: str = "") -> str:
+    """Somebody in a tenant, as the operator makes them: an access token."""
+    email = email or f"{role}@{tenant}.example"
+    await hub.hub.services.accounts.create_user(email, PASSWORD, tenant, role)
+    return await token_of(hub, email)
+
+
+async def reason(asked: Any) -> str:
+    with pytest.raises(Refused) as caught:
+        await asked
+    return caught.value.reason
+
+
+async def actions(hub: ServedHub, tenant: str) -> list[str]:
+    """What a tenant's trail says was done to users."""
+    services = hub.hub.services
+    tenant_id = (await services.tenants.find(tenant)).id
+    wanted = select(AuditEntry.action).where(
+        AuditEntry.tenant_id == tenant_id,
+        AuditEntry.outcome == "done",
+        col(AuditEntry.action).startswith("user.") | (AuditEntry.action == "account.update"),
+    )
+    async with services.database.read(EVERY_TENANT) as session:
+        found = (await session.exec(wanted.order_by(col(AuditEntry.seq)))).all()
+    return [action for action in found if action != "user.create"]
+
+
+async def in_two(hub: ServedHub) -> str:
+    """Bob, a member of "main" and of "other": his id."""
+    services = hub.hub.services
+    bob, _ = await services.accounts.create_user(BOB, PASSWORD, "main", "member", "Bob")
+    _, other = await services.accounts.create_user("x@hub.example", PASSWORD, "other", "owner")
+    code = await services.accounts.invite(other.id, "member")
+    await services.members.join(bob.id, code)
+    return bob.id
+
+
+# --- making ---------------------------------------------------------------------------------------
+
+
+async def test_who_is_made_is_a_member_at_once_and_comes_in_by_a_password_of_their_own(
+    open_hub: ServedHub, mail: MailServer
+) -> None:
+    token = await peopled(open_hub, "admin", "main")
+    async with open_socket(open_hub.ws_url, token) as admin:
+        made = await admin.ask("user.create", {"email": "Bob@Hub.Example", "name": "Bob"})
+        assert (made["user"]["email"], made["user"]["roles"]) == (BOB, ["member"])
+        listed = await admin.ask("user.list", {"email": BOB})
+        assert [user["id"] for user in listed["items"]] == [made["user"]["id"]]
+        again = admin.ask("user.create", {"email": BOB})
+        assert await reason(again) == "conflict"
+    proof = await mail.token_to(BOB, "reset")
+    assert (await post(open_hub, "login", email=BOB, password=PASSWORD)).status_code == 401
+    assert (await post(open_hub, "reset", token=proof, password=NEW)).status_code == 200
+    async with open_socket(open_hub.ws_url, await token_of(open_hub, BOB, NEW)) as bob:
+        account = await bob.ask("account.get")
+        assert (account["name"], "verified_at" in account) == ("Bob", True)
+
+
+async def test_nobody_makes_a_user_above_them_or_of_an_address_that_the_tenant_does_not_take(
+    open_hub: ServedHub,
+) -> None:
+    token = await peopled(open_hub, "admin", "main")
+    tenants = open_hub.hub.services.tenants
+    main = await tenants.find("main")
+    async with open_socket(open_hub.ws_url, token) as admin:
+
+        async def refused(**params: str) -> str:
+            return await reason(admin.ask("user.create", {"email": BOB, **params}))
+
+        assert await refused(role="owner") == "permission_denied"
+        assert await refused(role="emperor") == "not_found"
+        assert await refused(email="admin@main.example") == "conflict"
+        assert await refused(password=NEW) == "invalid_params"
+        settled = TenantSettings(invitation_domains=["corp.example"])
+        await tenants.update(main.id, settled, by=None)
+        assert await refused() == "conflict"
+        assert [user["email"] for user in (await admin.ask("user.list"))["items"]] == [
+            "admin@main.example"
+        ]
+
+
+async def test_where_addresses_are_verified_nobody_learns_which_have_an_account(
+    strict_hub: ServedHub, mail: MailServer
+) -> None:
+    token = await peopled(strict_hub, "admin", "main")
+    await peopled(strict_hub, "owner", "other", BOB)
+    async with open_socket(strict_hub.ws_url, token) as admin:
+        answers = {
+            email: await admin.ask("user.create", {"email": email, "role": "operator"})
+            for email in (BOB, "new@hub.example")
+        }
+        for answer in answers.values():
+            assert set(answer) == {"invitation"}
+            assert answer["invitation"]["role"] == "operator"
+        assert set(answers[BOB]["invitation"]) == set(answers["new@hub.example"]["invitation"])
+        waiting = (await admin.ask("invitation.list"))["items"]
+        assert {each["email"] for each in waiting} == set(answers)
+
+        async def members() -> set[str]:
+            return {user["email"] for user in (await admin.ask("user.list"))["items"]}
+
+        assert await members() == {"admin@main.example"}
+        # Who is new comes in as they choose their password; who has an account, by the code.
+        proof = await mail.token_to("new@hub.example", "reset")
+        assert (await post(strict_hub, "reset", token=proof, password=NEW)).status_code == 200
+        assert await members() == {"admin@main.example", "new@hub.example"}
+        letter = (await mail.letter_to(BOB, "invited")).get_content()
+        code = letter.rstrip().rpartition("\n")[2]
+        await token_of(strict_hub, BOB, invitation=code)
+        assert await members() == {"admin@main.example", "new@hub.example", BOB}
+        assert (await admin.ask("invitation.list"))["items"] == []
+
+
+# --- helping --------------------------------------------------------------------------------------
+
+
+async def test_a_password_is_chosen_by_whose_it_is_and_other_tenants_notice_nothing(
+    open_hub: ServedHub, mail: MailServer
+) -> None:
+    bob_id = await in_two(open_hub)
+    here = await token_of(open_hub, BOB, tenant="main")
+    there = await token_of(open_hub, BOB, tenant="other")
+    token = await peopled(open_hub, "admin", "main")
+    async with (
+        open_socket(open_hub.ws_url, token) as admin,
+        open_socket(open_hub.ws_url, here) as in_main,
+        open_socket(open_hub.ws_url, there) as in_other,
+    ):
+        await in_main.notice("session.ready")
+        await admin.ask("user.reset_password", {"user_id": bob_id})
+        assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
+        await in_other.ask("session.info")
+        # Nobody but Bob has the password, and nobody but he is sent the letter.
+        await token_of(open_hub, BOB)
+        proof = await mail.token_to(BOB, "reset")
+        assert (await post(open_hub, "reset", token=proof, password=NEW)).status_code == 200
+    await token_of(open_hub, BOB, NEW)
+    assert await actions(open_hub, "main") == ["user.reset_password"]
+    assert await actions(open_hub, "other") == []
+
+
+async def test_an_address_is_verified_by_who_reads_its_letters_and_by_no_administrator(
+    open_hub: ServedHub, mail: MailServer
+) -> None:
+    token = await peopled(open_hub, "admin", "main")
+    async with open_socket(open_hub.ws_url, token) as admin:
+        made = await admin.ask("user.create", {"email": BOB})
+        bob = {"user_id": made["user"]["id"]}
+        await admin.ask("user.verify", bob)
+        assert "verified_at" not in await admin.ask("user.get", bob)
+        proof = await mail.token_to(BOB, "verify")
+        assert (await post(open_hub, "verify", token=proof)).status_code == 200
+        assert "verified_at" in await admin.ask("user.get", bob)
+
+
+@pytest.mark.parametrize("method", ["reset_password", "verify", "update", "sign_out"])
+async def test_nobody_helps_a_senior_themselves_or_who_is_not_there(
+    open_hub: ServedHub, mail: MailServer, method: str
+) -> None:
+    services = open_hub.hub.services
+    token = await peopled(open_hub, "admin", "main")
+    owner, _ = await services.accounts.create_user("o@hub.example", PASSWORD, "main", "owner")
+    eve, _ = await services.accounts.create_user("e@hub.example", PASSWORD, "other", "member")
+    more = {"name": "Changed"} if method == "update" else {}
+    async with open_socket(open_hub.ws_url, token) as admin:
+        own = (await admin.ask("session.info"))["user_id"]
+        service = (await admin.ask("service.create", {"name": "ticker"}))["id"]
+
+        async def refused(user_id: str) -> str:
+            return await reason(admin.ask(f"user.{method}", {"user_id": user_id, **more}))
+
+        assert await refused(owner.id) == "permission_denied"
+        assert await refused(own) == "conflict"
+        assert await refused(eve.id) == "not_found"
+        if method != "sign_out":
+            assert await refused(service) == "conflict"
+    await services.recovery._mailing.sent()
+    assert mail.letters == []
+    assert await actions(open_hub, "main") == []
+
+
+async def test_letters_to_one_user_are_few(open_hub: ServedHub, mail: MailServer) -> None:
+    token = await peopled(open_hub, "admin", "main")
+    async with open_socket(open_hub.ws_url, token) as admin:
+        made = await admin.ask("user.create", {"email": BOB})
+        bob = {"user_id": made["user"]["id"]}
+        for _ in range(4):
+            await admin.ask("user.verify", bob)
+        with pytest.raises(Refused) as caught:
+            await admin.ask("user.verify", bob)
+    assert caught.value.reason == "rate_limited"
+    assert caught.value.details["retry_after_ms"] > 0
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+async def named(socket: Socket) -> Any:
+    return (await socket.ask("account.get")).get("name")
+
+
+async def test_one_changes_ones_name_everywhere_and_each_tenant_notes_it(
+    open_hub: ServedHub,
+) -> None:
+    await in_two(open_hub)
+    async with open_socket(open_hub.ws_url, await token_of(open_hub, BOB)) as bob:
+        changed = await bob.ask("account.update", {"name": "Robert"})
+        assert changed["name"] == await named(bob) == "Robert"
+        assert await reason(bob.ask("account.update", {})) == "invalid_params"
+        await bob.ask("account.update", {"name": None})
+        assert await named(bob) is None
+    for tenant in ("main", "other"):
+        assert await actions(open_hub, tenant) == ["account.update"] * 2
+
+
+async def test_a_tenant_renames_its_own_users_and_not_those_of_others_too(
+    open_hub: ServedHub,
+) -> None:
+    bob_id = await in_two(open_hub)
+    token = await peopled(open_hub, "admin", "main")
+    async with open_socket(open_hub.ws_url, token) as admin:
+        made = await admin.ask("user.create", {"email": "new@hub.example"})
+        of_new = {"user_id": made["user"]["id"]}
+        assert (await admin.ask("user.update", {**of_new, "name": "Nell"}))["name"] == "Nell"
+        assert "name" not in await admin.ask("user.update", {**of_new, "name": None})
+        shared = admin.ask("user.update", {"user_id": bob_id, "name": "Mallory"})
+        assert await reason(shared) == "permission_denied"
+        assert (await admin.ask("user.get", {"user_id": bob_id}))["name"] == "Bob"
+    assert await actions(open_hub, "main") == ["user.update"] * 2
+
+
+async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub) -> None:
+    bob_id = await in_two(open_hub)
+    here = await token_of(open_hub, BOB, tenant="main")
+    there = await token_of(open_hub, BOB, tenant="other")
+    token = await peopled(open_hub, "admin", "main")
+    async with (
+        open_socket(open_hub.ws_url, token) as admin,
+        open_socket(open_hub.ws_url, here) as in_main,
+        open_socket(open_hub.ws_url, there) as in_other,
+    ):
+        await in_main.notice("session.ready")
+        await admin.ask("user.sign_out", {"user_id": bob_id})
+        assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
+        await in_other.ask("session.info")
+        assert (await admin.ask("user.sessions", {"user_id": bob_id}))["items"] == []
+    assert await actions(open_hub, "main") == ["user.sign_out"]
