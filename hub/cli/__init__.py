@@ -19,8 +19,10 @@ from hub.cli import (
     groups,
     keys,
     limits,
+    members,
     processes,
     roles,
+    services,
     serving,
     tenants,
     users,
@@ -95,6 +97,9 @@ def _run(given: argparse.Namespace) -> int:
         "link": lambda: administration.link(settings, given.email),
         "role": lambda: roles.run(settings, given),
         "group": lambda: groups.run(settings, given),
+        "member": lambda: members.run(settings, given),
+        "invitation": lambda: members.run(settings, given),
+        "service": lambda: services.run(settings, given),
         "apikey": lambda: apikeys.run(settings, given),
         "audit": lambda: audit.run(settings, given),
         "usage": lambda: limits.usage(settings, given),
@@ -115,7 +120,7 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
 
 _WRITERS: Final = {
     "serve", "worker", "init", "user", "role", "group", "tenant", "token", "link", "keys", "apikey",
-    "audit",
+    "audit", "member", "invitation", "service",
 }  # fmt: skip
 
 _ALONE: Final = {"keys": keys.run, "tenant": tenants.run}
@@ -165,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     users.add_actions(commands.add_parser("user", help="administer users"))
     roles.add_commands(commands)
     groups.add_commands(commands)
+    members.add_commands(commands)
+    services.add_commands(commands)
     apikeys.declare(commands)
     keys.declare(commands)
     audit.add_parser(commands)

@@ -10,16 +10,17 @@ from typing import Any
 
 from sqlmodel import col, or_, select
 
-from hub.cli.place import reached
+from hub.cli.place import name_of, reached
 from hub.faults import Fault
-from hub.identity.keys.api_keys import ApiKeys, Wanted
+from hub.identity.keys.api_keys import MOST_OVERLAP_S, OVERLAP_S, ApiKeys, Changes, Wanted
 from hub.identity.keys.service_accounts import ROLE, ServiceAccounts
+from hub.operations.apikey import MOST_DAYS
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import ApiKey, Membership, Tenant, User, now
 
-HELP = "create, list and revoke API keys"
+HELP = "create, list, change, rotate and revoke API keys"
 
 
 def declare(commands: Any) -> None:
@@ -27,7 +28,7 @@ def declare(commands: Any) -> None:
     actions = commands.add_parser("apikey", help=HELP, description=HELP.capitalize() + ".")
     actions = actions.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="create a key, and print it")
-    create.add_argument("--name", required=True, help="what it is for")
+    create.add_argument("--name", type=name_of, required=True, help="what it is for")
     whose = create.add_mutually_exclusive_group(required=True)
     whose.add_argument("--email", help="whose key it is")
     whose.add_argument(
@@ -47,9 +48,26 @@ def declare(commands: Any) -> None:
     create.add_argument("--days", type=int, help="days until it expires (default: never)")
     listing = actions.add_parser("list", help="list the keys that are not revoked")
     listing.add_argument("--tenant", help="of this tenant alone, by name or id")
+    update = actions.add_parser("update", help="change a key; what is not given stays as it is")
+    update.add_argument("--name", type=name_of, help="what it is for, from now on")
+    update.add_argument(
+        "--scope", action="append", metavar="PERMISSION", help="all that it is limited to"
+    )
+    end = update.add_mutually_exclusive_group()
+    end.add_argument("--days", type=int, help="days from now until it expires")
+    end.add_argument("--forever", action="store_true", help="it does not expire")
+    rotate = actions.add_parser("rotate", help="give a key another secret, and print it")
+    rotate.add_argument(
+        "--overlap-hours",
+        type=int,
+        default=OVERLAP_S // 3_600,
+        metavar="H",
+        help="for how long the one before stays good (default: %(default)s)",
+    )
     revoke = actions.add_parser("revoke", help="end a key, its sockets and its runs")
-    revoke.add_argument("id", help="ak_…, as `hub apikey list` says")
-    for action in (create, listing, revoke):
+    for action in (update, rotate, revoke):
+        action.add_argument("id", help="ak_…, as `hub apikey list` says")
+    for action in (create, listing, update, rotate, revoke):
         action.add_argument("--data-dir", metavar="DIR")
 
 
@@ -62,7 +80,13 @@ class _Rooms:
 
 async def run(settings: Settings, given: argparse.Namespace) -> int:
     """``hub apikey ACTION``. Raises Fault, BadSettings."""
-    steps = {"create": _create, "list": _list, "revoke": _revoke}
+    steps = {
+        "create": _create,
+        "list": _list,
+        "update": _update,
+        "rotate": _rotate,
+        "revoke": _revoke,
+    }
     async with _rooms(settings) as rooms:
         return await steps[given.action](rooms, given)
 
@@ -74,13 +98,11 @@ async def _rooms(settings: Settings) -> AsyncIterator[_Rooms]:
 
 
 async def _create(rooms: _Rooms, given: argparse.Namespace) -> int:
-    if given.days is not None and given.days < 1:
-        raise Fault("invalid_params", "--days: one at least")
+    expires_at = _end(given.days)
     if given.service is not None:
         user_id, tenant_id = await _service(rooms, given)
     else:
         user_id, tenant_id = await _user(rooms, given)
-    expires_at = now() + timedelta(days=given.days) if given.days else None
     row, text = await rooms.keys.create(
         None, user_id, tenant_id, Wanted(given.name, given.scope, expires_at)
     )
@@ -150,11 +172,43 @@ def _day(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-async def _revoke(rooms: _Rooms, given: argparse.Namespace) -> int:
+def _end(days: int | None) -> datetime | None:
+    if days is not None and not 1 <= days <= MOST_DAYS:
+        raise Fault("invalid_params", f"--days: 1 to {MOST_DAYS:,}")
+    return None if days is None else now() + timedelta(days=days)
+
+
+async def _key(rooms: _Rooms, id: str) -> ApiKey:
     async with rooms.database.read(EVERY_TENANT) as session:
-        row = await session.get(ApiKey, given.id)
+        row = await session.get(ApiKey, id)
     if row is None:
-        raise Fault("not_found", f"There is no key {given.id}; `hub apikey list` lists them.")
+        raise Fault("not_found", f"There is no key {id}; `hub apikey list` lists them.")
+    return row
+
+
+async def _update(rooms: _Rooms, given: argparse.Namespace) -> int:
+    row = await _key(rooms, given.id)
+    changes = Changes(given.name, given.scope, _end(given.days), forever=given.forever)
+    changed = await rooms.keys.update(None, row.tenant_id, row.id, changes)
+    end = f"expires {_day(changed.expires_at)}" if changed.expires_at else "does not expire"
+    print(f"{changed.id} ({changed.name}) {end}, for: {changed.scopes}")
+    return 0
+
+
+async def _rotate(rooms: _Rooms, given: argparse.Namespace) -> int:
+    most = MOST_OVERLAP_S // 3_600
+    if not 0 <= given.overlap_hours <= most:
+        raise Fault("invalid_params", f"--overlap-hours: 0 to {most}")
+    row = await _key(rooms, given.id)
+    overlap_s = given.overlap_hours * 3_600
+    _, text = await rooms.keys.rotate(None, row.tenant_id, row.id, overlap_s)
+    print(f"{row.id} ({row.name}): the secret before is good for {overlap_s} s", file=sys.stderr)
+    print(text)
+    return 0
+
+
+async def _revoke(rooms: _Rooms, given: argparse.Namespace) -> int:
+    row = await _key(rooms, given.id)
     await rooms.keys.revoke(row.tenant_id, row.id)
     print(f"{row.id} ({row.name}) is revoked")
     return 0

@@ -19,10 +19,13 @@ from hub.identity.access.authority import Authority
 from hub.identity.access.changes import Changed
 from hub.identity.access.groups import Groups
 from hub.identity.access.roles import Described, Roles
-from hub.ids import new_id
+from hub.identity.factors.rules import FactorRules
+from hub.identity.keys.service_accounts import Account, ServiceAccounts
+from hub.ids import is_id, new_id
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.tables import Group, Membership, User
+from hub.tenancy.members import Members
 from hub.tenancy.tenants import Tenants
 
 EFFECT: Final = (
@@ -30,6 +33,7 @@ EFFECT: Final = (
     "directory act on it within a second, on open sockets too; others within 5 seconds."
 )
 PAGE: Final = 200
+LONGEST_NAME: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class Place:
     roles: Roles
     assignments: Assignments
     groups: Groups
+    members: Members
+    services: ServiceAccounts
+    factor_rules: FactorRules
 
     async def role(self, wanted: str) -> Described:
         """By its name or id. Raises Fault("not_found")."""
@@ -73,12 +80,37 @@ class Place:
             raise Fault("not_found", f"there is no user {wanted} in this tenant")
         return found
 
+    async def service(self, wanted: str) -> Account:
+        """A service account, by its id or else by its name: of several the oldest. Raises
+        Fault("not_found").
+        """
+        if is_id(wanted, "u"):
+            return await self.services.get(self.tenant_id, wanted)
+        found = await self.services.named(self.tenant_id, wanted)
+        if found is None:
+            raise Fault("not_found", f"there is no service account {wanted} in this tenant")
+        return found
+
     async def target(self, user: str | None, group: str | None) -> Target:
         """A user or a group. Raises Fault("not_found")."""
         if group is not None:
             return Target(None, (await self.group(group)).id)
         assert user is not None, "one of the two is given"
         return Target(await self.user(user), None)
+
+
+def name_of(text: str) -> str:
+    """A name of somebody or something, as argparse's type."""
+    if not 1 <= len(text) <= LONGEST_NAME or not text.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"a name has 1 to {LONGEST_NAME} characters, all of which can be printed"
+        )
+    return text
+
+
+def printable(text: str) -> str:
+    """Without what would do something to a terminal: people of the tenant have chosen it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def add_family(commands: Any, name: str, about: str) -> Any:
@@ -113,6 +145,9 @@ async def opened(settings: Settings, tenant: str) -> AsyncIterator[Place]:
             Roles(database, changed=changed),
             Assignments(database, changed=changed),
             Groups(database, changed=changed),
+            Members(database, changed=changed),
+            ServiceAccounts(database, changed),
+            FactorRules(database, changed=changed),
         )
 
 

@@ -50,6 +50,10 @@ def add_commands(commands: Any) -> None:
     listing = action("assignments", "list who has which role, and until when", acts=False)
     listing.add_argument("--role", metavar="ROLE", help="only of this one")
     _add_whom(listing, required=False)
+    factor = action("second-factor", "say, or print, who must have a second factor in the tenant")
+    demand = factor.add_mutually_exclusive_group()
+    demand.add_argument("--from", dest="role", metavar="ROLE", help="who has this role or above")
+    demand.add_argument("--nobody", action="store_true", help="nobody must")
     explain = action("explain", "say why a user may do a thing, or may not", acts=False)
     explain.add_argument("permission", metavar="PERMISSION", help="see `hub reference`")
     explain.add_argument("--user", required=True, help="e-mail or id")
@@ -195,6 +199,15 @@ async def _revoke(place: Place, given: argparse.Namespace) -> None:
     print(f"{given.user or given.group} ({target.id}) has {role.name} no more")
 
 
+async def _second_factor(place: Place, given: argparse.Namespace) -> None:
+    if given.role is None and not given.nobody:
+        rank = await place.factor_rules.demanded(place.tenant_id)
+    else:
+        role = (await place.role(given.role)).id if given.role is not None else None
+        rank = await place.factor_rules.demand(place.tenant_id, None, role)
+    print("nobody must" if rank is None else f"whoever has a role of rank {rank} or above must")
+
+
 async def _explain(place: Place, given: argparse.Namespace) -> None:
     user_id = await place.user(given.user)
     # As a node of its own, which nobody tells of anything: it looks once.
@@ -240,5 +253,6 @@ _ACTIONS: Final[dict[str, Any]] = {
     "assign": _assign,
     "revoke": _revoke,
     "assignments": _assignments,
+    "second-factor": _second_factor,
     "explain": _explain,
 }

@@ -9,7 +9,7 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import ValidationError
 
 from hub.cli import administration
-from hub.cli.place import EFFECT, reached
+from hub.cli.place import EFFECT, printable, reached
 from hub.faults import Fault
 from hub.identity.accounts.addresses import normal
 from hub.settings import Settings
@@ -170,12 +170,7 @@ def _written(value: Any) -> str:
         return ",".join(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None else _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    """Without what would do something to a terminal: people of the tenant have chosen it."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return "" if value is None else printable(str(value))
 
 
 _FIELDS: Final = TenantSettings.model_fields
@@ -184,7 +179,7 @@ _FIELDS: Final = TenantSettings.model_fields
 def _tell(tenant: tables.Tenant) -> None:
     said: list[Any] = [tenant.id, state_of(tenant), tenant.name]
     if (shown := parsed(tenant.settings).display_name) is not None:
-        said.append(f"({_printable(shown)})")
+        said.append(f"({printable(shown)})")
     if tenant.purge_at is not None:
         said.append(f"until {tenant.purge_at:%Y-%m-%d %H:%M} UTC")
     print(*said)

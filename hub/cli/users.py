@@ -9,7 +9,7 @@ from typing import Final
 
 from hub.backplane.memory import MemoryBackplane
 from hub.cli.administration import asked_password, create_user
-from hub.cli.place import PAGE, reached
+from hub.cli.place import PAGE, name_of, reached
 from hub.faults import Fault
 from hub.identity.accounts.delivery import LogDelivery
 from hub.identity.accounts.departures import Departures
@@ -28,6 +28,7 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession
 from hub.telemetry.metrics import Metrics
+from hub.tenancy.tenants import Tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ class _Desk:
     departures: Departures
     exports: Exports
     factor_rules: FactorRules
+    tenants: Tenants
+
+    async def tenant(self, given: argparse.Namespace) -> str | None:
+        """The id of the tenant that is named, if one is. Raises Fault("not_found")."""
+        return (await self.tenants.find(given.tenant)).id if given.tenant is not None else None
 
 
 @asynccontextmanager
@@ -67,6 +73,7 @@ async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
                 Departures(database, changed, lambda: None),
                 Exports(database),
                 FactorRules(database, changed=changed),
+                Tenants(database, grace_days=settings.tenant_grace_days, changed=changed),
             )
 
 
@@ -97,14 +104,29 @@ async def _list(desk: _Desk, given: argparse.Namespace) -> None:
 
 async def _disable(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
+    if (tenant_id := await desk.tenant(given)) is not None:
+        await desk.users.disable(tenant_id, None, user.id)
+        print(f"{user.id} {user.email} may do nothing in {given.tenant}")
+        return
     await desk.users.set_disabled(user.id, True)
     print(f"{user.id} {user.email} may come in nowhere")
 
 
 async def _enable(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
+    if (tenant_id := await desk.tenant(given)) is not None:
+        profile = await desk.users.enable(tenant_id, None, user.id)
+        everywhere = "; they are disabled everywhere, still" if profile.disabled_at else ""
+        print(f"{user.id} {user.email} may come into {given.tenant}{everywhere}")
+        return
     await desk.users.set_disabled(user.id, False)
     print(f"{user.id} {user.email} may come in")
+
+
+async def _update(desk: _Desk, given: argparse.Namespace) -> None:
+    user = await desk.users.find(given.email)
+    changed = await desk.users.set_name(user.id, given.name, "user.update")
+    print(f"{user.id} {user.email} " + (f"is {changed.name}" if changed.name else "has no name"))
 
 
 async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
@@ -115,37 +137,47 @@ async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
 
 async def _sessions(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
-    for login in await _alive(desk, user.id):
+    for login in await _alive(desk, user.id, await desk.tenant(given)):
         seen = login.last_seen_at.isoformat(timespec="minutes")
         print(f"{login.id} {login.tenant_id} {login.address or '-'} {seen} {login.device or ''}")
 
 
 async def _sign_out(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
+    tenant_id = await desk.tenant(given)
+    if given.session is None and tenant_id is not None:
+        await desk.users.sign_out(tenant_id, None, user.id)
+        print(f"{user.id} {user.email} is not signed in there: {given.tenant}")
+        return
     if given.session is None:
         await desk.sessions.revoke_all(user.id)
         print(f"{user.id} {user.email} is signed in nowhere")
         return
-    if given.session not in {login.id for login in await _alive(desk, user.id)}:
+    if given.session not in {login.id for login in await _alive(desk, user.id, tenant_id)}:
         raise Fault("not_found", f"{user.email} has no login session {given.session}.")
     await desk.sessions.revoke(given.session)
     print(f"{given.session} has ended")
 
 
-async def _alive(desk: _Desk, user_id: str) -> Sequence[LoginSession]:
-    async with desk.database.read(EVERY_TENANT) as session:
+async def _alive(desk: _Desk, user_id: str, tenant_id: str | None) -> Sequence[LoginSession]:
+    async with desk.database.read(tenant_id or EVERY_TENANT) as session:
         return await desk.sessions.alive(session, user_id)
 
 
 async def _delete(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
+    tenant_id = await desk.tenant(given)
     if not given.yes:
+        there = f" in {given.tenant}" if tenant_id is not None else ""
         raise Fault(
             "invalid_params",
-            f"This deletes {user.email} and all of their conversations for good; `hub user export` "
-            "first, then say --yes.",
+            f"This deletes {user.email} and all of their conversations{there} for good; `hub user "
+            "export` first, then say --yes.",
         )
-    await desk.departures.erase(user.id)
+    if tenant_id is not None:
+        await desk.departures.remove(tenant_id, None, user.id)
+    else:
+        await desk.departures.erase(user.id)
     print(f"{user.id} is deleted; a running hub deletes the conversations within a minute")
 
 
@@ -167,8 +199,12 @@ async def _reset_factor(desk: _Desk, given: argparse.Namespace) -> None:
 
 async def _export(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
+    tenant_id = await desk.tenant(given)
+    if tenant_id is not None:
+        await desk.users.get(tenant_id, user.id)
+    await desk.exports.begun(tenant_id, user.id)
     cursor: str | None = None
-    while found := await desk.exports.page(user.id, None, cursor, PAGE):
+    while found := await desk.exports.page(user.id, tenant_id, cursor, PAGE):
         for item in found:
             print(json.dumps({"section": item.section, **item.data}, ensure_ascii=False))
         cursor = found[-1].cursor
@@ -178,6 +214,7 @@ _ACTIONS: Final[dict[str, Callable[[_Desk, argparse.Namespace], Awaitable[None]]
     "list": _list,
     "disable": _disable,
     "enable": _enable,
+    "update": _update,
     "verify": _verify,
     "sessions": _sessions,
     "sign-out": _sign_out,
@@ -202,6 +239,11 @@ def add_actions(user: argparse.ArgumentParser) -> None:
         added.add_argument("--email", required=True)
         return added
 
+    def in_one_or_all(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--tenant", help="in this tenant alone, by name or id (default: everywhere)"
+        )
+
     def takes_password(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--password-stdin", action="store_true", help="read the password from standard input"
@@ -212,22 +254,30 @@ def add_actions(user: argparse.ArgumentParser) -> None:
         "--tenant", default="default", help="tenant's name or id (default: default)"
     )
     create.add_argument("--role", default="member", help="role in the tenant (default: member)")
-    create.add_argument("--name", help="display name")
+    create.add_argument("--name", type=name_of, help="display name")
     takes_password(create)
     listing = action("list", "list users")
     listing.add_argument("--tenant", help="only of this tenant, by name or id")
-    of_one("disable", "let a user come in nowhere any more")
-    of_one("enable", "let a user come in again")
+    in_one_or_all(of_one("disable", "let a user come in nowhere any more"))
+    in_one_or_all(of_one("enable", "let a user come in again"))
+    update = of_one("update", "give a user another name, in all of their tenants")
+    called = update.add_mutually_exclusive_group(required=True)
+    called.add_argument("--name", type=name_of, help="display name")
+    called.add_argument("--no-name", action="store_true", help="none any more")
     of_one("verify", "say that the address is the user's")
     reset = of_one("reset-password", "set a user's password, and end their sessions")
     takes_password(reset)
     reset.add_argument(
         "--link", action="store_true", help="print a single-use link for the user instead"
     )
-    of_one("sessions", "list a user's login sessions: id, tenant, address, last seen, device")
+    in_one_or_all(
+        of_one("sessions", "list a user's login sessions: id, tenant, address, last seen, device")
+    )
     out = of_one("sign-out", "end a user's login sessions, here and on open sockets")
+    in_one_or_all(out)
     out.add_argument("--session", metavar="ID", help="only this one")
     of_one("reset-factor", "take a user's second factor away")
-    of_one("export", "print all that the hub holds of a user, as JSON lines")
+    in_one_or_all(of_one("export", "print all that the hub holds of a user, as JSON lines"))
     delete = of_one("delete", "delete a user, for good")
+    in_one_or_all(delete)
     delete.add_argument("--yes", action="store_true", help="say that you mean it")

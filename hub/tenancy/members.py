@@ -148,10 +148,10 @@ class Members:
     # --- invitations ---
 
     async def invite(
-        self, tenant_id: str, role: str, email: str | None, *, by: Actor
+        self, tenant_id: str, role: str, email: str | None, *, by: Actor | None
     ) -> tuple[Invitation, str]:
         """A new invitation into a role (by id or name), and its code. ``email``, in its normal
-        form: for this person alone.
+        form: for this person alone. ``by`` None: it rests on nobody's rank.
 
         Raises Fault: "not_found" for a role that the tenant does not have; "permission_denied" for
         one above the inviter's own rank, or that may do what they may not; "conflict" for an
@@ -164,7 +164,7 @@ class Members:
                 raise Fault("permission_denied", why)
             if email is not None:
                 await invitations.check_address(session, tenant_id, email)
-            made, code = invitations.make(session, tenant_id, role_id, by.user_id, email)
+            made, code = invitations.make(session, tenant_id, role_id, hand.user_id, email)
             await session.flush()
             await record(
                 session,

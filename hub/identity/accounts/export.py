@@ -14,6 +14,7 @@ from sqlmodel import SQLModel, col, select
 
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.accounts.recovery import tell
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, Scope
 from hub.storage.tables import (
@@ -131,8 +132,14 @@ class Exports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begun(self, tenant_id: str, user_id: str) -> None:
-        """Note in the tenant's trail that an export was begun."""
+    async def begun(self, tenant_id: str | None, user_id: str) -> None:
+        """Note in the tenant's trail, or (None) in those of all tenants that the user is a member
+        of, that an export was begun.
+        """
+        if tenant_id is None:
+            async with self._database.write(EVERY_TENANT) as session:
+                await tell(session, user_id, "user.export")
+            return
         async with self._database.write(tenant_id) as session:
             await record(session, tenant_id, "user.export", resource=("user", user_id))
 

@@ -136,7 +136,9 @@ class ApiKeys:
             raise Fault("not_found")
         return row
 
-    async def update(self, by: Actor, tenant_id: str, key_id: str, changes: Changes) -> ApiKey:
+    async def update(
+        self, by: Actor | None, tenant_id: str, key_id: str, changes: Changes
+    ) -> ApiKey:
         """Change a key. Raises Fault as ``create`` does; "conflict" for one that is revoked."""
         there = await self.get(tenant_id, key_id)
         scopes = _completed(changes.scopes)
@@ -165,7 +167,7 @@ class ApiKeys:
         return row
 
     async def rotate(
-        self, by: Actor, tenant_id: str, key_id: str, overlap_s: int = OVERLAP_S
+        self, by: Actor | None, tenant_id: str, key_id: str, overlap_s: int = OVERLAP_S
     ) -> tuple[ApiKey, str]:
         """A new secret for a key, and its text. The one before is good for ``overlap_s`` more, and
         any older one no more.
@@ -178,7 +180,8 @@ class ApiKeys:
         async with self._database.write(tenant_id) as session:
             hand, definitions = await _begun(session, tenant_id, by, there.user_id, "apikey:create")
             user = await session.get(User, there.user_id)
-            if there.user_id != by.user_id and (user is None or user.kind != "service"):
+            others = by is not None and there.user_id != by.user_id
+            if others and (user is None or user.kind != "service"):
                 raise Fault("permission_denied", "A key is rotated by the person who owns it.")
             owner = await _owner(session, tenant_id, there.user_id, definitions)
             row = await _locked(session, key_id)

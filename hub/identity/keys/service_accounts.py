@@ -101,7 +101,7 @@ class ServiceAccounts:
             accounts = await _with_roles(session, tenant_id, (await session.exec(wanted)).all())
         return accounts[0] if accounts else None
 
-    async def rename(self, by: Actor, tenant_id: str, service_id: str, name: str) -> Account:
+    async def rename(self, by: Actor | None, tenant_id: str, service_id: str, name: str) -> Account:
         """Give it another name. Raises Fault: "not_found", "permission_denied"."""
 
         async def act(session: AsyncSession, user: User) -> None:
@@ -110,7 +110,7 @@ class ServiceAccounts:
         await self._change(by, tenant_id, service_id, "update", act, renamed=name)
         return await self.get(tenant_id, service_id)
 
-    async def disable(self, by: Actor, tenant_id: str, service_id: str) -> None:
+    async def disable(self, by: Actor | None, tenant_id: str, service_id: str) -> None:
         """Let it in no more, until it is enabled; its sockets and runs end. Idempotent.
 
         Raises Fault: "not_found", "permission_denied"; "conflict" for the last owner.
@@ -121,7 +121,7 @@ class ServiceAccounts:
 
         await self._change(by, tenant_id, service_id, "disable", act)
 
-    async def enable(self, by: Actor, tenant_id: str, service_id: str) -> None:
+    async def enable(self, by: Actor | None, tenant_id: str, service_id: str) -> None:
         """Let it in again. Idempotent. Raises Fault: "not_found", "permission_denied"."""
 
         async def act(session: AsyncSession, user: User) -> None:
@@ -129,7 +129,7 @@ class ServiceAccounts:
 
         await self._change(by, tenant_id, service_id, "enable", act)
 
-    async def delete(self, by: Actor, tenant_id: str, service_id: str) -> None:
+    async def delete(self, by: Actor | None, tenant_id: str, service_id: str) -> None:
         """Take it out of the tenant for good, with its keys, its groups and what was shared with
         it. What it has written stays. Raises Fault as ``disable`` does.
         """
@@ -146,7 +146,7 @@ class ServiceAccounts:
 
     async def _change(
         self,
-        by: Actor,
+        by: Actor | None,
         tenant_id: str,
         service_id: str,
         verb: str,
@@ -154,7 +154,7 @@ class ServiceAccounts:
         **details: str,
     ) -> None:
         permission = f"service:{'delete' if verb == 'delete' else 'write'}"
-        if by.user_id != service_id:
+        if by is None or by.user_id != service_id:
             permission += ANY
         async with self._database.write(tenant_id) as session:
             hand, definitions = await hand_of(session, tenant_id, by, permission)
