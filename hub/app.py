@@ -37,6 +37,7 @@ from hub.identity.accounts.delivery import open_delivery
 from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.export import Exports
 from hub.identity.accounts.mailing import Mailing
+from hub.identity.accounts.moves import Moves
 from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
@@ -245,6 +246,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
             stack,
         ),
         recovery=Recovery(database, passwords, throttle, mailing, authority.changed),
+        moves=Moves(database, throttle, mailing),
         newcomers=Newcomers(database, throttle, mailing, verified=bool(settings.require_verified)),
         users=Users(database, authority.changed),
         departures=Departures(database, authority.changed, erasures.wake),

@@ -15,6 +15,7 @@ from hub.identity.accounts.delivery import LogDelivery
 from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.export import Exports
 from hub.identity.accounts.mailing import Mailing, link
+from hub.identity.accounts.moves import Moves
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
@@ -43,6 +44,7 @@ class _Desk:
     departures: Departures
     exports: Exports
     factor_rules: FactorRules
+    moves: Moves
     tenants: Tenants
 
     async def tenant(self, given: argparse.Namespace) -> str | None:
@@ -73,6 +75,7 @@ async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
                 Departures(database, changed, lambda: None),
                 Exports(database),
                 FactorRules(database, changed=changed),
+                Moves(database, throttle, mailing),
                 Tenants(database, grace_days=settings.tenant_grace_days, changed=changed),
             )
 
@@ -124,9 +127,15 @@ async def _enable(desk: _Desk, given: argparse.Namespace) -> None:
 
 
 async def _update(desk: _Desk, given: argparse.Namespace) -> None:
+    if given.new_email is None and given.name is None and not given.no_name:
+        raise Fault("invalid_params", "Say what is to be another: --name, --no-name, --new-email.")
     user = await desk.users.find(given.email)
-    changed = await desk.users.set_name(user.id, given.name, "user.update")
-    print(f"{user.id} {user.email} " + (f"is {changed.name}" if changed.name else "has no name"))
+    if given.new_email is not None:
+        moved = await desk.moves.set(user.id, given.new_email)
+        print(f"{user.id} {user.email} has the address {moved.email}")
+    if given.name is not None or given.no_name:
+        named = await desk.users.set_name(user.id, given.name, "user.update")
+        print(f"{user.id} {named.email} " + (f"is {named.name}" if named.name else "has no name"))
 
 
 async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
@@ -260,8 +269,9 @@ def add_actions(user: argparse.ArgumentParser) -> None:
     listing.add_argument("--tenant", help="only of this tenant, by name or id")
     in_one_or_all(of_one("disable", "let a user come in nowhere any more"))
     in_one_or_all(of_one("enable", "let a user come in again"))
-    update = of_one("update", "give a user another name, in all of their tenants")
-    called = update.add_mutually_exclusive_group(required=True)
+    update = of_one("update", "give a user another name or address, in all of their tenants")
+    update.add_argument("--new-email", metavar="EMAIL", help="the address, which is the user's")
+    called = update.add_mutually_exclusive_group()
     called.add_argument("--name", type=name_of, help="display name")
     called.add_argument("--no-name", action="store_true", help="none any more")
     of_one("verify", "say that the address is the user's")

@@ -27,6 +27,7 @@ from hub.identity.access.watches import Watches
 from hub.identity.accounts.accounts import Accounts
 from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.export import Exports
+from hub.identity.accounts.moves import Moves
 from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
@@ -66,6 +67,7 @@ class Services:
     members: Members
     recovery: Recovery
     newcomers: Newcomers
+    moves: Moves
     users: Users
     departures: Departures
     exports: Exports

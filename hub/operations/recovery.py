@@ -31,6 +31,10 @@ class Reset(Proof):
     password: NewPassword
 
 
+class ChangeEmail(OfAddress):
+    password: SecretStr = Field(max_length=1_024, description="Your password, once more.")
+
+
 class Change(Params):
     current: SecretStr = Field(max_length=1_024, description="The password as it is.")
     password: NewPassword
@@ -84,9 +88,14 @@ async def resend(call: Call, params: OfAddress) -> Done:
     return Done()
 
 
-@_public("account.verify", "/v1/auth/verify", 5, "unauthenticated")
+@_public("account.verify", "/v1/auth/verify", 5, "unauthenticated", "conflict")
 async def verify(call: Call, params: Proof) -> Done:
-    """Verify an address with the token of a letter that was sent to it."""
+    """Verify an address with the token of a letter that was sent to it.
+
+    By the token of a letter that `account.change_email` has sent the account has that address from
+    now on, and the one before is sent a letter that says so; it is a `conflict` if another account
+    has come to have it.
+    """
     await call.services.recovery.verify(params.token.get_secret_value(), call.address)
     return Done()
 
@@ -110,4 +119,25 @@ async def change_password(call: Call, params: Change) -> Done:
         params.current.get_secret_value(),
         params.password.get_secret_value(),
     )
+    return Done()
+
+
+@operation(
+    "account.change_email",
+    permission=SIGNED_IN,
+    kind="write",
+    http=Http("POST", "/v1/auth/email"),
+    cost=20,
+    faults=("permission_denied", "rate_limited"),
+)
+async def change_email(call: Call, params: ChangeEmail) -> Done:
+    """Have a letter sent to another address, by which it becomes that of your account.
+
+    Nothing changes until its link is opened (`account.verify`), which works once, for a day. An
+    address that has an account is answered alike, and its owner gets a letter that says so. Your
+    sessions go on. A wrong password is `permission_denied`; who has none chooses one by
+    `account.recover` first.
+    """
+    await call.services.recovery.confirm(call.actor.user_id, params.password.get_secret_value())
+    await call.services.moves.ask(call.actor.user_id, params.email, call.address)
     return Done()

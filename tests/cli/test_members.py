@@ -73,6 +73,12 @@ def test_a_user_is_renamed_exported_and_deleted_in_one_tenant(peopled: Hub) -> N
     assert lines(peopled, "user", "update", *OF_BOB, "--no-name")[0].endswith("has no name")
     assert peopled("user", "update", *OF_BOB, "--name", "").status == 2
     assert peopled("user", "update", *OF_BOB, "--name", "\x1b[2J").status == 2
+    assert "--new-email" in complaint(peopled, "user", "update", *OF_BOB)
+    assert "of its own" in complaint(peopled, "user", "update", *OF_BOB, "--new-email", ADA)
+    bert = "bert@hub.example"
+    moved = lines(peopled, "user", "update", *OF_BOB, "--new-email", bert, "--name", "Bert")
+    assert moved[0].endswith(f"has the address {bert}")
+    lines(peopled, "user", "update", "--email", bert, "--new-email", BOB)
     here = ("--tenant", "acme")
     assert lines(peopled, "user", "sessions", *OF_BOB, *here) == []
     lines(peopled, "user", "sign-out", *OF_BOB, *here)
@@ -80,7 +86,8 @@ def test_a_user_is_renamed_exported_and_deleted_in_one_tenant(peopled: Hub) -> N
     lines(peopled, "user", "delete", *OF_BOB, *here, "--yes")
     assert BOB not in peopled("user", "list").out, "who is nowhere else is no more"
     assert [action for action, by in told(peopled) if by == "cli"][2:] == [
-        "user.update", "user.export", "user.export", "user.update", "user.sign_out", "user.delete",
+        "user.update", "user.export", "user.export", *["user.update"] * 4,
+        "user.sign_out", "user.delete",
     ]  # fmt: skip
 
 

@@ -13,7 +13,13 @@ from hub.operations.table import OPERATIONS
 
 FAMILIES: Final = ("user", "member", "role", "group", "service", "apikey", "invitation", "factor")
 """Families of operations that administer users and roles; beside them those of ``ALSO``."""
-ALSO: Final = ("session.list", "session.revoke", "account.update", "permission.list")
+ALSO: Final = (
+    "session.list",
+    "session.revoke",
+    "account.update",
+    "account.change_email",
+    "permission.list",
+)
 COMMANDS: Final = ("user", "member", "role", "group", "service", "apikey", "invitation")
 
 SAME: Final[dict[str, str]] = {
@@ -32,6 +38,7 @@ SAME: Final[dict[str, str]] = {
     "session.list": "user sessions",
     "session.revoke": "user sign-out",
     "account.update": "user update",
+    "account.change_email": "user update",
     "user.get": "user list",  # a line of it says all
     "member.list": "member list",
     "member.remove": "member remove",

@@ -98,6 +98,19 @@ class Hub:
         await self._connection.call("account.change_password", params)
         self._auth.password_is(password)
 
+    async def change_email(self, email: str, password: str) -> None:
+        """Have a letter sent to another address, which is the account's once ``verify_email`` has
+        had the letter's token. Nothing tells whether it has an account of its own.
+
+        Raises PermissionDenied (the password is wrong), InvalidParams, RateLimited.
+        """
+        params = {"email": email, "password": password}
+        await self._connection.call("account.change_email", params)
+
+    async def rename(self, name: str | None) -> None:
+        """Change the name that the account has in all of its tenants. Raises InvalidParams."""
+        await self._connection.call("account.update", {"name": name})
+
     async def logout(self, *, everywhere: bool = False) -> None:
         """End the login session, or all of the account's, and close."""
         try:

@@ -16,20 +16,27 @@ from hub.faults import Fault
 from hub.identity.sessions.login_sessions import digest
 from hub.storage.tables import AccountToken, User, now
 
-Purpose = Literal["verify", "reset"]
+Purpose = Literal["verify", "reset", "move"]
+"""``move``: it was sent to an address that the account is to have."""
 
 LIVES: Final[dict[Purpose, timedelta]] = {
     "verify": timedelta(days=1),
     "reset": timedelta(minutes=30),
+    "move": timedelta(days=1),
 }
 """How long a token is good for."""
 
 
 def make(
-    session: AsyncSession, user: User, purpose: Purpose, lives: timedelta | None = None
+    session: AsyncSession,
+    user: User,
+    purpose: Purpose,
+    *,
+    address: str | None = None,
+    lives: timedelta | None = None,
 ) -> str:
-    """A new token for the address that the user has, in the transaction of ``session``. ``lives``:
-    by default as long as those for the purpose do.
+    """A new token for an address (the one that the user has), in the transaction of ``session``.
+    ``lives``: by default as long as those for the purpose do.
     """
     token = secrets.token_urlsafe(32)
     session.add(
@@ -37,7 +44,7 @@ def make(
             token_hash=digest(token),
             user_id=user.id,
             purpose=purpose,
-            email=user.email,
+            email=address or user.email,
             expires_at=now() + (lives or LIVES[purpose]),
         )
     )
@@ -67,6 +74,20 @@ async def use(session: AsyncSession, token: str, purpose: Purpose) -> User:
     """Use the token up; its user, whose row is locked. Raises Fault("unauthenticated") for one that
     was used, is too old, is for something else, or was sent to an address that is not theirs now.
     """
+    found = await _used(session, token, purpose)
+    if found is None or found[0].email != found[1]:
+        raise _invalid()
+    return found[0]
+
+
+async def use_move(session: AsyncSession, token: str) -> tuple[User, str] | None:
+    """Use a token up that is for a move: its user, whose row is locked, and the address that it was
+    sent to; None for one that is not good for that.
+    """
+    return await _used(session, token, "move")
+
+
+async def _used(session: AsyncSession, token: str, purpose: Purpose) -> tuple[User, str] | None:
     moment = now()
     used = await session.exec(
         update(AccountToken)
@@ -81,13 +102,11 @@ async def use(session: AsyncSession, token: str, purpose: Purpose) -> User:
         .execution_options(synchronize_session=False)
     )
     row = used.one_or_none()
-    user = None
-    if row is not None:
-        # As it is once it is locked, whatever was read of it before.
-        user = await session.get(User, row[0], with_for_update=True, populate_existing=True)
-    if row is None or user is None or user.email != row[1]:
-        raise _invalid()
-    return user
+    if row is None:
+        return None
+    # As it is once it is locked, whatever was read of it before.
+    user = await session.get(User, row[0], with_for_update=True, populate_existing=True)
+    return (user, row[1]) if user is not None and user.deleted_at is None else None
 
 
 async def void(session: AsyncSession, user_id: str, purpose: Purpose) -> None:

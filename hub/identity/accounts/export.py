@@ -14,7 +14,7 @@ from sqlmodel import SQLModel, col, select
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.accounts.recovery import tell
+from hub.identity.accounts.trails import tell
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, Scope
 from hub.storage.tables import (

@@ -19,6 +19,7 @@ from hub.identity.accounts.delivery import Delivery, Letter, Undelivered
 from hub.identity.sessions.throttle import Throttle
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import User
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
 
@@ -28,17 +29,23 @@ AT_ONCE: Final = 2
 PAUSES_S: Final = (2.0, 10.0, 60.0, 240.0)
 """After each attempt to hand a letter over, before the next. Its link is good for longer."""
 
-Kind = Literal["verify", "reset", "known", "welcome", "invited"]
+Kind = Literal["verify", "reset", "known", "welcome", "invited", "move", "taken"]
 """What a letter is for. ``known``: somebody registers with an address that has an account.
 ``welcome``: an administrator has made an account for it; ``invited``: wanted to, and it has one.
+``move``: an account is to have this address; ``taken``: was to, and it has another.
 """
+Notice = Literal["moved"]
+"""What somebody is told that takes no token. ``moved``: their account has another address now."""
 
-_SUBJECTS: Final[dict[Kind, str]] = {
+_SUBJECTS: Final[dict[Kind | Notice, str]] = {
     "verify": "Confirm your e-mail address",
     "reset": "Choose a new password",
     "known": "You have an account already",
     "welcome": "An account was made for you",
     "invited": "You are invited",
+    "move": "Confirm your new e-mail address",
+    "taken": "You have an account already",
+    "moved": "Your e-mail address was changed",
 }
 _TOKENS: Final[dict[Kind, Purpose]] = {
     "verify": "verify",
@@ -46,11 +53,13 @@ _TOKENS: Final[dict[Kind, Purpose]] = {
     "known": "reset",
     "welcome": "reset",
     "invited": "reset",
+    "move": "move",
+    "taken": "reset",
 }
 _LIVES: Final[dict[Kind, timedelta]] = {"welcome": timedelta(days=1)}
 """How long the token of a letter is good for that its reader did not ask for; of others, as long as
 its purpose says."""
-_TEXTS: Final[dict[Kind, str]] = {
+_TEXTS: Final[dict[Kind | Notice, str]] = {
     "verify": "Somebody, you we hope, has given this address to the agent hub at {url}.\n"
     "To confirm that it is yours, open this link within a day:\n\n"
     "{link}\n\n"
@@ -75,6 +84,20 @@ _TEXTS: Final[dict[Kind, str]] = {
     "link within {minutes} minutes. It works once, and ends all sessions:\n\n"
     "{link}\n\n"
     "If you do not want to, do nothing: whoever it was has not learnt that you have an account.\n",
+    "move": "Somebody, you we hope, wants to have this address for their account at the agent hub\n"
+    "at {url}. To confirm that it is yours, open this link within a day. From then on the account\n"
+    "has this address in place of the one before:\n\n"
+    "{link}\n\n"
+    "If it was not you, do nothing.\n",
+    "taken": "Somebody, you we hope, wanted to have this address for another account at the agent\n"
+    "hub at {url}. It has one of its own there already, and both stay as they are: sign in with\n"
+    "its password. To choose a new one instead, open this link within {minutes} minutes. It works\n"
+    "once, and ends all sessions:\n\n"
+    "{link}\n\n"
+    "If it was not you, do nothing: whoever it was has not learnt that you have an account.\n",
+    "moved": "Your account at the agent hub at {url} has another e-mail address now, which\n"
+    "somebody asked for who knows its password. Letters about it go there from now on.\n\n"
+    "If it was not you, tell an administrator of the hub at once.\n",
 }
 _INVITED: Final = (
     "\nThe invitation is for you alone, and works once, when you sign in with it or are signed\n"
@@ -87,6 +110,7 @@ class _Wish(NamedTuple):
     kind: Kind
     address: str  # in the form in which it is kept
     invitation: str | None = None
+    user_id: str | None = None
 
 
 class _Attempt(NamedTuple):
@@ -135,20 +159,38 @@ class Mailing:
             self._waiting = 0
             self._none.set()
 
-    def want(self, kind: Kind, address: str, invitation: str | None = None) -> None:
+    def want(
+        self,
+        kind: Kind,
+        address: str,
+        invitation: str | None = None,
+        *,
+        user_id: str | None = None,
+    ) -> None:
         """Have a letter sent to the user with this address, if there is one whom it can help.
 
-        ``invitation``: the code of one, for a letter of the kind ``known``. Raises
-        Fault("rate_limited") when too many wait.
+        ``invitation``: the code of one, which the letter has too. ``user_id``: who is to have the
+        address, for a ``move``. Raises Fault("rate_limited") when too many wait.
         """
         if self._waiting >= WAITING:
             self._metrics.letters.labels("dropped").inc()
             raise Fault(
                 "rate_limited", "Too many letters wait.", details={"retry_after_ms": 10_000}
             )
+        self._take(_Wish(kind, address, invitation, user_id))
+
+    def notify(self, notice: Notice, address: str) -> None:
+        """Have an address told of something, whoever has it; not if too many letters wait."""
+        if self._waiting >= WAITING:
+            self._metrics.letters.labels("dropped").inc()
+            return
+        text = _TEXTS[notice].format(url=self._url)
+        self._take(_Attempt(Letter(address, _SUBJECTS[notice], text), 0))
+
+    def _take(self, wish: _Wish | _Attempt) -> None:
         self._waiting += 1
         self._none.clear()
-        self._wishes.put_nowait(_Wish(kind, address, invitation))
+        self._wishes.put_nowait(wish)
 
     async def sent(self) -> None:
         """Return when nothing waits and nothing is under way."""
@@ -180,21 +222,33 @@ class Mailing:
             if not await self._throttle.may_write_to(wish.address):
                 # Those that were sent are still good: nobody is kept out by what another asks for.
                 return "dropped"
-            letter = await self.write(wish.kind, wish.address, wish.invitation)
+            letter = await self.write(*wish)
             if letter is None:
                 return None
             wish = _Attempt(letter, 0)
         return await self._hand_over(wish)
 
-    async def write(self, kind: Kind, address: str, invitation: str | None = None) -> Letter | None:
+    async def write(
+        self,
+        kind: Kind,
+        address: str,
+        invitation: str | None = None,
+        user_id: str | None = None,
+    ) -> Letter | None:
         """The letter, with a new token; None where there is nobody to help by it."""
         async with self._database.write(EVERY_TENANT) as session:
             user = await user_of(session, address)
+            if kind == "move" and user is not None:
+                kind = "taken"
+            elif kind == "move":
+                user = await session.get(User, user_id)
             if user is None or user.disabled_at is not None:
                 return None
             if kind == "verify" and user.verified_at is not None:
                 return None
-            token = account_tokens.make(session, user, _TOKENS[kind], _LIVES.get(kind))
+            token = account_tokens.make(
+                session, user, _TOKENS[kind], address=address, lives=_LIVES.get(kind)
+            )
         text = text_of(kind, token, self._url)
         if invitation is not None:
             text += _INVITED.format(code=invitation)
@@ -229,4 +283,6 @@ def text_of(kind: Kind, token: str, url: str) -> str:
 
 def link(purpose: Purpose, token: str, url: str) -> str:
     """Where the token is shown. It is in the part of the URL that no server is sent."""
-    return f"{url}/#{purpose}={token}"
+    # An address is verified in the same way, whether the account has it or is to have it.
+    shown = "verify" if purpose == "move" else purpose
+    return f"{url}/#{shown}={token}"

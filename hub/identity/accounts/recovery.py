@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlmodel import col, select
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
@@ -14,13 +14,15 @@ from hub.identity.accounts.account_tokens import Purpose
 from hub.identity.accounts.addresses import address_or_nobodys, own_parts
 from hub.identity.accounts.joining import join_as_promised
 from hub.identity.accounts.mailing import Mailing
+from hub.identity.accounts.moves import moved
 from hub.identity.accounts.passwords import Passwords
+from hub.identity.accounts.trails import tell
 from hub.identity.sessions.login_sessions import end_sessions
 from hub.identity.sessions.throttle import Throttle
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import LoginSession, Membership, User, now
+from hub.storage.tables import LoginSession, User, now
 
 WRONG: Final = "The password is wrong."
 _HELP: Final[dict[Purpose, tuple[str, str]]] = {
@@ -61,18 +63,27 @@ class Recovery:
 
     async def verify(self, token: str, address: str | None) -> None:
         """The address that the token was sent to is its user's, who comes into the tenant that they
-        registered for. Who shows it may sign in from there, whatever others do. Raises
-        Fault("unauthenticated").
+        registered for; or has it in place of another, who asked for that (``Moves``). Who shows it
+        may sign in from there, whatever others do.
+
+        Raises Fault: "unauthenticated"; "conflict" for an address to move to that has an account.
         """
         taken = await self._throttle.token(address)
         async with self._database.write(EVERY_TENANT) as session:
-            await join_as_promised(session, await account_tokens.holder(session, token, "verify"))
-            user = await account_tokens.use(session, token, "verify")
-            user.verified_at = user.verified_at or now()
-            session.add(user)
-            await tell(session, user.id, "account.verify")
+            move = await moved(session, token)
+            if move is None:
+                guest = await account_tokens.holder(session, token, "verify")
+                await join_as_promised(session, guest)
+                user = await account_tokens.use(session, token, "verify")
+                user.verified_at = user.verified_at or now()
+                session.add(user)
+                await tell(session, user.id, "account.verify")
+            else:
+                user = move[0]
         await self._throttle.give_back(taken)
         await self._throttle.at_home(user.email, address)
+        if move is not None:
+            self._mailing.notify("moved", move[1])
 
     async def reset(self, token: str, password: str, address: str | None) -> None:
         """Set a password, by a token that was sent; all sessions of the user end.
@@ -195,15 +206,3 @@ class Recovery:
         session.add(user)
         # A link that was asked for before is not to undo it.
         await account_tokens.void(session, user.id, "reset")
-
-
-async def tell(session: AsyncSession, user_id: str, action: str) -> None:
-    """Note in the trail of each tenant of theirs what a user did with the account."""
-    tenants = await session.exec(
-        select(Membership.tenant_id)
-        .where(Membership.user_id == user_id)
-        .distinct()
-        .order_by(col(Membership.tenant_id))  # in one order, since the trail is locked
-    )
-    for tenant_id in tenants.all():
-        await record(session, tenant_id, action, resource=("user", user_id))

@@ -19,7 +19,7 @@ from hub.identity.access.holdings import may_change
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.accounts.addresses import address_or_nobodys, user_of
 from hub.identity.accounts.joining import join_as_promised
-from hub.identity.accounts.recovery import tell
+from hub.identity.accounts.trails import tell
 from hub.identity.sessions.login_sessions import end_sessions
 from hub.rbac.actor import Actor
 from hub.storage.database import Database

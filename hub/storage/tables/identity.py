@@ -45,7 +45,7 @@ class DisabledMember(TenantOwned, table=True):
 
 class AccountToken(SQLModel, table=True):
     """A single-use token that was sent to an address, stored as its SHA-256: it shows that who has
-    it reads what comes there. Good for one purpose (``verify``, ``reset``).
+    it reads what comes there. Good for one purpose (``verify``, ``reset``, ``move``).
     """
 
     __tablename__ = "account_tokens"

@@ -70,6 +70,24 @@ async def test_a_password_is_changed_and_the_client_goes_on_with_it(serve_hub: S
             assert await hub._auth.access(renew=True), "it signs in again, with the new password"
 
 
+async def test_an_account_gets_another_name_and_another_address(
+    serve_hub: ServeHub, mail: MailServer
+) -> None:
+    async with serve_hub(HUB_SMTP_URL=mail.url) as served:
+        await register(served.url, email=EMAIL, password=PASSWORD)
+        async with connect(served.url, email=EMAIL, password=PASSWORD) as hub:
+            await hub.rename("You")
+            with pytest.raises(InvalidParams):
+                await hub.rename("")
+            with pytest.raises(PermissionDenied):
+                await hub.change_email("new@example.org", NEW)
+            await hub.change_email("new@example.org", PASSWORD)
+            await verify_email(served.url, token=await mail.token_to("new@example.org", "verify"))
+            await hub.ping()
+        async with connect(served.url, email="new@example.org", password=PASSWORD) as hub:
+            await hub.ping()
+
+
 async def test_logging_out_everywhere_ends_the_other_sessions(serve_hub: ServeHub) -> None:
     async with serve_hub() as served:
         await register(served.url, email=EMAIL, password=PASSWORD)

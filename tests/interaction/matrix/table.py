@@ -120,6 +120,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("account.tenants", SIGNED_IN),
     Row("account.change_password", SIGNED_IN, then="permission_denied: The password",
         params={"current": PASSWORD_WRONG, "password": NEW_PASSWORD}),
+    Row("account.change_email", SIGNED_IN, then="permission_denied: The password",
+        params={"email": "@email", "password": PASSWORD_WRONG}),
     Row("account.delete", SIGNED_IN, params={"password": PASSWORD_WRONG},
         then="permission_denied: The password"),
     Row("account.logout", SIGNED_IN, turn=9),
