@@ -203,27 +203,28 @@ async def test_an_address_is_verified_by_who_reads_its_letters_and_by_no_adminis
         assert "verified_at" in await admin.ask("user.get", bob)
 
 
-@pytest.mark.parametrize("method", ["reset_password", "verify", "update", "sign_out"])
 async def test_nobody_helps_a_senior_themselves_or_who_is_not_there(
-    open_hub: ServedHub, mail: MailServer, method: str
+    open_hub: ServedHub, mail: MailServer
 ) -> None:
     services = open_hub.hub.services
     token = await peopled(open_hub, "admin", "main")
     owner, _ = await services.accounts.create_user("o@hub.example", PASSWORD, "main", "owner")
     eve, _ = await services.accounts.create_user("e@hub.example", PASSWORD, "other", "member")
-    more = {"name": "Changed"} if method == "update" else {}
     async with open_socket(open_hub.ws_url, token) as admin:
         own = (await admin.ask("session.info"))["user_id"]
         service = (await admin.ask("service.create", {"name": "ticker"}))["id"]
-
-        async def refused(user_id: str) -> str:
-            return await reason(admin.ask(f"user.{method}", {"user_id": user_id, **more}))
-
-        assert await refused(owner.id) == "permission_denied"
-        assert await refused(own) == "conflict"
-        assert await refused(eve.id) == "not_found"
-        if method != "sign_out":
-            assert await refused(service) == "conflict"
+        told: dict[str, list[str]] = {}
+        for method in ("user.reset_password", "user.verify", "user.update", "user.sign_out"):
+            more = {"name": "Changed"} if method == "user.update" else {}
+            told[method] = [
+                await reason(admin.ask(method, {"user_id": user_id, **more}))
+                for user_id in (owner.id, own, eve.id)
+            ]
+            if method != "user.sign_out":
+                named = {"user_id": service, **more}
+                assert await reason(admin.ask(method, named)) == "conflict"
+    for method, reasons in told.items():
+        assert reasons == ["permission_denied", "conflict", "not_found"], method
     await services.recovery._mailing.sent()
     assert mail.letters == []
     assert await actions(open_hub, "main") == []

@@ -19,7 +19,7 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from tests.interaction.matrix.table import FOREIGN, MISSING, RELATIONS, TABLE
 from tests.interaction.matrix.things import House, Things
-from tests.parts.hub import ServeHub
+from tests.parts.hub import PASSWORD, ServeHub
 from tests.tenancy.test_alike import Ask, somebody
 
 _SAID: Final[ContextVar[list[str] | None]] = ContextVar("said", default=None)
@@ -40,6 +40,8 @@ CHOOSING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("conversation.unshare", "user_id", {"conversation_id": "@conversation"}),
     ("conversation.unshare", "group_id", {"conversation_id": "@conversation"}),
     ("service.create", "role", {"name": "a service"}),
+    ("user.create", "role", {"email": "guest@hub.example"}),
+    ("account.change_email", "email", {"password": PASSWORD}),
     ("invitation.create", "role", {}),
     ("factor.require", "role", {}),
     ("audit.query", "actor", {}),
@@ -49,6 +51,7 @@ CHOOSING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
 
 NAMES_NOTHING: Final = {
     ("invitation.create", "email"): "a guest, who need not be anybody yet",
+    ("user.create", "email"): "as account.register: a conflict only where nothing is verified",
     ("channel.unsubscribe", "channel"): "ends a subscription of this connection, if there is one",
     ("audit.export", "actor"): "as audit.query",
     ("audit.export", "resource"): "as audit.query",
