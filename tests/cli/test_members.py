@@ -11,7 +11,8 @@ import pytest
 from hub.cli.changes import FILE, Changes
 from tests.cli.conftest import Hub
 from tests.interaction.drivers import open_socket
-from tests.parts.hub import PASSWORD, HubProcess, sign_up
+from tests.parts.hub import PASSWORD, ServeHub
+from tests.parts.redis import RedisProcess
 
 ADA, BOB = "ada@hub.example", "bob@hub.example"
 OF_BOB = ("--email", BOB)
@@ -167,40 +168,29 @@ def test_a_second_factor_is_demanded_from_a_role_on_or_of_nobody(peopled: Hub) -
 
 
 async def test_a_membership_that_is_ended_at_the_machine_ends_on_open_sockets(
-    hub_process: HubProcess, hub: Hub
+    serve_hub: ServeHub, redis_server: RedisProcess, hub: Hub
 ) -> None:
-    await asyncio.to_thread(hub_process.start)
-    session = await sign_up(hub_process.url, ADA)
-    ws_url = hub_process.url.replace("http", "ws", 1) + "/ws"
-    where = ("--data-dir", str(hub_process.data_dir))
-    async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as client:
-        bearer = {"Authorization": f"Bearer {session['access_token']}"}
-        tenant_id = (await client.get("/v1/sessions/current", headers=bearer)).json()["tenant_id"]
-    acme = (*where, "--tenant", tenant_id)
+    account = {"email": BOB, "password": PASSWORD}
+    redis = {"HUB_REDIS_URL": redis_server.url}
+    async with serve_hub(worker=False, **redis) as served:
 
-    def at_the_machine(*words: str) -> str:
-        ended = hub(*words, *acme, stdin=PASSWORD)
-        assert ended.status == 0, ended.err
-        return ended.out
+        async def at_the_machine(*words: str) -> None:
+            done = await asyncio.to_thread(lambda: hub(*words, "--tenant", "acme", **redis))
+            assert done.status == 0, done.err
 
-    await asyncio.to_thread(
-        at_the_machine, "user", "create", "--password-stdin", *OF_BOB, "--role", "member"
-    )
-    async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as client:
-        account = {"email": BOB, "password": PASSWORD}
-        token = (await client.post("/v1/auth/login", json=account)).json()["access_token"]
-    for words, why in (
-        (("user", "sign-out", *OF_BOB), "session_revoked"),
-        (("user", "disable", *OF_BOB), "user_disabled"),
-    ):
-        async with open_socket(ws_url, token) as socket:
-            await socket.notice("session.ready")
-            await asyncio.to_thread(at_the_machine, *words)
-            assert (await socket.notice("session.revoked", within=1))["reason"] == why
-        await asyncio.to_thread(at_the_machine, "user", "enable", *OF_BOB)
-        async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as client:
-            token = (await client.post("/v1/auth/login", json=account)).json()["access_token"]
-    async with open_socket(ws_url, token) as socket:
-        await socket.notice("session.ready")
-        await asyncio.to_thread(at_the_machine, "member", "remove", "--user", BOB)
-        await socket.notice("session.revoked", within=1)
+        accounts = served.hub.services.accounts
+        await accounts.create_user(ADA, PASSWORD, "acme", "owner")
+        made = await accounts.create_user(BOB, PASSWORD, "acme", "member")
+        for words, why in (
+            (("user", "sign-out", *OF_BOB), "session_revoked"),
+            (("user", "disable", *OF_BOB), "user_disabled"),
+            (("member", "remove", "--user", made[0].id), "membership_ended"),
+        ):
+            async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
+                token = (await client.post("/v1/auth/login", json=account)).json()["access_token"]
+            async with open_socket(served.ws_url, token) as socket:
+                await socket.notice("session.ready")
+                await at_the_machine(*words)
+                assert (await socket.notice("session.revoked", within=1))["reason"] == why
+            if why == "user_disabled":
+                await at_the_machine("user", "enable", *OF_BOB)

@@ -1,31 +1,61 @@
 """Users whom an administrator makes and helps, and what they may of an account that others have."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+import pytest_asyncio
 from sqlmodel import col, select
 
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditEntry
 from hub.storage.tenant_settings import TenantSettings
 from tests.interaction.drivers import Refused, Socket, open_socket
-from tests.parts.hub import PASSWORD, ServedHub, ServeHub
-from tests.parts.mail import MailServer
+from tests.parts.hub import PASSWORD, ServedHub, ServeHub, serving
+from tests.parts.mail import MailServer, mail_serving
+from tests.parts.scripted import ScriptedModel
 
-BOB = "bob@hub.example"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 NEW = "a better horse and battery"
+_NUMBERS = count(1)
+
+
+class Names(NamedTuple):
+    """What is called so in one test: two tenants, and the address of Bob."""
+
+    main: str
+    other: str
+    bob: str
 
 
 @pytest.fixture
-async def open_hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
+def names() -> Names:
+    number = next(_NUMBERS)
+    return Names(f"main-{number}", f"other-{number}", f"bob-{number}@hub.example")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mail() -> AsyncIterator[MailServer]:
+    async with mail_serving(MailServer()) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_hub(
+    tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel, mail: MailServer
+) -> AsyncIterator[ServedHub]:
     """A hub that mails, where one signs in before an address is verified."""
-    async with serve_hub(HUB_SMTP_URL=mail.url) as served:
+    folder = tmp_path_factory.mktemp("hub") / ".hub"
+    async with serving(
+        folder, worker=False, OLLAMA_HOST=scripted_model.host, HUB_SMTP_URL=mail.url
+    ) as served:
         yield served
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def strict_hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
     """A hub that mails, and wants verified addresses."""
     async with serve_hub(
@@ -74,11 +104,13 @@ async def actions(hub: ServedHub, tenant: str) -> list[str]:
     return [action for action in found if action != "user.create"]
 
 
-async def in_two(hub: ServedHub) -> str:
-    """Bob, a member of "main" and of "other": his id."""
+async def in_two(hub: ServedHub, names: Names) -> str:
+    """Bob, a member of both tenants: his id."""
     services = hub.hub.services
-    bob, _ = await services.accounts.create_user(BOB, PASSWORD, "main", "member", "Bob")
-    _, other = await services.accounts.create_user("x@hub.example", PASSWORD, "other", "owner")
+    bob, _ = await services.accounts.create_user(names.bob, PASSWORD, names.main, "member", "Bob")
+    _, other = await services.accounts.create_user(
+        f"x@{names.other}.example", PASSWORD, names.other, "owner"
+    )
     code = await services.accounts.invite(other.id, "member")
     await services.members.join(bob.id, code)
     return bob.id
@@ -88,76 +120,82 @@ async def in_two(hub: ServedHub) -> str:
 
 
 async def test_who_is_made_is_a_member_at_once_and_comes_in_by_a_password_of_their_own(
-    open_hub: ServedHub, mail: MailServer
+    open_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
-    token = await peopled(open_hub, "admin", "main")
+    token = await peopled(open_hub, "admin", names.main)
     async with open_socket(open_hub.ws_url, token) as admin:
-        made = await admin.ask("user.create", {"email": "Bob@Hub.Example", "name": "Bob"})
-        assert (made["user"]["email"], made["user"]["roles"]) == (BOB, ["member"])
-        listed = await admin.ask("user.list", {"email": BOB})
+        made = await admin.ask("user.create", {"email": names.bob.title(), "name": "Bob"})
+        assert (made["user"]["email"], made["user"]["roles"]) == (names.bob, ["member"])
+        listed = await admin.ask("user.list", {"email": names.bob})
         assert [user["id"] for user in listed["items"]] == [made["user"]["id"]]
-        again = admin.ask("user.create", {"email": BOB})
+        again = admin.ask("user.create", {"email": names.bob})
         assert await reason(again) == "conflict"
-    proof = await mail.token_to(BOB, "reset")
-    assert (await post(open_hub, "login", email=BOB, password=PASSWORD)).status_code == 401
+    proof = await mail.token_to(names.bob, "reset")
+    assert (await post(open_hub, "login", email=names.bob, password=PASSWORD)).status_code == 401
     assert (await post(open_hub, "reset", token=proof, password=NEW)).status_code == 200
-    async with open_socket(open_hub.ws_url, await token_of(open_hub, BOB, NEW)) as bob:
+    async with open_socket(open_hub.ws_url, await token_of(open_hub, names.bob, NEW)) as bob:
         account = await bob.ask("account.get")
         assert (account["name"], "verified_at" in account) == ("Bob", True)
 
 
 async def test_nobody_makes_a_user_above_them_or_of_an_address_that_the_tenant_does_not_take(
-    open_hub: ServedHub,
+    open_hub: ServedHub, names: Names
 ) -> None:
-    token = await peopled(open_hub, "admin", "main")
+    token = await peopled(open_hub, "admin", names.main)
     tenants = open_hub.hub.services.tenants
-    main = await tenants.find("main")
+    main = await tenants.find(names.main)
     async with open_socket(open_hub.ws_url, token) as admin:
 
         async def refused(**params: str) -> str:
-            return await reason(admin.ask("user.create", {"email": BOB, **params}))
+            return await reason(admin.ask("user.create", {"email": names.bob, **params}))
 
         assert await refused(role="owner") == "permission_denied"
         assert await refused(role="emperor") == "not_found"
-        assert await refused(email="admin@main.example") == "conflict"
+        assert await refused(email=f"admin@{names.main}.example") == "conflict"
         assert await refused(password=NEW) == "invalid_params"
         settled = TenantSettings(invitation_domains=["corp.example"])
         await tenants.update(main.id, settled, by=None)
         assert await refused() == "conflict"
         assert [user["email"] for user in (await admin.ask("user.list"))["items"]] == [
-            "admin@main.example"
+            f"admin@{names.main}.example"
         ]
 
 
 async def test_where_addresses_are_verified_nobody_learns_which_have_an_account(
-    strict_hub: ServedHub, mail: MailServer
+    strict_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
-    token = await peopled(strict_hub, "admin", "main")
-    await peopled(strict_hub, "owner", "other", BOB)
+    token = await peopled(strict_hub, "admin", names.main)
+    await peopled(strict_hub, "owner", names.other, names.bob)
     async with open_socket(strict_hub.ws_url, token) as admin:
         answers = {
             email: await admin.ask("user.create", {"email": email, "role": "operator"})
-            for email in (BOB, "new@hub.example")
+            for email in (names.bob, f"new@{names.main}.example")
         }
         for answer in answers.values():
             assert set(answer) == {"invitation"}
             assert answer["invitation"]["role"] == "operator"
-        assert set(answers[BOB]["invitation"]) == set(answers["new@hub.example"]["invitation"])
+        assert set(answers[names.bob]["invitation"]) == set(
+            answers[f"new@{names.main}.example"]["invitation"]
+        )
         waiting = (await admin.ask("invitation.list"))["items"]
         assert {each["email"] for each in waiting} == set(answers)
 
         async def members() -> set[str]:
             return {user["email"] for user in (await admin.ask("user.list"))["items"]}
 
-        assert await members() == {"admin@main.example"}
+        assert await members() == {f"admin@{names.main}.example"}
         # Who is new comes in as they choose their password; who has an account, by the code.
-        proof = await mail.token_to("new@hub.example", "reset")
+        proof = await mail.token_to(f"new@{names.main}.example", "reset")
         assert (await post(strict_hub, "reset", token=proof, password=NEW)).status_code == 200
-        assert await members() == {"admin@main.example", "new@hub.example"}
-        letter = (await mail.letter_to(BOB, "invited")).get_content()
+        assert await members() == {f"admin@{names.main}.example", f"new@{names.main}.example"}
+        letter = (await mail.letter_to(names.bob, "invited")).get_content()
         code = letter.rstrip().rpartition("\n")[2]
-        await token_of(strict_hub, BOB, invitation=code)
-        assert await members() == {"admin@main.example", "new@hub.example", BOB}
+        await token_of(strict_hub, names.bob, invitation=code)
+        assert await members() == {
+            f"admin@{names.main}.example",
+            f"new@{names.main}.example",
+            names.bob,
+        }
         assert (await admin.ask("invitation.list"))["items"] == []
 
 
@@ -165,12 +203,12 @@ async def test_where_addresses_are_verified_nobody_learns_which_have_an_account(
 
 
 async def test_a_password_is_chosen_by_whose_it_is_and_other_tenants_notice_nothing(
-    open_hub: ServedHub, mail: MailServer
+    open_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
-    bob_id = await in_two(open_hub)
-    here = await token_of(open_hub, BOB, tenant="main")
-    there = await token_of(open_hub, BOB, tenant="other")
-    token = await peopled(open_hub, "admin", "main")
+    bob_id = await in_two(open_hub, names)
+    here = await token_of(open_hub, names.bob, tenant=names.main)
+    there = await token_of(open_hub, names.bob, tenant=names.other)
+    token = await peopled(open_hub, "admin", names.main)
     async with (
         open_socket(open_hub.ws_url, token) as admin,
         open_socket(open_hub.ws_url, here) as in_main,
@@ -181,35 +219,39 @@ async def test_a_password_is_chosen_by_whose_it_is_and_other_tenants_notice_noth
         assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
         await in_other.ask("session.info")
         # Nobody but Bob has the password, and nobody but he is sent the letter.
-        await token_of(open_hub, BOB)
-        proof = await mail.token_to(BOB, "reset")
+        await token_of(open_hub, names.bob)
+        proof = await mail.token_to(names.bob, "reset")
         assert (await post(open_hub, "reset", token=proof, password=NEW)).status_code == 200
-    await token_of(open_hub, BOB, NEW)
-    assert await actions(open_hub, "main") == ["user.reset_password"]
-    assert await actions(open_hub, "other") == []
+    await token_of(open_hub, names.bob, NEW)
+    assert await actions(open_hub, names.main) == ["user.reset_password"]
+    assert await actions(open_hub, names.other) == []
 
 
 async def test_an_address_is_verified_by_who_reads_its_letters_and_by_no_administrator(
-    open_hub: ServedHub, mail: MailServer
+    open_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
-    token = await peopled(open_hub, "admin", "main")
+    token = await peopled(open_hub, "admin", names.main)
     async with open_socket(open_hub.ws_url, token) as admin:
-        made = await admin.ask("user.create", {"email": BOB})
+        made = await admin.ask("user.create", {"email": names.bob})
         bob = {"user_id": made["user"]["id"]}
         await admin.ask("user.verify", bob)
         assert "verified_at" not in await admin.ask("user.get", bob)
-        proof = await mail.token_to(BOB, "verify")
+        proof = await mail.token_to(names.bob, "verify")
         assert (await post(open_hub, "verify", token=proof)).status_code == 200
         assert "verified_at" in await admin.ask("user.get", bob)
 
 
 async def test_nobody_helps_a_senior_themselves_or_who_is_not_there(
-    open_hub: ServedHub, mail: MailServer
+    open_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
     services = open_hub.hub.services
-    token = await peopled(open_hub, "admin", "main")
-    owner, _ = await services.accounts.create_user("o@hub.example", PASSWORD, "main", "owner")
-    eve, _ = await services.accounts.create_user("e@hub.example", PASSWORD, "other", "member")
+    token = await peopled(open_hub, "admin", names.main)
+    owner, _ = await services.accounts.create_user(
+        f"o@{names.main}.example", PASSWORD, names.main, "owner"
+    )
+    eve, _ = await services.accounts.create_user(
+        f"e@{names.main}.example", PASSWORD, names.other, "member"
+    )
     async with open_socket(open_hub.ws_url, token) as admin:
         own = (await admin.ask("session.info"))["user_id"]
         service = (await admin.ask("service.create", {"name": "ticker"}))["id"]
@@ -226,14 +268,17 @@ async def test_nobody_helps_a_senior_themselves_or_who_is_not_there(
     for method, reasons in told.items():
         assert reasons == ["permission_denied", "conflict", "not_found"], method
     await services.recovery._mailing.sent()
-    assert mail.letters == []
-    assert await actions(open_hub, "main") == []
+    asked_of = {f"o@{names.main}.example", f"e@{names.main}.example"}
+    assert not [letter for letter in mail.letters if letter["To"] in asked_of]
+    assert await actions(open_hub, names.main) == []
 
 
-async def test_letters_to_one_user_are_few(open_hub: ServedHub, mail: MailServer) -> None:
-    token = await peopled(open_hub, "admin", "main")
+async def test_letters_to_one_user_are_few(
+    open_hub: ServedHub, mail: MailServer, names: Names
+) -> None:
+    token = await peopled(open_hub, "admin", names.main)
     async with open_socket(open_hub.ws_url, token) as admin:
-        made = await admin.ask("user.create", {"email": BOB})
+        made = await admin.ask("user.create", {"email": names.bob})
         bob = {"user_id": made["user"]["id"]}
         for _ in range(4):
             await admin.ask("user.verify", bob)
@@ -251,40 +296,40 @@ async def named(socket: Socket) -> Any:
 
 
 async def test_one_changes_ones_name_everywhere_and_each_tenant_notes_it(
-    open_hub: ServedHub,
+    open_hub: ServedHub, names: Names
 ) -> None:
-    await in_two(open_hub)
-    async with open_socket(open_hub.ws_url, await token_of(open_hub, BOB)) as bob:
+    await in_two(open_hub, names)
+    async with open_socket(open_hub.ws_url, await token_of(open_hub, names.bob)) as bob:
         changed = await bob.ask("account.update", {"name": "Robert"})
         assert changed["name"] == await named(bob) == "Robert"
         assert await reason(bob.ask("account.update", {})) == "invalid_params"
         await bob.ask("account.update", {"name": None})
         assert await named(bob) is None
-    for tenant in ("main", "other"):
+    for tenant in (names.main, names.other):
         assert await actions(open_hub, tenant) == ["account.update"] * 2
 
 
 async def test_a_tenant_renames_its_own_users_and_not_those_of_others_too(
-    open_hub: ServedHub,
+    open_hub: ServedHub, names: Names
 ) -> None:
-    bob_id = await in_two(open_hub)
-    token = await peopled(open_hub, "admin", "main")
+    bob_id = await in_two(open_hub, names)
+    token = await peopled(open_hub, "admin", names.main)
     async with open_socket(open_hub.ws_url, token) as admin:
-        made = await admin.ask("user.create", {"email": "new@hub.example"})
+        made = await admin.ask("user.create", {"email": f"new@{names.main}.example"})
         of_new = {"user_id": made["user"]["id"]}
         assert (await admin.ask("user.update", {**of_new, "name": "Nell"}))["name"] == "Nell"
         assert "name" not in await admin.ask("user.update", {**of_new, "name": None})
         shared = admin.ask("user.update", {"user_id": bob_id, "name": "Mallory"})
         assert await reason(shared) == "permission_denied"
         assert (await admin.ask("user.get", {"user_id": bob_id}))["name"] == "Bob"
-    assert await actions(open_hub, "main") == ["user.update"] * 2
+    assert await actions(open_hub, names.main) == ["user.update"] * 2
 
 
-async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub) -> None:
-    bob_id = await in_two(open_hub)
-    here = await token_of(open_hub, BOB, tenant="main")
-    there = await token_of(open_hub, BOB, tenant="other")
-    token = await peopled(open_hub, "admin", "main")
+async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub, names: Names) -> None:
+    bob_id = await in_two(open_hub, names)
+    here = await token_of(open_hub, names.bob, tenant=names.main)
+    there = await token_of(open_hub, names.bob, tenant=names.other)
+    token = await peopled(open_hub, "admin", names.main)
     async with (
         open_socket(open_hub.ws_url, token) as admin,
         open_socket(open_hub.ws_url, here) as in_main,
@@ -295,4 +340,4 @@ async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub) ->
         assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
         await in_other.ask("session.info")
         assert (await admin.ask("user.sessions", {"user_id": bob_id}))["items"] == []
-    assert await actions(open_hub, "main") == ["user.sign_out"]
+    assert await actions(open_hub, names.main) == ["user.sign_out"]
