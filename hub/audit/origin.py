@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who asks. ``actor_id`` is None for the hub itself, and for who has shown no credentials."""
+    """Who asks. ``actor_id`` is None for the hub itself, and for who has shown no credentials.
+    ``tenant_id`` is where the session is; None where that is no matter of a tenant, or is the one
+    whose trail it is noted in.
+    """
 
     actor_id: str | None = None
     session_id: str | None = None
+    tenant_id: str | None = None
     transport: str = "hub"
     address: str | None = None
     trace_id: str | None = None
@@ -49,7 +53,8 @@ def acting(origin: Origin) -> Iterator[None]:
 @contextmanager
 def acting_as(user_id: str, session_id: str | None = None) -> Iterator[None]:
     """What is done inside is done by this user, who has just shown who they are."""
-    with acting(replace(current(), actor_id=user_id, session_id=session_id)):
+    origin = replace(current(), actor_id=user_id, session_id=session_id, tenant_id=None)
+    with acting(origin):
         yield
 
 

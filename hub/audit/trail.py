@@ -100,6 +100,8 @@ async def record(
     if scoped.scope not in (EVERY_TENANT, tenant_id):
         raise OutOfScope("an audit entry of another tenant")
     origin = current()
+    # A session is of one tenant: another would learn by it that its member has one elsewhere.
+    here = origin.tenant_id in (None, tenant_id)
     kind, id = resource or (None, None)
     entry = Entry(
         id=new_id("ae"),
@@ -109,7 +111,7 @@ async def record(
         action=action[:64],
         outcome=outcome,
         actor_id=origin.actor_id,
-        session_id=origin.session_id,
+        session_id=origin.session_id if here else None,
         resource_kind=kind,
         resource_id=id and id[:200],
         transport=origin.transport[:16],

@@ -209,6 +209,6 @@ async def _rotate(rooms: _Rooms, given: argparse.Namespace) -> int:
 
 async def _revoke(rooms: _Rooms, given: argparse.Namespace) -> int:
     row = await _key(rooms, given.id)
-    await rooms.keys.revoke(row.tenant_id, row.id)
+    await rooms.keys.revoke(None, row.tenant_id, row.id)
     print(f"{row.id} ({row.name}) is revoked")
     return 0

@@ -216,6 +216,9 @@ async def rotate(call: Call, params: Rotate) -> NewApiKey:
     faults=_FAULTS,
 )
 async def revoke(call: Call, params: Named) -> Done:
-    """End an API key for good: its sockets and runs end at once."""
-    await call.services.api_keys.revoke(call.actor.tenant_id, params.api_key_id)
+    """End an API key for good: its sockets and runs end at once.
+
+    That of somebody who ranks above you is `permission_denied`.
+    """
+    await call.services.api_keys.revoke(call.actor, call.actor.tenant_id, params.api_key_id)
     return Done()

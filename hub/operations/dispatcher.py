@@ -107,6 +107,7 @@ def origin_of(call: Call) -> Origin:
     return Origin(
         actor_id=actor.user_id or None,
         session_id=actor.session_id or None,
+        tenant_id=actor.tenant_id or None,
         transport=call.transport,
         address=call.address,
         trace_id=call.trace_id,

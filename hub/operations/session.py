@@ -171,8 +171,11 @@ async def listing(call: Call, params: Nothing) -> Listing[LoginSession]:
     faults=("not_found", "permission_denied"),
 )
 async def revoke(call: Call, params: Named) -> Done:
-    """End a login session, its tokens and its sockets, on every node within a second."""
-    await call.services.accounts.revoke_session(params.session_id)
+    """End a login session, its tokens and its sockets, on every node within a second.
+
+    That of somebody who ranks above you is `permission_denied`.
+    """
+    await call.services.accounts.revoke_session(params.session_id, call.actor)
     return Done()
 
 

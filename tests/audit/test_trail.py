@@ -265,3 +265,14 @@ async def test_who_signs_in_acts_from_then_on(database: Database, tenant: str) -
     (entry,) = await entries(database, tenant)
     assert (entry["actor_id"], entry["session_id"]) == ("u_1", "s_1")
     assert (entry["transport"], entry["address"]) == ("rest", "192.0.2.1")
+
+
+async def test_no_trail_names_a_session_that_its_user_has_in_another_tenant(
+    database: Database, tenant: str
+) -> None:
+    for where, named in ((tenant, "s_1"), ("t_another", None)):
+        with acting(Origin(actor_id="u_1", session_id="s_1", tenant_id=where)):
+            async with database.write(EVERY_TENANT) as session:
+                await record(session, tenant, "account.change_password")
+        entry = (await entries(database, tenant))[-1]
+        assert (entry["actor_id"], entry.get("session_id")) == ("u_1", named)

@@ -226,7 +226,7 @@ async def test_each_end_of_a_key_says_why(place: Place) -> None:
     await place.change(ApiKey, row.id, expires_at=now())
     await place.authority.changed("session", row.id)
     assert await place.why_not(text) == "key_expired"
-    await place.keys.revoke(place.tenant_id, row.id)
+    await place.keys.revoke(None, place.tenant_id, row.id)
     assert await place.why_not(text) == "key_revoked"
 
 
@@ -274,8 +274,8 @@ async def test_a_key_that_is_over_is_not_rotated(place: Place) -> None:
     assert await reason(place.keys.rotate(member, place.tenant_id, row.id)) == "conflict"
     await place.keys.update(member, place.tenant_id, row.id, Changes(forever=True))
     await place.keys.rotate(member, place.tenant_id, row.id)
-    await place.keys.revoke(place.tenant_id, row.id)
-    await place.keys.revoke(place.tenant_id, row.id)
+    await place.keys.revoke(None, place.tenant_id, row.id)
+    await place.keys.revoke(None, place.tenant_id, row.id)
     assert await reason(place.keys.rotate(member, place.tenant_id, row.id)) == "conflict"
     changed = place.keys.update(member, place.tenant_id, row.id, Changes(name="x"))
     assert await reason(changed) == "conflict"
@@ -291,6 +291,28 @@ async def test_a_key_that_is_narrowed_may_less_at_once(place: Place) -> None:
     assert (await place.shows(text)).permissions == {"conversation:read"}
 
 
+async def test_nobody_ends_or_changes_a_key_or_a_session_of_who_ranks_above_them(
+    place: Place,
+) -> None:
+    admin, owner = await place.actor("admin"), await place.actor("owner")
+    row, text = await place.key("owner")
+    changed = place.keys.update(admin, place.tenant_id, row.id, Changes(name="mine"))
+    assert await reason(changed) == "permission_denied"
+    assert await reason(place.keys.revoke(admin, place.tenant_id, row.id)) == "permission_denied"
+    pair = await place.accounts.login("owner@hub.example", PASSWORD)
+    ended = place.accounts.revoke_session(pair.session_id, admin)
+    assert await reason(ended) == "permission_denied"
+    assert await place.shows(text)
+    assert await place.accounts.refresh(pair.refresh_token)
+    # The other way round it is what owners are for.
+    below, below_text = await place.key("admin")
+    await place.keys.revoke(owner, place.tenant_id, below.id)
+    assert await place.why_not(below_text) == "key_revoked"
+    lower = await place.accounts.login("admin@hub.example", PASSWORD)
+    await place.accounts.revoke_session(lower.session_id, owner)
+    assert await reason(place.accounts.refresh(lower.refresh_token)) == "unauthenticated"
+
+
 async def test_an_end_in_the_past_is_refused(place: Place) -> None:
     assert await reason(place.key(expires_at=now())) == "invalid_params"
 
@@ -304,7 +326,7 @@ async def test_a_user_has_so_many_keys_and_no_more_races_included(
     assert [fault.reason for fault in refused] == ["conflict"] * 5
     there = await place.keys.page(place.tenant_id, place.people["member"], None, 50)
     assert len(there) == 3
-    await place.keys.revoke(place.tenant_id, there[0].id)
+    await place.keys.revoke(None, place.tenant_id, there[0].id)
     await place.key()
 
 
@@ -317,7 +339,7 @@ async def test_only_a_hash_is_kept_and_every_deed_is_in_the_trail(place: Place) 
         member = await place.actor("member")
         await place.keys.update(member, place.tenant_id, row.id, Changes(name="x"))
         _, second = await place.keys.rotate(member, place.tenant_id, row.id)
-        await place.keys.revoke(place.tenant_id, row.id)
+        await place.keys.revoke(None, place.tenant_id, row.id)
     async with place.database.read(EVERY_TENANT) as session:
         kept = (await session.exec(select(ApiKey))).all()
         trail = (await session.exec(select(AuditEntry).order_by(col(AuditEntry.seq)))).all()

@@ -109,7 +109,7 @@ async def test_a_connection_goes_on_by_another_credential_of_its_user(
     async with open_socket(served_hub.ws_url, ada.token) as socket:
         await socket.notice("session.ready")
         assert await socket.ask("session.refresh", {"token": text}) == {}
-        await served_hub.hub.services.api_keys.revoke(ada.tenant_id, key_id)
+        await served_hub.hub.services.api_keys.revoke(None, ada.tenant_id, key_id)
         assert (await socket.notice("session.revoked", SOON_S))["reason"] == "key_revoked"
         assert await _closed(socket) == (4503, "session_revoked")
 
@@ -134,7 +134,7 @@ Ending = Callable[[Owner, str], Awaitable[Any]]
 
 
 async def revoked(ada: Owner, key_id: str) -> None:
-    await ada.hub.hub.services.api_keys.revoke(ada.tenant_id, key_id)
+    await ada.hub.hub.services.api_keys.revoke(None, ada.tenant_id, key_id)
 
 
 async def expired(ada: Owner, key_id: str) -> None:
@@ -272,7 +272,7 @@ async def test_the_run_of_a_key_that_is_revoked_ends_as_one_without_permission(
             message = {"conversation_id": conversation, "client_message_id": "1"}
             await bot.ask("message.send", {**message, "content": slowly(1_000, 5)})
             await socket.event("TEXT_MESSAGE_CONTENT")
-        await served_hub.hub.services.api_keys.revoke(ada.tenant_id, key_id)
+        await served_hub.hub.services.api_keys.revoke(None, ada.tenant_id, key_id)
         failed = await socket.event("RUN_ERROR", SOON_S)
         assert failed["event"]["code"] == "permission_denied"
     async with served_hub.hub.services.database.read(EVERY_TENANT) as session:

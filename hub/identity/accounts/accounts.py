@@ -22,6 +22,7 @@ from hub.identity.sessions.login_sessions import LoginSessions, TokenPair
 from hub.identity.sessions.throttle import Throttle
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
+from hub.rbac.actor import Actor
 from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -138,9 +139,11 @@ class Accounts:
         async with self._database.read(tenant_id) as session:
             return await self._sessions.alive(session, user_id)
 
-    async def revoke_session(self, session_id: str) -> None:
-        """End a login session, and note it in the trail of its tenant. Idempotent."""
-        await self._sessions.revoke(session_id)
+    async def revoke_session(self, session_id: str, by: Actor) -> None:
+        """End a login session, and note it in the trail of its tenant. Idempotent. Raises
+        Fault("permission_denied") where its user ranks above ``by``.
+        """
+        await self._sessions.revoke(session_id, by=by)
 
     async def login_link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs the user in once, within ten minutes."""

@@ -11,13 +11,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.access.holdings import hand_of, hand_there
+from hub.identity.access.holdings import hand_of, hand_there, held_by
 from hub.identity.tokens.api_key_text import make
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions
 from hub.rbac.permissions import ANY, holds
-from hub.rbac.ranks import Hand
+from hub.rbac.ranks import Hand, why_not_touch
 from hub.rbac.scopes import completed, default_scopes, narrowed
 from hub.storage.database import Database
 from hub.storage.tables import ApiKey, User, now
@@ -145,7 +145,8 @@ class ApiKeys:
         _check_end(changes.expires_at)
         details: dict[str, str | list[str] | None] = {}
         async with self._database.write(tenant_id) as session:
-            hand, definitions = await _begun(session, tenant_id, by, there.user_id, "apikey:write")
+            permission = "apikey:write"
+            hand, definitions = await _taken_up(session, tenant_id, by, there.user_id, permission)
             if scopes is not None:
                 owner = await _owner(session, tenant_id, there.user_id, definitions)
                 _check_held(scopes, hand, owner)
@@ -204,9 +205,13 @@ class ApiKeys:
         await self._announce(key_id)
         return row, text
 
-    async def revoke(self, tenant_id: str, key_id: str) -> None:
-        """End a key, its sockets and its runs. Idempotent. Raises Fault("not_found")."""
+    async def revoke(self, by: Actor | None, tenant_id: str, key_id: str) -> None:
+        """End a key, its sockets and its runs. Idempotent. Raises Fault: "not_found", and
+        "permission_denied" where whose key it is ranks above ``by``.
+        """
+        there = await self.get(tenant_id, key_id)
         async with self._database.write(tenant_id) as session:
+            await _taken_up(session, tenant_id, by, there.user_id, "apikey:revoke")
             row = await session.get(ApiKey, key_id, with_for_update=True)
             if row is None:
                 raise Fault("not_found")
@@ -272,6 +277,19 @@ async def _begun(
     if by is not None and (by.user_id != user_id or not holds(by.permissions, permission)):
         permission += ANY
     return await hand_of(session, tenant_id, by, permission)
+
+
+async def _taken_up(
+    session: AsyncSession, tenant_id: str, by: Actor | None, user_id: str, permission: str
+) -> tuple[Hand, Definitions]:
+    """Begin a change of a key that is there, as ``_begun`` does. Raises Fault("permission_denied")
+    where whose key it is ranks above ``by``.
+    """
+    hand, definitions = await _begun(session, tenant_id, by, user_id, permission)
+    held = await held_by(session, tenant_id, user_id)
+    if (why := why_not_touch(hand, held.role_ids, definitions)) is not None:
+        raise Fault("permission_denied", why)
+    return hand, definitions
 
 
 async def _owner(

@@ -24,9 +24,10 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.disabled import not_disabled_there
 from hub.identity.access.factor_policy import has_factor
-from hub.identity.access.holdings import lives
+from hub.identity.access.holdings import lives, may_change
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
+from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import (
@@ -167,13 +168,22 @@ class LoginSessions:
             await self.announce("session", outcome)
         raise Fault("unauthenticated", "The refresh token is not valid. Sign in again.")
 
-    async def revoke(self, session_id: str, action: str = "session.revoke") -> None:
+    async def revoke(
+        self, session_id: str, action: str = "session.revoke", *, by: Actor | None = None
+    ) -> None:
         """End the session: its refresh tokens and, at once, its access tokens. Idempotent.
 
-        ``action``: what the audit trail calls it.
+        ``action``: what the audit trail calls it. ``by``: who ends it, if that is not its user or
+        the operator; raises Fault("permission_denied") where its user ranks above them.
         """
         async with self._database.write(EVERY_TENANT) as session:
-            login = await session.get(LoginSession, session_id, with_for_update=True)
+            login = await session.get(LoginSession, session_id)
+            if by is not None and login is not None and login.user_id != by.user_id:
+                permission = "session:revoke:any"
+                await may_change(session, login.tenant_id, by, login.user_id, permission)
+            login = await session.get(
+                LoginSession, session_id, with_for_update=True, populate_existing=True
+            )
             if login is not None and login.revoked_at is None:
                 await end_sessions(session, col(LoginSession.id) == session_id)
                 resource = ("session", session_id)
