@@ -133,7 +133,8 @@ class Backplane(Protocol):
         """Append ``data`` to the channel's log and publish it to subscribers on all nodes.
 
         Appends that one loop turn makes are sent together and keep their order per channel.
-        ``key``: the same key again appends nothing and answers the first position. ``lease``: the
+        ``key``: the same key again appends nothing and answers the first position, for as long as
+        the backplane remembers it (an hour; a Redis that evicts may forget it). ``lease``: the
         append happens only while this lease (whose name must be the channel's name) is held;
         otherwise LeaseLost is raised and nothing is appended. Checked in the same atomic step.
         ``whole``: the entry says again all there is in the channel; a log can begin with it.

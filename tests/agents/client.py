@@ -38,6 +38,11 @@ class Client:
         self._more = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can come any more."""
+        return self._reading.done()
+
     async def _read(self) -> None:
         try:
             async for text in self.socket:

@@ -10,6 +10,7 @@ from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.faults.conftest import StartWorker
 from tests.faults.processes import WorkerProcess
+from tests.parts.figures import Figures
 from tests.parts.hub import ServeHub
 from tests.parts.redis import RedisProcess
 
@@ -63,7 +64,11 @@ async def test_a_run_that_can_end_in_the_window_ends_and_what_waits_behind_it_is
 
 
 async def test_a_run_that_outlasts_the_window_is_another_workers_within_a_second(
-    serve_hub: ServeHub, start_worker: StartWorker, redis_server: RedisProcess, sqlite_url: str
+    serve_hub: ServeHub,
+    start_worker: StartWorker,
+    redis_server: RedisProcess,
+    sqlite_url: str,
+    figures: Figures,
 ) -> None:
     settings = shared(redis_server, sqlite_url, HUB_DRAIN_SECONDS="0.5")
     async with (
@@ -72,7 +77,7 @@ async def test_a_run_that_outlasts_the_window_is_another_workers_within_a_second
     ):
         worker = start_worker(**settings)
         await worker.says("the worker is up")
-        conversation, run_id = await begun(client, 100, 100)
+        conversation, run_id = await begun(client, 1_000, 100)
         other = start_worker(**settings)
         await other.says("the worker is up")
         worker.send(signal.SIGTERM)
@@ -80,7 +85,10 @@ async def test_a_run_that_outlasts_the_window_is_another_workers_within_a_second
         gone_at = time.monotonic()
         await client.until(lambda: _restated(client, conversation))
         handed_over = time.monotonic() - gone_at
-        print(f"\nended after {took:.2f} s, gone on with {handed_over:+.2f} s after that")
+        figures(
+            f"a worker told to end: gone after {took:.2f} s, its run goes on {handed_over:+.2f} s "
+            "after that"
+        )
         assert status == 0
         assert handed_over < HANDED_OVER_S
         await client.call("run.cancel", run_id=run_id)

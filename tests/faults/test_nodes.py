@@ -14,6 +14,7 @@ import pytest
 from tests.agents.client import opened
 from tests.agents.test_runs import slowly
 from tests.faults.following import Following, ready, report
+from tests.faults.sending import two_senders
 from tests.faults.test_kill import sign_in, start
 from tests.parts.figures import Figures
 from tests.parts.hub import HubProcess
@@ -26,9 +27,16 @@ TAKEN_OVER_S = 9.0 + 3.0 + 3.0
 
 
 @pytest.fixture
-def nodes(hub_process: HubProcess, tmp_path: Path, sqlite_url: str) -> Iterator[list[HubProcess]]:
+def database_url(request: pytest.FixtureRequest) -> str:
+    """What the nodes share; SQLite unless the test says otherwise."""
+    url: str = request.getfixturevalue(getattr(request, "param", "sqlite_url"))
+    return url
+
+
+@pytest.fixture
+def nodes(hub_process: HubProcess, tmp_path: Path, database_url: str) -> Iterator[list[HubProcess]]:
     """Two nodes on one database, not started yet."""
-    hub_process.environment |= {"HUB_DATABASE_URL": sqlite_url, "JWT_SECRET_KEY": SECRET}
+    hub_process.environment |= {"HUB_DATABASE_URL": database_url, "JWT_SECRET_KEY": SECRET}
     other = replace(
         hub_process,
         data_dir=tmp_path / "other",
@@ -40,26 +48,34 @@ def nodes(hub_process: HubProcess, tmp_path: Path, sqlite_url: str) -> Iterator[
         other.kill()
 
 
-async def test_clients_of_a_killed_node_go_on_at_another_where_they_were(
+@pytest.mark.parametrize("database_url", ["postgres_url"], indirect=True)
+async def test_clients_and_runs_of_a_killed_node_go_on_at_another_where_they_were(
     nodes: list[HubProcess], redis_server: RedisProcess, figures: Figures
 ) -> None:
     one, two = nodes
     for node in nodes:
         node.environment["HUB_REDIS_URL"] = redis_server.url
-    # The run is the other node's, and goes on when this one is killed.
-    await asyncio.gather(asyncio.to_thread(one.start, "--no-worker"), start(two))
-    token = await sign_in(one, "ada@hub.example", register=True)
+    two.environment["HUB_RUN_CONCURRENCY"] = "2"
+    await start(two)
+    token = await sign_in(two, "ada@hub.example", register=True)
     readers: list[Following] = []
     async with AsyncExitStack() as stack:
         there = await stack.enter_async_context(opened(two.url, token))
-        conversation = await there.conversation(follow=False)
+        conversation, *slow = [await there.conversation(follow=False) for _ in range(3)]
+        # The run that is read is the other node's, and goes on when this one is killed.
+        sent = await there.send(conversation, slowly(1_000, 100))
+        await start(one)
         one_stack = await stack.enter_async_context(AsyncExitStack())
         for _ in range(5):
             client = await one_stack.enter_async_context(opened(one.url, token))
-            reader = Following(client, conversation)
+            reader = Following(client, conversation, "start")
             readers.append(await one_stack.enter_async_context(reader))
-        sent = await there.send(conversation, slowly(150, 20))
-        await asyncio.gather(*(reader.says("w5 ") for reader in readers))
+        senders = await one_stack.enter_async_context(two_senders(one.url, token))
+        # The other node has room for one run more, so that one of these at least is this one's.
+        followed = [await stack.enter_async_context(Following(there, each)) for each in slow]
+        runs = [await client.send(each, slowly(60, 40)) for each in slow]
+        for reader in (*readers, *followed):
+            await reader.says("w5 ")
         one.kill()
         killed_at = time.monotonic()
         await one_stack.aclose()
@@ -75,14 +91,27 @@ async def test_clients_of_a_killed_node_go_on_at_another_where_they_were(
             assert reader.joins[0]["recovered"]
             await reader.until(lambda reader=reader: reader.events)
         live = time.monotonic() - killed_at
+        await followed[0].until(lambda: any(map(_started_again, followed)), TAKEN_OVER_S)
+        taken = time.monotonic() - killed_at
+        for reader, run in zip(followed, runs, strict=True):
+            await reader.ended(run["run_id"])
+            assert len(reader.terminal(run["run_id"])) == 1
+            assert (await reader.agrees())[-1]["content"] == "".join(f"w{at} " for at in range(60))
+        await there.call("run.cancel", run_id=sent["run_id"])
+        whole = "".join(f"w{at} " for at in range(1_000))
         for reader in again:
-            await reader.ended(sent["run_id"], 15)
-            kept = await reader.agrees()
-            assert [message["content"] for message in kept][1:] == [
-                "".join(f"w{at} " for at in range(150))
-            ]
+            await reader.ended(sent["run_id"])
             assert len(reader.terminal(sent["run_id"])) == 1
-        report(figures, "a node killed", all_its_clients_live_on_another_after=live)
+            (answer,) = (await reader.agrees())[1:]
+            assert whole.startswith(answer["content"])
+        for sender in senders:
+            await sender.judge(there, 0.0)
+        report(
+            figures,
+            "a node killed",
+            all_its_clients_live_on_another_after=live,
+            its_runs_taken_over_after=taken,
+        )
 
 
 async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_is_back(
@@ -110,11 +139,12 @@ async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_i
         here = await stack.enter_async_context(opened(cut_off.url, token))
         conversation = await here.conversation(follow=False)
         mine = await stack.enter_async_context(Following(here, conversation))
-        sent = await here.send(conversation, slowly(150, 150))
+        sent = await here.send(conversation, slowly(1_000, 150))
         await mine.says("w3 ")
         await start(other)  # now, so that it did not take the run
         there = await stack.enter_async_context(opened(other.url, token))
         theirs = await stack.enter_async_context(Following(there, conversation, "start"))
+        senders = await stack.enter_async_context(two_senders(cut_off.url, token))
         namespace.cut(0)
         cut_at = time.monotonic()
         noticed = await ready(cut_off.url, False, 2.0)
@@ -141,6 +171,11 @@ async def test_a_node_that_is_cut_off_from_redis_goes_on_and_gives_way_when_it_i
         run = await there.call("run.get", run_id=sent["run_id"])
         assert (run["status"], run["attempt"]) == ("cancelled", 2)
         assert len(theirs.joins) == 1
+        assert sum(sender.under_way(cut_at, cut_at + noticed) for sender in senders) > 0
+        for sender in senders:
+            await sender.takes_again()
+            await sender.stop()
+            await sender.judge(there, 0.0)
         report(
             figures,
             "a node cut off from Redis",

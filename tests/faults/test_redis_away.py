@@ -3,14 +3,19 @@
 import asyncio
 import json
 import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 
 import pytest
 
-from tests.agents.client import TERMINAL, opened, run_of
+from hub.agents.orchestrator import RUN_QUEUE
+from hub.backplane.redis_keys import Keys
+from tests.agents.client import TERMINAL, Client, opened, run_of
 from tests.agents.conftest import someone
 from tests.agents.test_runs import slowly
 from tests.backplane.sinks import eventually
 from tests.faults.following import Following, ready, report
+from tests.faults.sending import two_senders
 from tests.parts.figures import Figures
 from tests.parts.hub import ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
@@ -36,15 +41,19 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
     settings = {"HUB_REDIS_URL": own_redis.url, "HUB_DATABASE_URL": sqlite_url}
     async with serve_hub(**settings) as hub:
         token = await someone(hub)
-        async with opened(hub.url, token) as client, opened(hub.url, token) as late:
+        async with (
+            opened(hub.url, token) as client,
+            opened(hub.url, token) as late,
+            two_senders(hub.url, token) as senders,
+        ):
             conversation = await client.conversation(follow=False)
             other = await client.conversation(follow=False)
             async with Following(client, conversation) as early:
                 sent = await client.send(conversation, slowly(words, delay_ms))
                 await early.says("w3 ")
                 old = {"epoch": early.joins[0]["epoch"], "seq": 1}
-                gone_at = time.monotonic()
                 (own_redis.kill if how == "kill" else own_redis.pause)()
+                gone_at = time.monotonic()
                 noticed = await ready(hub.url, False, AWAY_S)
                 asked_at = time.monotonic()
                 kept = await client.send(other, "kept all the same")
@@ -62,6 +71,7 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
                     back_at = time.monotonic()
                     (own_redis.start if how == "kill" else own_redis.resume)()
                     back = await ready(hub.url, True, 5)
+                    taken = max([await each.takes_again() for each in senders]) - back_at
                     for reader in (early, joined):
                         await reader.until(lambda reader=reader: len(reader.ends) > 0)
                     await early.until(lambda: len(early.joins) > 2)
@@ -80,6 +90,12 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
                 await answers.says("kept all the same")
                 await answers.until(lambda: len(answers.reading.texts) == 2)
                 assert kept["message_id"] in answers.reading.texts
+            # Also of what was sent before the node knew. A Redis that only slept has all ends.
+            seen_at = gone_at + noticed if how == "pause" else back_at
+            assert sum(sender.under_way(gone_at, seen_at) for sender in senders) > 0
+            for sender in senders:
+                await sender.stop()
+                await sender.judge(client, 0.0 if how == "pause" else gone_at)
             report(
                 figures,
                 f"Redis {how}",
@@ -88,6 +104,7 @@ async def test_a_run_of_this_node_goes_on_and_is_read_here_while_redis_is_away(
                 pause_of_the_stream=pause,
                 ready_again_after=back,
                 shared_log_read_again_after=shared,
+                messages_taken_again_after=taken,
             )
             assert await ends_in_the_log(hub, conversation) == [sent["run_id"]]
 
@@ -130,26 +147,59 @@ async def test_what_is_published_while_pub_sub_is_cut_reaches_a_reader_without_i
             assert kept[-1]["content"] == "".join(f"w{at} " for at in range(300))
 
 
-async def test_a_redis_that_is_flushed_in_the_middle_of_an_answer_costs_no_words(
+async def test_a_redis_that_is_flushed_in_the_middle_of_an_answer_costs_no_words_and_no_message(
     serve_hub: ServeHub, own_redis: RedisProcess, sqlite_url: str, figures: Figures
 ) -> None:
     settings = {"HUB_REDIS_URL": own_redis.url, "HUB_DATABASE_URL": sqlite_url}
-    async with serve_hub(**settings) as hub, opened(hub.url, await someone(hub)) as client:
-        conversation = await client.conversation(follow=False)
+    async with (
+        serve_hub(HUB_RUN_CONCURRENCY="2", **settings) as hub,
+        opened(hub.url, token := await someone(hub)) as client,
+        AsyncExitStack() as stack,
+    ):
+        conversation, beside, behind = [await client.conversation(follow=False) for _ in range(3)]
         async with Following(client, conversation) as reader:
-            sent = await client.send(conversation, slowly(40, 20))
+            sent = await client.send(conversation, slowly(150, 20))
+            busy = await client.send(beside, slowly(150, 20))
             await reader.says("w5 ")
+            await eventually(lambda: is_(client, busy["run_id"], "running"))
+            # No worker is free: what is sent now waits in Redis.
+            senders = await stack.enter_async_context(two_senders(hub.url, token))
+            last = await client.send(behind, "wait for a worker")
             before = reader.joins[0]["epoch"]
             with own_redis.client() as redis:
+                waiting = redis.zrange(Keys("hub").named("queue", RUN_QUEUE)[1], 0, -1)
+                assert any(behind.encode() in item for item in waiting)
                 redis.flushall()
-            flushed_at = time.monotonic()
+            flushed_at, flushed = time.monotonic(), datetime.now(UTC)
+            await client.call("run.cancel", run_id=busy["run_id"])
             await reader.until(lambda: len(reader.joins) > 1)
             assert reader.ends[0] == "resume_gap"
             assert not reader.joins[1]["recovered"]
             assert reader.joins[1]["epoch"] != before
             told = time.monotonic() - flushed_at
             await reader.ended(sent["run_id"])
-            report(figures, "Redis flushed", readers_joined_the_next_log_after=told)
+            await eventually(lambda: is_(client, last["run_id"], "succeeded"))
+            for each in senders:
+                await each.takes_again()
+                await each.stop()
+                await each.judge(client, 0.0)  # no run had begun
+            run = await client.call("run.get", run_id=last["run_id"])
+            began = datetime.fromisoformat(run["started_at"]) - flushed
+            report(
+                figures,
+                "Redis flushed",
+                readers_joined_the_next_log_after=told,
+                what_was_queued_began_after=began.total_seconds(),
+            )
             kept = await reader.agrees()
-            assert kept[-1]["content"] == "".join(f"w{at} " for at in range(40))
+            assert kept[-1]["content"] == "".join(f"w{at} " for at in range(150))
+            assert [m["content"] for m in await client.messages(behind)] == [
+                "wait for a worker"
+            ] * 2
             assert await ends_in_the_log(hub, conversation) == [sent["run_id"]]
+            assert await ends_in_the_log(hub, behind) == [last["run_id"]]
+
+
+async def is_(client: Client, run_id: str, status: str) -> bool:
+    """Whether a run is in this state."""
+    return bool((await client.call("run.get", run_id=run_id))["status"] == status)

@@ -22,6 +22,7 @@ from tests.faults.test_revocation import (
     stream_ends,
 )
 from tests.interaction.drivers import eventually
+from tests.parts.figures import Figures
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 
 BOSS: Final = "boss@hub.example"
@@ -118,10 +119,10 @@ async def trial(here: ServedHub, there: ServedHub, deed: Deed) -> float:
 
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
 async def test_what_is_open_on_another_node_ends_within_a_second(
-    nodes: tuple[ServedHub, ServedHub], deed: Deed
+    nodes: tuple[ServedHub, ServedHub], deed: Deed, figures: Figures
 ) -> None:
     times = sorted([await trial(*nodes, deed) for _ in range(TRIALS)])
-    print(f"\n{deed.__name__}: all ended after {[round(t * 1e3) for t in times]} ms", end="")
+    figures(f"{deed.__name__} on another node: all ended after {times[-1] * 1e3:.0f} ms at most")
     assert times[-1] < WITHIN_S
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.interaction.drivers import open_socket
+from tests.parts.figures import Figures
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
 
@@ -27,7 +28,7 @@ async def nodes(
     "deed", ["disable", "delete", "change_password", "logout everywhere", "revoke", "operator"]
 )
 async def test_a_socket_on_another_node_ends_within_a_second(
-    nodes: tuple[ServedHub, ServedHub], deed: str
+    nodes: tuple[ServedHub, ServedHub], deed: str, figures: Figures
 ) -> None:
     here, there = nodes
     ada = await here.sign_up("ada@hub.example")
@@ -66,7 +67,8 @@ async def test_a_socket_on_another_node_ends_within_a_second(
         async with asyncio.timeout(1):
             await socket.notice("session.revoked")
             assert (await socket.closed())[0] == 4503
-        print(f"{deed}: {(time.perf_counter() - began) * 1e3:.0f} ms")
+        took = time.perf_counter() - began
+        figures(f"{deed} on another node: the socket ended after {took * 1e3:.0f} ms")
 
 
 async def test_wrong_guesses_count_on_every_node(nodes: tuple[ServedHub, ServedHub]) -> None:

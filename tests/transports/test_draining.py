@@ -17,6 +17,7 @@ from hub.storage.tables import Run
 from hub.transports import connection, draining
 from hub.transports.draining import FULL_AT, moments
 from tests.interaction.drivers import eventually, open_socket
+from tests.parts.figures import Figures
 from tests.parts.hub import ServedHub, ServeHub
 from tests.transports.raw import raw_peer
 
@@ -58,7 +59,7 @@ async def test_a_node_that_goes_away_says_so_and_closes_with_4001(serve_hub: Ser
 
 
 async def test_the_clients_of_a_full_node_leave_evenly_spread_over_the_window(
-    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch
+    serve_hub: ServeHub, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
     monkeypatch.setattr(draining, "FULL_AT", CLIENTS)
     window = 3.0
@@ -89,8 +90,10 @@ async def test_the_clients_of_a_full_node_leave_evenly_spread_over_the_window(
         await hub.hub.drained()
         assert loop.time() - began < window
         tenths = [sum(at // (window * 0.09) == tenth for at in left) for tenth in range(10)]
-        print(f"\nclients that left in each tenth of the spread: {tenths}")
-        print(f"from the moment that was told to the close: {min(late):.3f} to {max(late):.3f} s")
+        figures(
+            f"{CLIENTS} clients of a node that drains, in each tenth of the spread: {tenths}; "
+            f"closed {min(late):.3f} to {max(late):.3f} s after the moment that was told"
+        )
         assert max(tenths) <= CLIENTS / 10 * 2  # all at once would be ten times the even share
         assert left[-1] - left[0] > window * 0.75
 
