@@ -31,7 +31,7 @@ from tests.parts.scripted import ScriptedModel
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PASSWORD: Final = "correct horse battery"
-START_S: Final = 30.0
+START_S: Final = 60.0
 
 
 async def sign_up(url: str, email: str, password: str = PASSWORD) -> dict[str, Any]:
