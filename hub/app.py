@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hub.agents.answers import Answers
@@ -74,14 +71,12 @@ from hub.tenancy.members import Members
 from hub.tenancy.purge import Purge
 from hub.tenancy.tenants import Tenants
 from hub.transports.admission import Admission
-from hub.transports.asyncapi import asyncapi
+from hub.transports.documents import document_routes
 from hub.transports.draining import Draining
 from hub.transports.health import health_routes
 from hub.transports.oidc import SignIn
-from hub.transports.openapi import openapi
-from hub.transports.reference import page, reference
 from hub.transports.request_ids import RequestIds
-from hub.transports.rest import Rest, http_exception, json_response, unexpected
+from hub.transports.rest import Rest, http_exception, unexpected
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
@@ -303,7 +298,7 @@ def _hub(services: Services, worker: Worker | None) -> Hub:
         *rest.routes(),
         *health_routes(services, dispatcher, rest, draining),
         *well_known_routes(services.tokens.keys),
-        *_documents(),
+        *document_routes(),
         *web_routes(),
     ]
     application = Starlette(
@@ -326,24 +321,3 @@ def _origins(settings: Settings) -> set[str]:
     hosts = set(LOOPBACK) if local else {settings.host}
     own = {f"http://{f'[{host}]' if ':' in host else host}:{settings.port}" for host in hosts}
     return own | set(settings.allowed_origins)
-
-
-def _documents() -> list[BaseRoute]:
-    described = orjson.dumps(openapi(OPERATIONS))
-    socket_described = orjson.dumps(asyncapi(OPERATIONS))
-    read = page(reference(OPERATIONS))
-
-    async def openapi_json(request: Request) -> Response:
-        return json_response(described, 200)
-
-    async def asyncapi_json(request: Request) -> Response:
-        return json_response(socket_described, 200)
-
-    async def docs(request: Request) -> Response:
-        return HTMLResponse(read)
-
-    return [
-        Route("/openapi.json", openapi_json),
-        Route("/asyncapi.json", asyncapi_json),
-        Route("/docs", docs),
-    ]

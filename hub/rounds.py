@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from hub.faults import Fault
 from hub.telemetry.logs import log
@@ -33,11 +34,16 @@ class Rounds:
         self._every_s = every_s
         self._first_s = first_s
         self._spread = spread
+        self._woken = asyncio.Event()
         self._going: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin."""
         self._going = asyncio.create_task(self._go())
+
+    def wake(self) -> None:
+        """Have a round now, or as soon as the one that is under way is over."""
+        self._woken.set()
 
     async def close(self) -> None:
         """Stop, in the middle of a round, too. Idempotent."""
@@ -48,8 +54,11 @@ class Rounds:
     async def _go(self) -> None:
         pause_s = self._first_s
         while True:
-            await asyncio.sleep(self._pause_s() if pause_s is None else pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s() if pause_s is None else pause_s):
+                    await self._woken.wait()
             pause_s = None
+            self._woken.clear()
             try:
                 await self._once()
             except Fault as fault:

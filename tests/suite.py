@@ -22,6 +22,11 @@ GRACE_S: Final = 60.0
 MOST_PROCESSES: Final = 4
 """Each starts servers of its own: more would want the memory of a large machine."""
 
+NOT_OURS: Final = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"})
+"""What of the environment no step gets. Some hundreds of hubs are started: without bytecode each
+would compile the hub anew, which is a fifth of its start.
+"""
+
 CHECKS: Final = (
     ("ruff check", ("ruff", "check", "--quiet", ".")),
     ("ruff format", ("ruff", "format", "--check", "--quiet", ".")),
@@ -65,7 +70,7 @@ class Steps:
         return [name for name, _, passed in self._done if not passed]
 
     def _variables(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
+        kept = {k: v for k, v in os.environ.items() if k not in NOT_OURS}
         scripts = str(self._environment.python.parent)
         return kept | {"PATH": f"{scripts}{os.pathsep}{kept.get('PATH', os.defpath)}"}
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.events.delivery import Delivery
+from tests.bench.__main__ import BENCHMARKS, announced, chosen, main
 from tests.bench.ages import Ages, stamped, stamps
 from tests.bench.returners import Returner
 from tests.bench.revocation import Shown, histogram
@@ -29,7 +30,7 @@ def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,  # they take half a minute where nothing else runs
         check=False,
     )
 
@@ -40,7 +41,7 @@ def test_a_quick_fan_out_prints_its_table_beside_the_floor_and_the_peers(tmp_pat
     assert done.returncode == 0, done.stderr
     assert " cores of " in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
-    [table] = figures["tables"]
+    table, split = figures["tables"]
     at = table["columns"].index("x floor")
     ratios = {(row[0], row[1]): row[at] for row in table["rows"]}
     for (name, _), ratio in ratios.items():
@@ -54,6 +55,10 @@ def test_a_quick_fan_out_prints_its_table_beside_the_floor_and_the_peers(tmp_pat
         "websockets.broadcast",
         "python-socketio, a room",
     }
+    assert any(row[-1] for row in split["rows"])
+    for name, cost, *of_stages, looks in split["rows"]:
+        assert "floor: " in name or "hub" in name
+        assert sum(of_stages) == pytest.approx(cost if looks else 0)
 
 
 def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None:
@@ -95,19 +100,35 @@ def test_a_histogram_has_a_bar_for_each_stretch_that_has_any_and_those_between()
 def test_an_unknown_benchmark_is_refused_with_the_names_of_those_there_are() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    for name in (
-        "fanout",
-        "first-token",
-        "idle",
-        "append",
-        "tokens",
-        "across",
-        "failover",
-        "trust",
-        "revocation",
-        "soak",
-    ):
+    for name in BENCHMARKS:
         assert name in done.stderr
+
+
+def test_all_are_measured_with_the_soaks_at_the_end_unless_they_are_left_out() -> None:
+    assert chosen([], []) == list(BENCHMARKS)
+    assert list(BENCHMARKS)[-2:] == ["soak", "haste"]
+    assert chosen([], ["soak", "haste"]) == list(BENCHMARKS)[:-2]
+    assert chosen(["haste", "idle"], ["idle"]) == ["haste"]
+
+
+def test_how_long_it_takes_is_said_before_it_begins() -> None:
+    whole = announced(list(BENCHMARKS), 30.0, quick=False)
+    assert "--without soak haste" in whole
+    assert "40 of them" in whole
+    assert announced(["soak", "haste"], 60.0, quick=False) == "about 80 minutes"
+    assert "minutes" not in announced(list(BENCHMARKS), 30.0, quick=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["--without", "nothing"], ["idle", "--without", "idle"], ["--minutes", "0"]]
+)
+def test_a_choice_of_nothing_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "tests/bench/run: error: " in capsys.readouterr().err
 
 
 def test_clients_that_lose_their_node_resume_on_the_other_and_are_counted(tmp_path: Path) -> None:

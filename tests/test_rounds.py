@@ -71,3 +71,37 @@ async def test_rounds_that_were_never_begun_can_be_closed() -> None:
         raise AssertionError
 
     await Rounds("sweep the floor", sweep, every_s=0.0).close()
+
+
+async def test_rounds_that_are_woken_do_not_wait_for_their_time() -> None:
+    done = asyncio.Event()
+
+    async def sweep() -> None:
+        done.set()
+
+    rounds = Rounds("sweep the floor", sweep, every_s=NEVER_S)
+    rounds.start()
+    for _ in range(2):
+        done.clear()
+        rounds.wake()
+        async with asyncio.timeout(5):
+            await done.wait()
+    await rounds.close()
+
+
+async def test_who_is_woken_in_the_middle_of_a_round_has_another_after_it() -> None:
+    begun: asyncio.Queue[None] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def sweep() -> None:
+        begun.put_nowait(None)
+        await go_on.wait()
+
+    rounds = Rounds("sweep the floor", sweep, every_s=NEVER_S, first_s=0.0)
+    rounds.start()
+    async with asyncio.timeout(5):
+        await begun.get()
+        rounds.wake()
+        go_on.set()
+        await begun.get()
+    await rounds.close()

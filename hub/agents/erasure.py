@@ -18,6 +18,7 @@ from hub.agents.orchestrator import Orchestrator
 from hub.agents.run_state import ACTIVE
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.rounds import Rounds
 from hub.storage.database import Database
 from hub.storage.erasing import erase
 from hub.storage.scope import EVERY_TENANT
@@ -73,38 +74,23 @@ class Erasures:
         self._backplane = backplane
         self._orchestrator = orchestrator
         self._gone = gone
-        self._wanted = asyncio.Event()
-        self._working: asyncio.Task[None] | None = None
+        self._rounds = Rounds("delete what is to be deleted", self._round, every_s=LOOK_S)
 
     async def start(self) -> None:
         """Begin to look."""
-        self._working = asyncio.create_task(self._work())
+        self._rounds.start()
 
     async def close(self) -> None:
         """Stop; what is not done is done by another node, or later. Idempotent."""
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.gather(self._working, return_exceptions=True)
+        await self._rounds.close()
 
     def wake(self) -> None:
         """There is something to delete."""
-        self._wanted.set()
+        self._rounds.wake()
 
-    async def _work(self) -> None:
-        busy = False
-        while True:
-            try:
-                async with asyncio.timeout(BUSY_S if busy else LOOK_S):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-            self._wanted.clear()
-            try:
-                busy = await self.sweep()
-            except Fault as fault:
-                log.warning("could not delete what is to be deleted", why=fault.reason)
-            except Exception:
-                log.exception("deleting what is to be deleted failed")
+    async def _round(self) -> None:
+        if await self.sweep():
+            asyncio.get_running_loop().call_later(BUSY_S, self._rounds.wake)
 
     async def sweep(self) -> bool:
         """Delete what is noted; whether something has to wait for the end of a run."""

@@ -104,7 +104,9 @@ class Live:
                     pause = AWAY_S
                     break
                 except Exception:
-                    log.exception("audit entries could not be told")
+                    # The others' go on; this tenant's are looked for again as long as they are
+                    # followed, and are in the table anyway.
+                    log.exception("audit entries could not be told", tenant=tenant_id)
             if self._due:
                 await asyncio.sleep(pause)
                 self._wake.set()

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.access.disabled import not_disabled_there
+from hub.identity.access.disabled import not_disabled
 from hub.identity.access.holdings import lives
 from hub.ids import new_id
 from hub.operations.call import Call
@@ -316,7 +316,7 @@ async def _colleague(session: AsyncSession, params: NewShare) -> User | None:
     statement = (
         select(User)
         .join(Membership, col(Membership.user_id) == col(User.id))
-        .where(meant, col(User.disabled_at).is_(None), not_disabled_there(), lives(now()))
+        .where(meant, not_disabled(), lives(now()))
         .limit(1)
         # Locked against being removed meanwhile: what is shared with a member ends with them.
         .with_for_update(read=True, key_share=True, of=Membership)

@@ -1,6 +1,7 @@
 """``/openapi.json``: OpenAPI 3.1, derived from the table of operations."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -50,11 +51,20 @@ _SIGNED_IN: Final = ("unauthenticated", "token_expired", "enrolment_required")
 
 
 def schemas_of(operations: Mapping[str, AnyOperation]) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """The JSON schemas of all params and results, and the definitions that they refer to."""
+    """The JSON schemas of all params and results, and the definitions that they refer to; not to be
+    changed, since all who ask for the same are given the same.
+    """
     models: list[tuple[Any, JsonSchemaMode]] = []
     for operation in operations.values():
         models += [(operation.params, "validation"), (operation.result, "serialization")]
-    schemas, shared = models_json_schema(list(dict.fromkeys(models)), ref_template=REF)
+    return _generated(tuple(dict.fromkeys(models)))
+
+
+@lru_cache(maxsize=1)  # three documents are made of one table
+def _generated(
+    models: tuple[tuple[Any, JsonSchemaMode], ...],
+) -> tuple[dict[Any, Any], dict[str, Any]]:
+    schemas, shared = models_json_schema(models, ref_template=REF)
     return schemas, shared.get("$defs", {})
 
 

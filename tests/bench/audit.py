@@ -22,7 +22,7 @@ WRITERS: Final = 20
 
 def audit(*, quick: bool) -> list[Table]:
     """Measure SQLite, and PostgreSQL where it is installed."""
-    rounds, count = (3, 200) if quick else (7, 1_000)
+    rounds, count = (2, 40) if quick else (7, 1_000)
     table = Table(
         "audit",
         "a transaction of one row, without and with an audit entry",

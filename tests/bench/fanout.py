@@ -11,6 +11,7 @@ from tests.bench.backs import has_redis, redis_server
 from tests.bench.child import Child
 from tests.bench.node import quiet_hub, raise_file_limit, subscription
 from tests.bench.report import Table, say
+from tests.bench.servers.sampler import Stages
 
 SOCKET_IO: Final = "/socket.io/?EIO=4&transport=websocket"
 MANY: Final = 20
@@ -33,6 +34,19 @@ AIMS: Final = {
     SOCKETIO_REDIS: ">= 8 x the hub",
 }
 """With more than one subscriber; the hub's own differs with their number."""
+
+SPLIT_AT: Final = 100
+"""Subscribers at which it is looked where the time goes: where the aim is missed by most."""
+STAGES: Final[Stages] = (
+    ("writes", ("hub/events/live.py:deliver", "servers/raw.py:main.<locals>.emit")),
+    ("frame", ("hub/events/delivery.py",)),
+    ("fan-out", ("hub/events/",)),
+    ("log", ("hub/backplane/", "redis/")),
+    ("metrics", ("prometheus_client/", "hub/telemetry/")),
+    ("pacing", ("servers/pace.py", "servers/appending.py")),
+    ("the rest", ("hub/", "uvicorn/", "websockets/", "starlette/", "sqlalchemy/")),
+)
+NAMES: Final = (*(name for name, _ in STAGES), "loop")
 
 
 class Load(NamedTuple):
@@ -71,11 +85,16 @@ class Contestant:
 def fanout(*, quick: bool) -> list[Table]:
     """Measure the hub, the floor and the peers in turn, several rounds of each load."""
     raise_file_limit()
-    rounds, look_s = (2, 0.5) if quick else (7, 6.0)
+    rounds, look_s, split_s = (2, 0.5, 0.5) if quick else (7, 6.0, 30.0)
     table = Table(
         "fanout",
         "server CPU per delivered event, subscribers of one conversation, µs",
         ("", "to", "µs/event", "lowest", "highest", "x floor", "x the hub", "idle too", "aim"),
+    )
+    split = Table(
+        "fanout stages",
+        f"the same to {SPLIT_AT}, by stage, µs per event to all of them",
+        ("", "µs/event", *NAMES, "looks"),
     )
     with ExitStack() as stack:
         crowd = stack.enter_context(Child("tests.bench.crowd"))
@@ -91,6 +110,11 @@ def fanout(*, quick: bool) -> list[Table]:
                 for contestant in contestants:
                     contestant.costs.append(_cost(contestant, crowd, load))
             _add(table, contestants, load)
+            if load.subscribers == SPLIT_AT:
+                for contestant in contestants:
+                    if contestant.name in (FLOOR, HUB, TOGETHER, HUB_REDIS):
+                        say(f"fanout: {contestant.name}, by stage")
+                        _split(split, contestant, crowd, load, split_s)
     table.notes = [
         f"Medians of {rounds} rounds in turn; ratios are medians of each round's ratio. One event",
         "at a time: 1,000/s to one subscriber, 200/s to 100, 20/s to 1,000 (--quick: 500 and 200);",
@@ -101,7 +125,15 @@ def fanout(*, quick: bool) -> list[Table]:
     ]
     if not has_redis():
         table.notes.append("There is no redis-server here: its rows are left out.")
-    return [table]
+    split.notes = [
+        f"Shares of so many looks at the stack, by CPU time, in {split_s:g} s after the rounds; by",
+        "the µs above. writes: the loop over the subscribers with the transports' own writes,",
+        "which are in C and count for it; so do the floor's. frame: the event as text and as a",
+        "frame; fan-out: who reads it, the turn in which it is delivered; log: the append, and",
+        "what is heard of it. pacing: the publisher, as in every row. loop: the event loop itself,",
+        "and what it calls in C.",
+    ]
+    return [table, split]
 
 
 def _contestants(stack: ExitStack) -> list[Contestant]:
@@ -186,6 +218,26 @@ def _cost(contestant: Contestant, crowd: Child, load: Load) -> float:
     _expect(crowd, contestant.name, warm + load.events)
     used = server.cpu() - before - contestant.idle * (time.monotonic() - began)
     return used / (load.events * load.subscribers) * 1e6
+
+
+def _split(table: Table, contestant: Contestant, crowd: Child, load: Load, seconds: float) -> None:
+    """Where the time of such events goes; all of them arrive."""
+    count = int(load.rate * seconds)
+    crowd.ask("reset", group=contestant.name)
+    sampled = contestant.server.ask(
+        "sample_publishing",
+        seconds=seconds,
+        stages=STAGES,
+        count=count,
+        rate=load.rate,
+        **contestant.arguments,
+    )
+    _expect(crowd, contestant.name, count)
+    each = median(contestant.costs) * load.subscribers
+    shares = (sampled["stages"].get(stage, 0.0) for stage in NAMES)
+    table.rows.append(
+        (contestant.name, each, *(share * each for share in shares), sampled["looks"])
+    )
 
 
 def _expect(crowd: Child, group: str, messages: int) -> None:

@@ -61,7 +61,7 @@ class Outcome:
 def first_token(*, quick: bool) -> list[Table]:
     """Measure the embedded defaults, then PostgreSQL with Redis where they are installed."""
     loads = (
-        [Load(1, FEW, 4), Load(20, TOKENS, 5)]
+        [Load(5, FEW, 1.0)]
         if quick
         else [Load(1, FEW, 15), Load(100, LONG, 24), Load(100, TOKENS, 20)]
     )

@@ -1,6 +1,7 @@
 """Soakers: a child with clients that let runs go on and on, and lose their connections meanwhile.
 
-One asks again at once, the others after a while of their own, so that one to all of them run.
+One asks again at once, the others after a while of their own, so that one to all of them run; or,
+in haste, all of them at once.
 """
 
 import asyncio
@@ -22,19 +23,24 @@ ANSWERS: Final = 5
 CUT: Final = 0.5
 """How often an answer is interrupted by a lost connection."""
 PAUSE_S: Final = 6.0
+CUT_WITHIN_S: Final = 1.0
+"""How long after an answer's first token, at most, the connection is lost."""
 WITHIN_S: Final = 60.0
 
 _PLACE: Final = re.compile(rb'"epoch":"([^"]*)","seq":(\d+)')
 
 
 class Soaker:
-    """A client with one conversation at a time."""
+    """A client with one conversation at a time. ``pause_s``: before it asks again, at most;
+    ``cut_s``: after a first token, at most, before it loses its connection.
+    """
 
-    def __init__(self, port: int, token: str, model: str, pause_s: float) -> None:
+    def __init__(self, port: int, token: str, model: str, *, pause_s: float, cut_s: float) -> None:
         self._port = port
         self._token = token
         self._model = model
         self._pause_s = pause_s
+        self._cut_s = cut_s
         self._numbers = count(1)
         self._socket: Socket | None = None
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -71,7 +77,7 @@ class Soaker:
             )
             await self._speaking.wait()
             if random.random() < CUT:
-                await asyncio.sleep(random.uniform(0, 1))
+                await asyncio.sleep(random.uniform(0, self._cut_s))
                 await self._connect()
                 resumed = await self._call("channel.subscribe", **where, since=self._at)
                 self.counts["resumed" if resumed["recovered"] else "not resumed"] += 1
@@ -129,10 +135,12 @@ class Soakers:
         self._all: list[Soaker] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def begin(self, port: int, tokens: list[str], model: str) -> None:
-        pauses = [0.0, *([PAUSE_S] * (len(tokens) - 1))]
+    async def begin(self, port: int, tokens: list[str], model: str, haste: bool) -> None:
+        pause_s, cut_s = (0.0, 0.0) if haste else (PAUSE_S, CUT_WITHIN_S)
+        pauses = [0.0, *([pause_s] * (len(tokens) - 1))]
         self._all = [
-            Soaker(port, token, model, pause) for token, pause in zip(tokens, pauses, strict=True)
+            Soaker(port, token, model, pause_s=pause, cut_s=cut_s)
+            for token, pause in zip(tokens, pauses, strict=True)
         ]
         self._tasks = [asyncio.create_task(one.go_on()) for one in self._all]
 

@@ -20,17 +20,22 @@ LOOK_S: Final = 0.1
 
 FILL_EVENTS: Final = 3_000
 """More than the log of a conversation holds of such events: its memory is the same from then on."""
+FILL_RATE: Final = 1_000.0
 
 
 class Load(NamedTuple):
-    """Seconds of events in a round, rounds, readers beside the healthy one, and how many seconds
-    more those that stall are waited for.
+    """Seconds of events in a round, rounds, readers beside the healthy one, how many seconds more
+    those that stall are waited for, and how many events the log is filled with before.
     """
 
     seconds: float
     rounds: int
     beside: tuple[int, ...]
     patience: float
+    fill: int
+
+
+FULL: Final = Load(12.0, 9, (1, 20), 60.0, FILL_EVENTS)
 
 
 @dataclass
@@ -56,11 +61,11 @@ class Beside:
 
 def stall(*, quick: bool) -> list[Table]:
     """Measure a healthy reader alone, beside others that read, and beside such as do not."""
-    load = Load(3.0, 1, (2,), 1.0) if quick else Load(12.0, 9, (1, 20), 60.0)
+    load = Load(0.8, 1, (2,), 0.2, 100) if quick else FULL
     ways = [Beside(0, stalled=False)]
     ways += [Beside(count, stalled=stalled) for count in load.beside for stalled in (False, True)]
     with ExitStack() as stack:
-        scene = _Scene(stack)
+        scene = _Scene(stack, load.fill)
         for number in range(load.rounds):
             say(f"stall: round {number + 1} of {load.rounds}")
             for way in ways:
@@ -71,15 +76,15 @@ def stall(*, quick: bool) -> list[Table]:
 class _Scene:
     """A hub with one conversation, and two processes of clients: of the healthy, of the others."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, fill: int) -> None:
         self._hub = stack.enter_context(quiet_hub())
         self._crowd = stack.enter_context(Child("tests.bench.crowd"))
         self._others = stack.enter_context(Child("tests.bench.crowd"))
         self._owner = self._hub.ask("sign_in", users=1)[0]
         [self._conversation] = self._hub.ask("converse", owners=[self._owner])
         self._channels = [f"conversation:{self._conversation}"]
-        fill = {"rate": 1_000.0, "seconds": FILL_EVENTS / 1_000, "size": SIZE}
-        self._hub.ask("stream", channels=self._channels, **fill)
+        paced = {"rate": FILL_RATE, "seconds": fill / FILL_RATE, "size": SIZE}
+        self._hub.ask("stream", channels=self._channels, **paced)
 
     def round(self, way: Beside, load: Load) -> None:
         self._subscribe(self._crowd, 1)
@@ -163,7 +168,7 @@ def _tables(ways: list[Beside], load: Load) -> list[Table]:
         memory.rows.append((way.name, *sizes, gone))
     table.notes = [
         f"Medians of {load.rounds} rounds in turn; ratios are medians of each round's ratio. One",
-        f"conversation, {RATE:.0f} events/s of {SIZE:,} bytes for {load.seconds:.0f} s, all",
+        f"conversation, {RATE:.0f} events/s of {SIZE:,} bytes for {load.seconds:g} s, all",
         "of them heard by the healthy reader. 'x reading': beside as many that do read, and cost",
         "their share of the fan-out. Those that stall take nothing from the kernel from before the",
         "first event on.",
@@ -171,7 +176,7 @@ def _tables(ways: list[Beside], load: Load) -> list[Table]:
     closes = ", ".join(f"{code}: {number:.0f}" for code, number in ways[-1].closes.items())
     memory.notes = [
         "at the end: all events out, and the hub without the stalled connections; gone after: from",
-        f"the first event on, 'never': not within {load.seconds + load.patience:.0f} s. The log of",
+        f"the first event on, 'never': not within {load.seconds + load.patience:g} s. The log of",
         f"the conversation was full before. Closes by the hub in all, by code: {closes or 'none'}.",
     ]
     return [table, memory]

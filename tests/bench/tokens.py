@@ -18,7 +18,6 @@ from tests.bench.node import subscription
 from tests.bench.report import Table, say
 from tests.bench.servers.sampler import STAGES
 
-RATE: Final = 30.0
 FIRST_MS: Final = 50.0
 BEGIN_S: Final = 30.0
 """How long the runs may take to begin, all together."""
@@ -31,10 +30,13 @@ NAMES: Final = (*(name for name, _ in STAGES), "loop")
 
 @dataclass(frozen=True)
 class Load:
-    """So many answers of so many tokens at once; ``window`` seconds of them are looked at."""
+    """So many answers of so many tokens at once, ``rate`` a second of each; ``window`` seconds of
+    them are looked at.
+    """
 
     runs: int
     tokens: int
+    rate: float
     window: float
     rounds: int
 
@@ -54,10 +56,10 @@ class Cost:
 
 def tokens(*, quick: bool) -> list[Table]:
     """Measure the embedded defaults, then PostgreSQL with Redis where they are installed."""
-    load = Load(10, 90, 1.0, 1) if quick else Load(100, 240, 4.0, 5)
+    load = Load(5, 90, 60.0, 0.5, 1) if quick else Load(100, 240, 30.0, 4.0, 5)
     table = Table(
         "tokens",
-        f"CPU of the hub per token, {load.runs} runs at once at {RATE:.0f} tokens/s, µs",
+        f"CPU of the hub per token, {load.runs} runs at once at {load.rate:.0f} tokens/s, µs",
         ("", "µs/token", "lowest", "highest", "x floor", "whole answers", "tokens/s", "hub"),
     )
     stages = Table("tokens stages", "the same, by stage, µs per token", ("", *NAMES))
@@ -68,7 +70,7 @@ def tokens(*, quick: bool) -> list[Table]:
         _add(table, stages, name, costs)
     table.notes = [
         f"Medians of {load.rounds} rounds in turn. µs/token: CPU of the hub's process in",
-        f"{load.window:.0f} s in which all {load.runs} runs stream, by the tokens that the model",
+        f"{load.window:g} s in which all {load.runs} runs stream, by the tokens that the model",
         "wrote in them. whole answers: the same from the first message.send to the last run's end,",
         f"answers of {load.tokens} tokens. floor: raw connections to the same model; a line is",
         "parsed with orjson, made an event, and appended by the same backplane. x floor: the",
@@ -88,7 +90,7 @@ def _measure(
     stack: ExitStack, environ: Mapping[str, str], load: Load, name: str
 ) -> dict[str, Cost]:
     start = stack.enter_context
-    pace = str(load.tokens), str(1000 / RATE), str(FIRST_MS)
+    pace = str(load.tokens), str(1000 / load.rate), str(FIRST_MS)
     model = start(Child("tests.bench.servers.model", *pace))
     host = f"http://127.0.0.1:{model.ready['port']}"
     settings = {"OLLAMA_HOST": host, "HUB_LOG_LEVEL": "error", **environ}

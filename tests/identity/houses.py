@@ -13,7 +13,20 @@ from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import AuditEntry, Membership, Tenant, User
+from hub.storage.tables import AuditEntry, Conversation, Grant, Membership, Tenant, User
+
+
+def share(place: Conversation, subject_id: str, subject_kind: str = "user") -> Grant:
+    """That they may read it."""
+    return Grant(
+        id=new_id("sh"),
+        tenant_id=place.tenant_id,
+        subject_kind=subject_kind,
+        subject_id=subject_id,
+        resource_kind="conversation",
+        resource_id=place.id,
+        access="reader",
+    )
 
 
 class House:

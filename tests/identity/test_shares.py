@@ -11,20 +11,8 @@ from hub.ids import new_id
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import AuditEntry, Conversation, Grant, Tenant, User
-from tests.identity.houses import House
+from tests.identity.houses import House, share
 from tests.identity.test_roles import refusal
-
-
-def _grant(place: Conversation, subject_kind: str, subject_id: str) -> Grant:
-    return Grant(
-        id=new_id("sh"),
-        tenant_id=place.tenant_id,
-        subject_kind=subject_kind,
-        subject_id=subject_id,
-        resource_kind="conversation",
-        resource_id=place.id,
-        access="reader",
-    )
 
 
 async def _shared(database: Database, users: list[str]) -> list[str]:
@@ -39,7 +27,7 @@ async def _shared(database: Database, users: list[str]) -> list[str]:
         ]
         session.add_all(places)
         await session.flush()
-        session.add_all(_grant(place, "user", user) for place in places for user in users)
+        session.add_all(share(place, user) for place in places for user in users)
     return tenants
 
 
@@ -65,7 +53,7 @@ async def _shared_with_groups(house: House, owner_id: str, *group_ids: str) -> s
         place = Conversation(id=new_id("c"), tenant_id=house.tenant_id, owner_id=owner_id)
         session.add(place)
         await session.flush()
-        session.add_all(_grant(place, "group", group_id) for group_id in group_ids)
+        session.add_all(share(place, group_id, "group") for group_id in group_ids)
         return place.id
 
 

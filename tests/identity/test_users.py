@@ -26,6 +26,7 @@ from hub.storage.tables import (
     Tenant,
     User,
 )
+from tests.identity.houses import share
 
 PASSWORD = "correct horse battery"
 
@@ -295,18 +296,7 @@ async def test_what_rested_on_somebody_who_was_deleted_rests_on_nobody_else(
     async with database.write(owner.tenant_id) as session:
         session.add(place)
         await session.flush()
-        session.add_all(
-            Grant(
-                id=new_id("sh"),
-                tenant_id=owner.tenant_id,
-                subject_kind="user",
-                subject_id=user_id,
-                resource_kind="conversation",
-                resource_id=place.id,
-                access="reader",
-            )
-            for user_id in (ada.user_id, owner.user_id)
-        )
+        session.add_all(share(place, user_id) for user_id in (ada.user_id, owner.user_id))
     if how == "leave":
         await departures.leave(ada.user_id)
     elif how == "erase":

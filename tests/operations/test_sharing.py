@@ -11,6 +11,7 @@ from hub.operations.sharing import NewShare, _colleague
 from hub.storage.database import Database
 from hub.storage.tables import Conversation, Grant, Membership, User
 from tests.identity.houses import House, waiting
+from tests.identity.houses import share as shared
 from tests.interaction.drivers import eventually
 
 
@@ -50,17 +51,7 @@ async def test_what_is_shared_with_a_service_as_it_is_deleted_ends_with_it(
             return database.embedded or await waiting(database) > 0
 
         await eventually(waits)
-        session.add(
-            Grant(
-                id=new_id("sh"),
-                tenant_id=house.tenant_id,
-                subject_kind="user",
-                subject_id=bot,
-                resource_kind="conversation",
-                resource_id=place.id,
-                access="reader",
-            )
-        )
+        session.add(shared(place, bot))
     await deleting
     async with database.read(house.tenant_id) as session:
         assert (await session.exec(select(Grant))).all() == []

@@ -26,11 +26,12 @@ import pytest
 from hub.app import Hub, running
 from hub.cli.serving import HubServer
 from hub.settings import read_settings
+from tests.parts import sqlite
 from tests.parts.scripted import ScriptedModel
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PASSWORD: Final = "correct horse battery"
-START_S: Final = 30.0
+START_S: Final = 60.0
 
 
 async def sign_up(url: str, email: str, password: str = PASSWORD) -> dict[str, Any]:
@@ -75,6 +76,8 @@ async def serving(
     listening.listen(512)
     listening.setblocking(False)
     host, port = listening.getsockname()
+    if "HUB_DATABASE_URL" not in environment:
+        sqlite.furnish(data_dir)
     environment.setdefault("HUB_DRAIN_SECONDS", "1")
     environment.setdefault("HUB_ENVIRONMENT", "development")  # whatever address it listens on
     settings = read_settings(
@@ -137,6 +140,8 @@ class HubProcess:
     def start(self, *words: str) -> None:
         """Start it (again), and wait until it is ready."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        if "HUB_DATABASE_URL" not in self.environment:
+            sqlite.furnish(self.data_dir)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HUB_", "JWT_"))}
         paths = [str(ROOT), str(ROOT / "clients/python")]
         where = ["--host", self.host, "--port", str(self.port)]

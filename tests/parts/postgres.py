@@ -23,6 +23,7 @@ from sqlalchemy import make_url
 
 from hub.storage import schema
 from hub.storage.database import Database
+from tests.parts import sqlite
 
 APT = "apt-get install -y postgresql"
 SUPERUSER = "postgres"
@@ -151,18 +152,10 @@ def postgres(postgres_programs: Path) -> Iterator[PostgresServer]:
         cluster.remove()
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file to copy."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    schema.upgrade(make_url(f"sqlite+aiosqlite:///{path}"))
-    return path
-
-
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     """A fresh migrated SQLite database."""
-    shutil.copyfile(sqlite_template, tmp_path / "hub.db")
+    sqlite.furnish(tmp_path)
     return f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}"
 
 

@@ -11,7 +11,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.definitions import definitions_of
-from hub.identity.access.disabled import not_disabled_there
+from hub.identity.access.disabled import not_disabled
 from hub.identity.access.holdings import hand_of, held_by, held_by_group, is_known, lives
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.remains import forget_remains
@@ -205,8 +205,7 @@ class Assignments:
             enabled = enabled.where(
                 Membership.tenant_id == tenant_id,
                 Membership.user_id == user_id,
-                col(User.disabled_at).is_(None),
-                not_disabled_there(),
+                not_disabled(),
             )
             disabled = (await session.exec(enabled.limit(1))).first() is None
             suspended = (

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
 from hub.identity.access.definitions import definitions_of
-from hub.identity.access.disabled import not_disabled_there
+from hub.identity.access.disabled import not_disabled
 from hub.identity.access.owners import lock
 from hub.rbac.actor import Actor
 from hub.rbac.explaining import Holding
@@ -19,7 +19,7 @@ from hub.rbac.ranks import OPERATOR, Hand, why_not_touch
 from hub.rbac.roles import OWNER, compile_roles
 from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
-from hub.storage.tables import GroupMember, GroupRole, Membership, User, now
+from hub.storage.tables import GroupMember, GroupRole, Membership, Tenant, User, now
 
 
 class InGroup(NamedTuple):
@@ -38,6 +38,13 @@ def lives(moment: Any, table: Any = Membership) -> Any:
     """
     expires = col(table.expires_at)
     return or_(expires.is_(None), expires > moment)
+
+
+def admitted(moment: Any) -> Any:
+    """The condition that the user of a ``Membership`` may enter its tenant at ``moment``: it lives,
+    the user is enabled, and the tenant is not suspended. All three tables are in the statement.
+    """
+    return and_(lives(moment), not_disabled(), col(Tenant.suspended_at).is_(None))
 
 
 _IN_GROUPS: Any = prebuilt(
@@ -166,8 +173,7 @@ async def hand_there(
         .where(
             User.id == user_id,
             Membership.tenant_id == tenant_id,
-            col(User.disabled_at).is_(None),
-            not_disabled_there(),
+            not_disabled(),
         )
         .limit(1)
     )

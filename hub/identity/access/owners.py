@@ -4,7 +4,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
-from hub.identity.access.disabled import not_disabled_there
+from hub.identity.access.disabled import not_disabled
 from hub.rbac.roles import OWNER
 from hub.storage.tables import Membership, Tenant, User
 
@@ -34,8 +34,7 @@ async def has_owner(session: AsyncSession, tenant_id: str, *, besides: str = "")
             Membership.user_id != besides,
             Membership.role_id == OWNER,
             col(Membership.expires_at).is_(None),
-            col(User.disabled_at).is_(None),
-            not_disabled_there(),
+            not_disabled(),
         )
         .limit(1)
     )

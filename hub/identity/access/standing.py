@@ -13,9 +13,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.identity.access.definitions import definitions_for
-from hub.identity.access.disabled import not_disabled_there
 from hub.identity.access.factor_policy import demanded
-from hub.identity.access.holdings import InGroup, in_groups, lives
+from hub.identity.access.holdings import InGroup, admitted, in_groups
 from hub.identity.access.key_standing import ByKey, Grant, grants, refusals
 from hub.identity.tokens.api_key_text import KeyHolder, KeyUser
 from hub.rbac.actor import Actor
@@ -102,10 +101,7 @@ _HOLDERS: Final[Any] = prebuilt(
         col(LoginSession.id).in_(bindparam("sessions", expanding=True)),
         col(LoginSession.revoked_at).is_(None),
         col(LoginSession.expires_at) > bindparam("moment"),
-        lives(bindparam("moment")),
-        col(User.disabled_at).is_(None),
-        col(Tenant.suspended_at).is_(None),
-        not_disabled_there(),
+        admitted(bindparam("moment")),
     )
 )
 
@@ -250,13 +246,7 @@ async def _members(session: AsyncSession, members: list[Member], moment: datetim
         select(Membership.user_id, Membership.tenant_id, Membership.role_id, Membership.expires_at)
         .join(User, col(User.id) == Membership.user_id)
         .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-        .where(
-            place.in_(padded(members)),
-            lives(moment),
-            col(User.disabled_at).is_(None),
-            col(Tenant.suspended_at).is_(None),
-            not_disabled_there(),
-        )
+        .where(place.in_(padded(members)), admitted(moment))
     )
     return [
         _Row(Member(user_id, tenant_id), user_id, tenant_id, "", _left(expires_at, moment), role_id)

@@ -205,6 +205,7 @@ class Mailing:
             except Fault as fault:
                 log.warning("a letter could not be written", why=fault.reason)
             except Exception:
+                # It costs the letters behind it nothing, and is counted as failed.
                 log.exception("writing a letter failed")
             if outcome != "retried":
                 self._done()

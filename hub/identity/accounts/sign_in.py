@@ -13,9 +13,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
-from hub.identity.access.disabled import not_disabled_there
 from hub.identity.access.factor_policy import has_factor
-from hub.identity.access.holdings import lives
+from hub.identity.access.holdings import admitted
 from hub.identity.access.owners import lock
 from hub.identity.accounts import invitations
 from hub.identity.accounts.addresses import address_or_nobodys
@@ -208,13 +207,7 @@ _OLDEST: Final[Any] = (
     select(Membership.tenant_id)
     .join(Tenant, col(Tenant.id) == Membership.tenant_id)
     .join(User, col(User.id) == Membership.user_id)
-    .where(
-        Membership.user_id == bindparam("user"),
-        lives(bindparam("moment")),
-        col(Tenant.suspended_at).is_(None),
-        col(User.disabled_at).is_(None),
-        not_disabled_there(),
-    )
+    .where(Membership.user_id == bindparam("user"), admitted(bindparam("moment")))
     .order_by(func.min(col(Membership.created_at)), func.min(col(Membership.id)))
     .group_by(col(Membership.tenant_id))
     .limit(1)

@@ -22,9 +22,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.access.disabled import not_disabled_there
 from hub.identity.access.factor_policy import has_factor
-from hub.identity.access.holdings import lives, may_change
+from hub.identity.access.holdings import admitted, may_change
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -61,10 +60,7 @@ _MAY_ENTER: Final[Any] = prebuilt(
     .where(
         Membership.user_id == bindparam("user"),
         Membership.tenant_id == bindparam("tenant"),
-        lives(bindparam("moment")),
-        col(User.disabled_at).is_(None),
-        col(Tenant.suspended_at).is_(None),
-        not_disabled_there(),
+        admitted(bindparam("moment")),
     )
     .limit(1)
 )

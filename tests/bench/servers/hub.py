@@ -23,7 +23,7 @@ from tests.bench.servers.appending import Appending
 from tests.bench.servers.furnishing import Furnishing
 from tests.bench.servers.letting_in import let_in
 from tests.bench.servers.listening import loopback, serving
-from tests.bench.servers.sampler import Sampler
+from tests.bench.servers.sampler import Sampler, Stages
 
 PASSWORD = "correct horse battery"
 
@@ -37,6 +37,7 @@ async def main() -> None:
     async with running(settings, worker="without-runs" not in sys.argv[1:]) as hub:
         services = hub.services
         sampler = Sampler()
+        appending = Appending(services.backplane)
 
         async def sign_in(users: int) -> list[dict[str, str]]:
             """Make users; the token, the tenant and the id of each."""
@@ -85,6 +86,11 @@ async def main() -> None:
         async def sample(seconds: float) -> dict[str, Any]:
             return await sampler.run(seconds)
 
+        async def sample_publishing(
+            seconds: float, stages: Stages, **publishing: Any
+        ) -> dict[str, Any]:
+            return await sampler.beside(appending.publish(**publishing), seconds, stages)
+
         async def collect() -> int:
             return gc.collect()
 
@@ -113,10 +119,11 @@ async def main() -> None:
                 {
                     "sign_in": sign_in,
                     "converse": converse,
-                    **Appending(services.backplane).commands(),
+                    **appending.commands(),
                     **Furnishing(services).commands(),
                     "authorise": authorise,
                     "sample": sample,
+                    "sample_publishing": sample_publishing,
                     "collect": collect,
                     "figures": figures,
                     "census": census,

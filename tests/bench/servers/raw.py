@@ -1,14 +1,15 @@
 """The floor of fan-out: a prebuilt frame, written to the transport of each subscriber."""
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 
 from hub.events.delivery import Delivery
-from tests.bench.child import obey
+from tests.bench.child import Command, obey
 from tests.bench.servers.listening import loopback
 from tests.bench.servers.pace import CHANNEL, EPOCH, EVENT, paced
+from tests.bench.servers.sampler import Sampler, Stages
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
@@ -47,8 +48,17 @@ async def main() -> None:
     async def publish(count: int, rate: float) -> None:
         await paced(count, rate, emit)
 
+    async def sample_publishing(
+        seconds: float, stages: Stages, count: int, rate: float
+    ) -> dict[str, Any]:
+        return await Sampler().beside(publish(count, rate), seconds, stages)
+
     async with server:
-        await obey({"port": port}, {"publish": publish})
+        commands: dict[str, Command] = {
+            "publish": publish,
+            "sample_publishing": sample_publishing,
+        }
+        await obey({"port": port}, commands)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,19 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 EVERY_S: Final = 0.001
 
-STAGES: Final = (
-    # The first whose words are in a frame's file, looking from the innermost frame outwards.
+Stages = Sequence[tuple[str, Sequence[str]]]
+"""Their names, and words. A look counts for the first whose words are in ``file:function`` of a
+frame, looking from the innermost frame outwards; for ``loop`` if there is none.
+"""
+
+STAGES: Final[Stages] = (  # of a run
     ("model stream", ("hub/inference", "ollama/", "httpx/", "httpcore/")),
     ("database", ("hub/storage", "sqlalchemy/", "aiosqlite", "sqlmodel/", "asyncpg/")),
     ("run log", ("hub/agents/run_log",)),
@@ -36,9 +41,11 @@ class Sampler:
     def __init__(self) -> None:
         self._stages: Counter[str] = Counter()
         self._leaves: Counter[str] = Counter()
+        self._by: Stages = STAGES
 
-    async def run(self, seconds: float) -> dict[str, Any]:
+    async def run(self, seconds: float, by: Stages = STAGES) -> dict[str, Any]:
         """Sample for so long: shares by stage, the busiest functions, and seconds of threads."""
+        self._by = by
         self._stages.clear()
         self._leaves.clear()
         before, began = _thread_clocks(), time.process_time()
@@ -51,25 +58,32 @@ class Sampler:
         after = _thread_clocks()
         total = max(1, self._stages.total())
         return {
+            "looks": self._stages.total(),
             "cpu_s": time.process_time() - began,
             "threads_s": {name: after[name] - before.get(name, 0.0) for name in after},
             "stages": {name: hits / total for name, hits in self._stages.most_common()},
             "leaves": {name: hits / total for name, hits in self._leaves.most_common(40)},
         }
 
+    async def beside(self, work: Awaitable[object], seconds: float, by: Stages) -> dict[str, Any]:
+        """Sample for so long while ``work`` is done, and wait for its end."""
+        sampling = asyncio.create_task(self.run(seconds, by))
+        await work
+        return await sampling
+
     def _sample(self, number: int, frame: FrameType | None) -> None:
         if frame is None:
             return
         code = frame.f_code
         self._leaves[f"{Path(code.co_filename).name}:{code.co_qualname}"] += 1
-        self._stages[_stage(frame)] += 1
+        self._stages[_stage(frame, self._by)] += 1
 
 
-def _stage(frame: FrameType | None) -> str:
+def _stage(frame: FrameType | None, stages: Stages) -> str:
     while frame is not None:
-        file = frame.f_code.co_filename
-        for name, words in STAGES:
-            if any(word in file for word in words):
+        place = f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}"
+        for name, words in stages:
+            if any(word in place for word in words):
                 return name
         frame = frame.f_back
     return "loop"
