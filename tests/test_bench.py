@@ -59,13 +59,14 @@ def test_a_quick_fan_out_prints_its_table_beside_the_floor_and_the_peers(tmp_pat
 def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None:
     done = _run("trust", "--quick", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
-    checks, doors, flood = json.loads((tmp_path / "figures.json").read_text())["tables"]
+    checks, doors, alike, flood = json.loads((tmp_path / "figures.json").read_text())["tables"]
     assert [row[0] for row in checks["rows"]] == [
         "session.ping",
         "conversation.get",
         "message.send",
     ]
     assert {row[0] for row in doors["rows"]} >= {"register", "sign in", "refresh"}
+    assert [row[0].partition(",")[0] for row in alike["rows"]] == ["unknown", "known", "disabled"]
     assert len(flood["rows"]) == 5
 
 
