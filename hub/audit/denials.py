@@ -28,9 +28,7 @@ QUEUED: Final = 1_000
 """Refusals of a sort that wait to be written; what comes on top is dropped, and counted."""
 BATCH: Final = 100
 GATHER_S: Final = 0.2
-"""How long they gather: the replies are gone then, and take as long whether one was noted or not;
-and a flood is a few transactions.
-"""
+"""How long they gather: the replies are gone then, and a flood is a few transactions."""
 TICK_S: Final = 5.0
 """How often it is looked whether something was left out."""
 RETRY_S: Final = 1.0
