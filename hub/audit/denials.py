@@ -91,6 +91,7 @@ class Denials:
         self._idle = asyncio.Event()
         self._idle.set()
         self._sorts: Mapping[Sort, _Allowance] = {sort: _Allowance(sort) for sort in OF_SOURCE}
+        self._closing = False
         self._summarised = time.monotonic()
         self._places = Places(database)
         self._task: asyncio.Task[None] | None = None
@@ -103,6 +104,12 @@ class Denials:
         """Write what waits, for a moment, and stop. Idempotent."""
         if self._task is None:
             return
+        # What is being written is let be written: cancelled when it has committed, it would be
+        # written again.
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
+        await asyncio.wait({self._task}, timeout=CLOSE_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
@@ -137,7 +144,7 @@ class Denials:
         await self._idle.wait()
 
     async def _run(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 async with asyncio.timeout(self._tick_s):
                     await self._wake.wait()
@@ -153,11 +160,16 @@ class Denials:
                     await self._summarise()
             except Fault as fault:
                 log.warning("refusals wait to be written to the audit trail", why=fault.reason)
-                await asyncio.sleep(RETRY_S)
+                await self._pause()
                 self._wake.set()
             except Exception:
                 log.exception("writing refusals to the audit trail failed")
-                await asyncio.sleep(RETRY_S)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        if not self._closing:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), RETRY_S)
 
     async def _write_all(self) -> None:
         while self._queue:

@@ -1,8 +1,10 @@
 """Refusals: noted off the reply's path, in the tenant that they belong to, and never a flood."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -208,6 +210,29 @@ async def test_what_waits_for_the_database_is_written_when_it_is_back_and_costs_
     await denials.close()
     assert [one["action"] for one in await entries(database, tenant)] == ["user.delete"] * BURST
     assert next(attempts) > 5
+
+
+async def test_what_is_being_written_when_the_hub_ends_is_written_once(
+    database: Database, tenant: str, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, committed, go_on = database.write, asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(scope: str) -> AsyncIterator[Any]:
+        async with write(scope) as session:
+            yield session
+        committed.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(database, "write", slow)
+    denials = Denials(database, metrics)
+    denials.start()
+    denials.note(refusal(tenant))
+    await committed.wait()
+    closing = asyncio.create_task(denials.close())
+    asyncio.get_running_loop().call_soon(go_on.set)
+    await closing
+    assert len(await entries(database, tenant)) == 1
 
 
 async def test_who_has_a_whole_network_of_addresses_is_one_source(
