@@ -5,7 +5,7 @@ from typing import Final
 
 ALPHA: Final = 1e-4
 """How seldom two samples of one distribution may be told apart."""
-LEAST_S: Final = 0.00025
+LEAST_S: Final = 0.0005
 """Medians that differ by less are alike: many samples find any difference significant, and one
 that no network shows is none."""
 
