@@ -16,7 +16,7 @@ from hub.events.delivery import Delivery
 from tests.bench.__main__ import BENCHMARKS, announced, chosen, main
 from tests.bench.ages import Ages, stamped, stamps
 from tests.bench.returners import Returner
-from tests.bench.revocation import Shown, histogram
+from tests.bench.revocation import AT_PAUSE, KNOWN, Shown, histogram
 from tests.bench.servers.furnishing import KINDS
 from tests.bench.slope import slope, stretches
 
@@ -64,13 +64,14 @@ def test_a_quick_fan_out_prints_its_table_beside_the_floor_and_the_peers(tmp_pat
 def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None:
     done = _run("trust", "--quick", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
-    checks, doors, flood = json.loads((tmp_path / "figures.json").read_text())["tables"]
+    checks, doors, alike, flood = json.loads((tmp_path / "figures.json").read_text())["tables"]
     assert [row[0] for row in checks["rows"]] == [
         "session.ping",
         "conversation.get",
         "message.send",
     ]
     assert {row[0] for row in doors["rows"]} >= {"register", "sign in", "refresh"}
+    assert [row[0].partition(",")[0] for row in alike["rows"]] == ["unknown", "known", "disabled"]
     assert len(flood["rows"]) == 5
 
 
@@ -79,10 +80,11 @@ def test_what_is_taken_away_on_another_node_is_timed_with_redis_and_without(tmp_
         pytest.skip("redis-server is missing; install it with: apt-get install -y redis-server")
     done = _run("revocation", "--quick", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
-    for table in json.loads((tmp_path / "figures.json").read_text())["tables"]:
+    tables = json.loads((tmp_path / "figures.json").read_text())["tables"]
+    for table, begun in zip(tables, ([], [AT_PAUSE, KNOWN]), strict=True):
         at = {name: number for number, name in enumerate(table["columns"])}
         rows = {row[0]: row for row in table["rows"]}
-        assert set(rows) == {*KINDS, "all"}
+        assert set(rows) == {*KINDS, *begun, "all"}
         assert rows["all"][at["trials"]] == len(KINDS)
         assert rows["all"][at["not ended"]] == 0
 

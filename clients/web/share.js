@@ -1,7 +1,7 @@
 // Sharing the open conversation: with whom it is shared, and the dialog that changes it.
 
 const $ = (id) => document.getElementById(id);
-const MEANS = { reader: "may read", writer: "may read and write", approver: "may read and approve" };
+const MEANS = { reader: "may read", writer: "may read and write", approver: "may read; approves once there are tools" };
 
 const form = $("sharing-form");
 let hub = null;

@@ -46,21 +46,30 @@ def fields_of(row: Any) -> Fields:
     """The fields of a row of the table: anything that has ``FIELDS`` as attributes.
 
     ``details`` that are not the canonical JSON of an object stay the text that they are, which no
-    hash is over.
+    hash is over; and so does whatever else is in another form than the hub writes it in.
     """
-    fields = {name: value for name in FIELDS if (value := getattr(row, name)) is not None}
-    fields["at"] = _instant(row.at)
-    fields["details"] = _details(row.details)
+    fields = {name: _text(value) for name in FIELDS if (value := getattr(row, name)) is not None}
+    fields["at"] = _instant(fields["at"])
+    fields["details"] = _details(fields["details"])
     return fields
 
 
+def _text(value: Any) -> Any:
+    # SQLite keeps bytes in columns of text, where nothing that is looked for equals them.
+    return f"x'{value.hex()}'" if isinstance(value, bytes) else value
+
+
 def _instant(at: Any) -> Any:
-    # SQLite's text, where it was read as it stands: what has been made of it need not be a date.
+    # SQLite's text, where it was read as it stands: what has been made of it need not be a date,
+    # or is one that is sorted elsewhere.
     if isinstance(at, str):
         try:
-            at = datetime.fromisoformat(at).replace(tzinfo=UTC)
+            read = datetime.fromisoformat(at)
         except ValueError:
             return at
+        if read.isoformat(" ", "microseconds") != at or read.tzinfo is not None:
+            return at
+        at = read.replace(tzinfo=UTC)
     return instant(at)
 
 

@@ -3,9 +3,11 @@ refused, prunes what is old, verifies.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from random import uniform
+from time import monotonic
 from typing import Any, Final
 
 from hub.audit.denials import Denials
@@ -15,8 +17,9 @@ from hub.audit.retention import prune, terms
 from hub.audit.seal import kept_seal, made_seal
 from hub.audit.trail import WRITTEN, record
 from hub.audit.verification import Verification, verify
-from hub.audit.verifier import Known
+from hub.audit.verifier import Known, Report
 from hub.backplane.interface import Backplane
+from hub.faults import Fault
 from hub.rounds import Rounds
 from hub.settings import Settings
 from hub.storage.database import Database
@@ -27,7 +30,9 @@ from hub.telemetry.metrics import Metrics
 PRUNE_S: Final = 3_600.0
 """How often it is looked for entries that are too old."""
 READ_S: Final = 3_600.0
-"""How long after a session began to read the trail back it goes on."""
+"""How long after a session began to read the trail it goes on."""
+READERS: Final = 10_000
+"""Of so many it is remembered that they read it; who is forgotten is noted again."""
 VERIFY_S: Final = 20.0
 """How long one verification takes at most, of a chain that is longer in parts."""
 
@@ -50,6 +55,7 @@ class Keeper:
         self._settings = settings
         self.denials = Denials(database, metrics)
         self._live = Live(database, backplane, followed)
+        self._readers: OrderedDict[tuple[str | None, ...], float] = OrderedDict()
         # Nodes that started together do not come together.
         first_s = uniform(0, 10)  # noqa: S311  # no secret
         self._pruning = Rounds(
@@ -108,24 +114,52 @@ class Keeper:
         Raises Fault("backend_unavailable"), "internal_error" if the entry cannot be written.
         """
         if channel == NOUN:
-            await self._tell(tenant_id, "channel.subscribe")
+            await self._tell(tenant_id, "channel.subscribe", resource=("channel", NOUN))
             await self._live.catch_up(tenant_id)
 
     async def read_back(self, channel: str, tenant_id: str) -> None:
-        """Somebody is about to read a channel back: if it is the trail's, that is an entry, one an
-        hour of each session, or a reader would never come to its end. Raises as ``followed``.
+        """Somebody is about to read a channel back: if it is the trail's, that is an entry as in
+        ``looked``. Raises as ``followed``.
         """
-        if channel != NOUN:
-            return
-        origin = current()
-        key = f"audit-read:{tenant_id}:{origin.actor_id}:{origin.session_id}"
-        if await self._backplane.cache_get(key) is None:
-            await self._tell(tenant_id, "channel.history")
-            await self._backplane.cache_set(key, b"1", READ_S)
+        if channel == NOUN:
+            await self._once("channel.history", tenant_id, resource=("channel", NOUN))
 
-    async def _tell(self, tenant_id: str, action: str) -> None:
+    async def looked(self, tenant_id: str) -> None:
+        """Somebody has looked into the trail, and is about to be told what was found: that is an
+        entry, one an hour of each session and node, or a reader would never come to its end.
+
+        Raises Fault("backend_unavailable"), "internal_error" if the entry cannot be written.
+        """
+        await self._once("audit.query", tenant_id)
+
+    async def verified(self, tenant_id: str, report: Report) -> None:
+        """Somebody has had the trail verified: that is an entry as in ``looked``, another one when
+        it was found to be otherwise. It is told nevertheless if the entry cannot be written, which
+        may be why it was asked.
+        """
+        try:
+            await self._once(
+                "audit.verify", tenant_id, str(report.ok), details={"findings": report.found}
+            )
+        except Fault as fault:
+            log.warning("who verified an audit trail is not in it", why=fault.reason)
+
+    async def _once(
+        self, action: str, tenant_id: str, what: str | None = None, **told: Any
+    ) -> None:
+        origin = current()
+        key = (action, tenant_id, origin.actor_id, origin.session_id, what)
+        if monotonic() < self._readers.get(key, 0.0):
+            return
+        await self._tell(tenant_id, action, **told)
+        self._readers[key] = monotonic() + READ_S
+        self._readers.move_to_end(key)
+        while len(self._readers) > READERS:
+            self._readers.popitem(last=False)
+
+    async def _tell(self, tenant_id: str, action: str, **told: Any) -> None:
         async with self._database.write(tenant_id) as session:
-            await record(session, tenant_id, action, resource=("channel", NOUN))
+            await record(session, tenant_id, action, **told)
 
     def trusted(self) -> list[str]:
         """The public key that this hub signs with, if it has one."""

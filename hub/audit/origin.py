@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,17 @@ def watched() -> Iterator[Deed]:
         yield made
     finally:
         _DEED.reset(token)
+
+
+@lru_cache(maxsize=4_096)  # it is asked for each request
+def place_of(address: str | None) -> str:
+    """What counts as one address: of IPv6 the network that one customer has (RFC 6177)."""
+    if address is None:
+        return "-"
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(known, IPv6Address):
+        return str(ip_network((known, 64), strict=False))
+    return str(known)

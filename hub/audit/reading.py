@@ -85,18 +85,19 @@ async def pages(
     tenant_id: str,
     filters: Filters,
     *,
-    after: int = 0,
+    after: int | None = None,
     through: int,
     size: int | None = None,
 ) -> AsyncIterator[Sequence[Fields]]:
-    """All that there is with ``seq`` from ``after`` to ``through``, page by page, the oldest first.
+    """All that there is with ``seq`` from ``after`` to ``through``, page by page, the oldest first;
+    without ``after`` also what stands before the first that there can be.
 
     A page is a transaction of its own: nothing is held from one to the next.
     """
     seq, id = col(AuditEntry.seq), col(AuditEntry.id)
     every = _entries(tenant_id, filters).where(seq <= through).order_by(seq, id)
     every = every.limit(size or PAGE)
-    statement = every.where(seq > after)
+    statement = every if after is None else every.where(seq > after)
     while True:
         async with database.read(tenant_id) as session:
             rows = (await session.exec(statement)).all()
@@ -111,8 +112,8 @@ async def pages(
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What there is of a chain: its head, and the first and last ``seq`` of its entries (0 if there
-    are none), all at one moment.
+    """What there is of a chain: its head, and the first (from 1 on) and last ``seq`` of its entries
+    (0 if there are none), all at one moment.
     """
 
     head: Known | None
@@ -122,10 +123,11 @@ class Extent:
 
 async def extent(database: Database, tenant_id: str) -> Extent:
     """How far the chain of a tenant reaches."""
-    of_tenant = col(AuditEntry.tenant_id) == tenant_id
+    seq = col(AuditEntry.seq)
+    every = select(seq).where(col(AuditEntry.tenant_id) == tenant_id).limit(1)
     ends = [
-        select(col(AuditEntry.seq)).where(of_tenant).order_by(order).limit(1).scalar_subquery()
-        for order in (col(AuditEntry.seq), col(AuditEntry.seq).desc())
+        every.where(seq >= 1).order_by(seq).scalar_subquery(),
+        every.order_by(seq.desc()).scalar_subquery(),
     ]
     statement: Any = select(
         select(col(AuditHead.seq)).where(col(AuditHead.id) == tenant_id).scalar_subquery(),
@@ -133,8 +135,8 @@ async def extent(database: Database, tenant_id: str) -> Extent:
         *ends,
     )
     async with database.read(EVERY_TENANT) as session:  # which is said in the statement
-        seq, hash, first, last = (await session.exec(statement)).one()
-    return Extent(None if seq is None else Known(seq, hash), first or 0, last or 0)
+        head, hash, first, last = (await session.exec(statement)).one()
+    return Extent(None if head is None else Known(head, hash), first or 0, last or 0)
 
 
 def _entries(tenant_id: str, filters: Filters) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import delete, func
 from sqlmodel import col, select
 
+from hub.audit.chain import instant
 from hub.audit.reading import extent
 from hub.audit.seal import Seal
 from hub.audit.trail import record
@@ -59,6 +60,7 @@ async def prune(database: Database, seal: Seal, tenant_id: str, before: datetime
             tenant_id,
             PRUNED,
             details={
+                "before": instant(before),
                 "through": last.seq,
                 "hash": last.hash,
                 "public_key": seal.public,

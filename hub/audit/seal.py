@@ -43,8 +43,10 @@ class Seal:
         return _text(self._key.sign(data))
 
 
-def genuine(public: str, data: bytes, signature: str) -> bool:
+def genuine(public: str, data: bytes, signature: object) -> bool:
     """Whether the holder of this key has signed that."""
+    if not isinstance(signature, str):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(_raw(public)).verify(_raw(signature), data)
     except (InvalidSignature, ValueError):

@@ -2,7 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 S = TypeVar("S", bound=Hashable)
@@ -12,46 +12,30 @@ MOST: Final = 10_000
 
 
 @dataclass(slots=True)
-class Left:
-    """What did not get through, by kind, since an instant of the clock."""
-
-    since: float
-    kinds: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def count(self) -> int:
-        return self.kinds.total()
-
-
-@dataclass(slots=True)
 class _Bucket:
     tokens: float
     at: float
-    left: Left | None = None
+    left: Counter[str] | None = None
+    """What did not get through, by kind."""
 
 
 class Sieve(Generic[S]):
-    """Lets ``burst`` through at once of each source, and one more every ``every_s``.
-
-    What was left out is told ``after_s`` after the first of it.
-    """
+    """Lets ``burst`` through at once of each source, and one more every ``every_s``."""
 
     def __init__(
         self,
         *,
         burst: int,
         every_s: float,
-        after_s: float,
         clock: Callable[[], float],
         most: int = MOST,
     ) -> None:
         self._burst = burst
         self._every_s = every_s
-        self._after_s = after_s
         self._clock = clock
         self._most = most
         self._buckets: OrderedDict[S, _Bucket] = OrderedDict()
-        self._others: Left | None = None
+        self._others: Counter[str] = Counter()
 
     def admits(self, source: S, kind: str) -> bool:
         """Whether it gets through."""
@@ -59,8 +43,7 @@ class Sieve(Generic[S]):
         bucket = self._buckets.get(source)
         if bucket is None:
             if len(self._buckets) >= self._most and not self._forget(now):
-                self._others = self._others or Left(now)
-                self._others.kinds[kind] += 1
+                self._others[kind] += 1
                 return False
             bucket = self._buckets[source] = _Bucket(self._burst, now)
         self._buckets.move_to_end(source)
@@ -69,23 +52,27 @@ class Sieve(Generic[S]):
         if bucket.tokens >= 1:
             bucket.tokens -= 1
             return True
-        bucket.left = bucket.left or Left(now)
-        bucket.left.kinds[kind] += 1
+        self.leave_out(source, kind)
         return False
 
-    def due(self, *, all: bool = False) -> list[tuple[S | None, Left]]:
-        """What was left out long enough ago (or at all); None is the source of those that were too
-        many to be known. It is told once.
+    def leave_out(self, source: S, kind: str) -> None:
+        """Count one that did not get through, of a source that is known."""
+        bucket = self._buckets[source]
+        bucket.left = bucket.left or Counter()
+        bucket.left[kind] += 1
+
+    def left(self) -> list[tuple[S | None, Counter[str]]]:
+        """What did not get through since this was asked last, by source and kind; None is the
+        source of those that were too many to be known.
         """
-        until = self._clock() - (0 if all else self._after_s)
-        told: list[tuple[S | None, Left]] = []
+        told: list[tuple[S | None, Counter[str]]] = []
         for source, bucket in self._buckets.items():
-            if bucket.left is not None and bucket.left.since <= until:
+            if bucket.left is not None:
                 told.append((source, bucket.left))
                 bucket.left = None
-        if self._others is not None and self._others.since <= until:
+        if self._others:
             told.append((None, self._others))
-            self._others = None
+            self._others = Counter()
         return told
 
     def _forget(self, now: float) -> bool:

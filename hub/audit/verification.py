@@ -75,7 +75,7 @@ async def verify(
             known=known,
         )
         last = reach.last if through is None else min(through, reach.last)
-        read = pages(database, tenant_id, Filters(), after=after, through=last)
+        read = pages(database, tenant_id, Filters(), after=after or None, through=last)
         ended = await _feed(verifier, read, (after, last), within_s, told)
         whole = ended and last == reach.last
         report = await asyncio.to_thread(verifier.finish, whole=whole)
@@ -95,11 +95,12 @@ async def _feed(
     """Whether it came to the end in time."""
     began = monotonic()
     done, (after, last) = 0, span
+    of = last - after if isinstance(last, int) else 0  # SQLite's need not be a number
     async for page in read:
         for entry in page:
             verifier.feed(entry)
         done += len(page)
-        told(done, last - after)
+        told(done, of)
         if within_s is not None and monotonic() - began > within_s:
             return bool(page[-1]["seq"] == last)
         await asyncio.sleep(0)  # SQLite's statements take the loop's own time
@@ -123,11 +124,11 @@ def _note(tenant_id: str, entry: Fields, trusted: Collection[str]) -> Note | Non
     details = entry["details"]
     if hash_of(entry) != entry["hash"] or not isinstance(details, dict):
         return None
-    try:
-        through = Known(details["through"], details["hash"])
-        public, signature = details["public_key"], details["signature"]
-    except KeyError:
+    seq, *texts = [details.get(name) for name in ("through", "hash", "public_key", "signature")]
+    if type(seq) is not int or not all(isinstance(text, str) for text in texts):
         return None
+    hash, public, signature = map(str, texts)
+    through = Known(seq, hash)
     proven = public in trusted and genuine(public, note_bytes(tenant_id, through), signature)
     return Note(through, proven)
 

@@ -113,6 +113,10 @@ class Verifier:
         """The next entry; of several with one ``seq``, in any order."""
         self._entries += 1
         seq, previous = entry["seq"], entry["previous_hash"]
+        if type(seq) is not int or seq < 1:  # SQLite keeps anything in columns of integers
+            place = int(seq) if isinstance(seq, int | float) else 0
+            self._add(Finding("inserted", place, place, entry["id"]))
+            return
         sound = hash_of(entry) == entry["hash"]
         if self._head is not None and seq > self._head.seq:
             self._beyond(entry, sound)

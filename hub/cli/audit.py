@@ -12,7 +12,7 @@ import orjson
 from sqlmodel import col, or_, select
 
 from hub.audit import checkpoint, reading
-from hub.audit.chain import Fields
+from hub.audit.chain import Fields, instant
 from hub.audit.export import FORMATS, lines
 from hub.audit.origin import Origin, acting
 from hub.audit.reading import Filters
@@ -85,6 +85,7 @@ async def run(settings: Settings, given: argparse.Namespace) -> int:
 async def _query(_: Settings, database: Database, given: argparse.Namespace) -> int:
     tenant_id = await _tenant(database, given.tenant)
     entries = await reading.newest(database, tenant_id, _filters(given), limit=given.limit)
+    await _note(database, tenant_id, "audit.query", given)
     for entry in entries:
         print(orjson.dumps(entry).decode() if given.json else _line(entry))
     return 0
@@ -109,8 +110,7 @@ def _line(entry: Fields) -> str:
 async def _export(_: Settings, database: Database, given: argparse.Namespace) -> int:
     tenant_id = await _tenant(database, given.tenant)
     filters = _filters(given)
-    async with database.write(tenant_id) as session:
-        await record(session, tenant_id, "audit.export", details={"format": given.format})
+    await _note(database, tenant_id, "audit.export", given)
     through = (await reading.extent(database, tenant_id)).last
     with _output(given.output) as file:
         pages = reading.pages(database, tenant_id, filters, through=through)
@@ -118,6 +118,22 @@ async def _export(_: Settings, database: Database, given: argparse.Namespace) ->
             file.write(chunk)
         file.flush()
     return 0
+
+
+async def _note(database: Database, tenant_id: str, action: str, given: argparse.Namespace) -> None:
+    """Have who reads the trail be in it. Verifying and signing leave it as it is: they show nothing
+    of what it says, and are asked of a trail that may be evidence, or a copy.
+    """
+    asked = ("format", "actor", "prefix", "outcome", "resource", "since", "until")
+    details = {
+        "action" if name == "prefix" else name: (
+            instant(value) if isinstance(value, datetime) else value
+        )
+        for name in asked
+        if (value := getattr(given, name, None)) is not None
+    }
+    async with database.write(tenant_id) as session:
+        await record(session, tenant_id, action, details=details)
 
 
 async def _verify(settings: Settings, database: Database, given: argparse.Namespace) -> int:

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from hub.audit.origin import place_of
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
-from hub.identity.sessions.throttle import place_of
 from hub.limits.bucket import Budget, NodeBucket
 from hub.rbac.actor import Actor
 from hub.rounds import Rounds

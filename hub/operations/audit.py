@@ -165,7 +165,10 @@ class Verified(Result):
     audited=True,
 )
 async def query(call: Call, params: AuditQuery) -> Listing[AuditEntry]:
-    """Look into the tenant's audit trail, the newest entries first."""
+    """Look into the tenant's audit trail, the newest entries first.
+
+    That it was looked into is an entry of the trail itself, once an hour of each session.
+    """
     found = await newest(
         call.services.database,
         call.actor.tenant_id,
@@ -173,6 +176,7 @@ async def query(call: Call, params: AuditQuery) -> Listing[AuditEntry]:
         before=None if params.cursor is None else int(params.cursor),
         limit=params.limit + 1,
     )
+    await call.services.audit.looked(call.actor.tenant_id)
     entries = [AuditEntry.model_validate(entry) for entry in found]
     return Listing.page(entries, params.limit, lambda entry: str(entry.seq))
 
@@ -189,7 +193,8 @@ async def verify(call: Call, params: Verify) -> Verified:
     """Verify the tenant's audit trail: name what was edited, removed, inserted or moved.
 
     Give what you know of it from before, and a chain that was cut off or rewritten shows too. A
-    long one is verified in parts.
+    long one is verified in parts. That it was verified is an entry of the trail itself, after those
+    that were, once an hour of each session, and again when it is found to be otherwise.
     """
     known = []
     if params.known is not None:
@@ -199,6 +204,7 @@ async def verify(call: Call, params: Verify) -> Verified:
         call.actor.tenant_id, after=params.after or 0, known=known
     )
     report = found.report
+    await call.services.audit.verified(call.actor.tenant_id, report)
     return Verified(
         ok=report.ok,
         complete=found.complete,

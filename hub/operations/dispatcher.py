@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hub.audit.denials import Refusal
 from hub.audit.origin import Deed, Origin, acting, watched
+from hub.audit.refusal import Refusal
 from hub.faults import Fault
-from hub.identity.access.refusal import NotAdmitted
+from hub.identity.access.refusal import Hidden, NotAdmitted
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
 from hub.rbac.decision import decide
@@ -28,7 +28,7 @@ DEADLINE_S: Final = 60.0
 
 _DENIED: Final = frozenset({"permission_denied", "not_found"})
 _FAILED: Final = frozenset({"unauthenticated", "permission_denied", "rate_limited"})
-"""Why a sensitive operation was refused: somebody who is known, and who shows who they are."""
+"""Why somebody was refused: who is known, and who shows who they are."""
 
 
 class Dispatcher:
@@ -136,19 +136,23 @@ def _check_entry(operation: AnyOperation, call: Call, deed: Deed) -> None:
 def note_refusal(
     operation: AnyOperation, params: Mapping[str, Any], call: Call, fault: Fault
 ) -> None:
-    """Note, of a sensitive operation, who was refused it, or failed to sign in by it."""
-    resource = None
-    if operation.guards is not None:
-        kind, parameter = operation.guards
-        resource = (kind, str(params.get(parameter, ""))[:200])
-    of_note = resource is not None and resource[1] in operation.noted_of
-    if not operation.audited and not of_note:
-        return
+    """Note who was refused an operation, or failed to sign in by it.
+
+    ``not_found`` is a refusal where it is ``Hidden``; of a sensitive operation always.
+    """
     public = operation.permission == PUBLIC
     if fault.reason not in (_FAILED if public else _DENIED):
         return
     if not public and not call.actor.tenant_id:
         return  # nobody: without credentials nothing is learnt, and nothing tried
+    resource = None
+    if operation.guards is not None:
+        kind, parameter = operation.guards
+        resource = (kind, str(params.get(parameter, ""))[:200])
+    of_note = resource is not None and resource[1] in operation.noted_of
+    everyday = not operation.audited and not of_note
+    if everyday and (public or (fault.reason == "not_found" and not isinstance(fault, Hidden))):
+        return
     email, tenant = params.get("email"), params.get("tenant")
     tenant_id = None if public else call.actor.tenant_id
     if isinstance(fault, NotAdmitted):  # by the second factor: there is no address then
@@ -163,6 +167,7 @@ def note_refusal(
         resource=resource,
         email=email if public and isinstance(email, str) else None,
         tenant=tenant if public and isinstance(tenant, str) else None,
+        everyday=everyday,
     )
     call.services.audit.denials.note(refusal)
 
@@ -221,4 +226,4 @@ async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
             resource = await call.services.resources.find(kind, identifier, call.actor)
     verdict = decide(call.actor, operation.permission, resource)
     if not verdict.allowed:
-        raise Fault(verdict.fault)
+        raise Hidden if verdict.fault == "not_found" else Fault(verdict.fault)

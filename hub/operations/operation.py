@@ -118,8 +118,9 @@ class Operation(Generic[P, R]):
     ``shown_once``: the result holds a secret, and is kept nowhere. ``faults`` are the reasons it
     may answer beyond those that any operation may. ``audited``: a write of it leaves an entry in
     the audit trail, in its own transaction (``hub.audit.trail.record``); and who is refused it is
-    noted. ``noted_of``: ids of what it ``guards``, of which who is refused it is noted although it
-    is not ``audited``. ``while_enrolling``: who must first enrol a second factor may do it.
+    noted before who is refused what is not. ``noted_of``: ids of what it ``guards``, of which who
+    is refused it is noted as if it were ``audited``. ``while_enrolling``: who must first enrol a
+    second factor may do it.
     """
 
     name: str

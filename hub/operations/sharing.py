@@ -43,7 +43,8 @@ class NewShare(Params):
     )
     access: Access = Field(
         description="`reader`: reads and follows it. `writer`: also sends messages and cancels "
-        "runs. `approver`: a reader who will approve its tool calls."
+        "runs. `approver`: may do no more than a reader until there are tools that ask for "
+        "approval, whose calls there they will approve."
     )
     expires_at: AwareDatetime | None = Field(
         None, description="When it ends by itself, at most ten years from now; none: it does not."

@@ -17,7 +17,8 @@ CARRIES: Final[Mapping[Access, frozenset[str]]] = {
     # Whoever may send may interrupt the run that is active, whoever asked for it: so they may
     # cancel every run there.
     "writer": _READER | {"message:send", "run:cancel"},
-    # Will carry the permission to approve the tool calls of its runs, once there are any.
+    # No more than a reader until there are tools that ask for approval: then it will carry the
+    # permission to approve the calls of the conversation's runs.
     "approver": _READER,
 }
 """The permissions that each access carries to the conversation and what is in it: its messages,

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from hub.audit.denials import Refusal
 from hub.audit.origin import Origin, acting
+from hub.audit.refusal import Refusal
 from hub.faults import Fault
 from hub.identity.access.refusal import NotAdmitted
 from hub.identity.providers.redirects import LIFE_S, PATH

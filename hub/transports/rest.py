@@ -15,7 +15,14 @@ from starlette.routing import Route
 
 from hub.faults import Fault
 from hub.operations.call import ANONYMOUS, Call, Services
-from hub.operations.dispatcher import Dispatcher, admit, authenticate, authorise, validate
+from hub.operations.dispatcher import (
+    Dispatcher,
+    admit,
+    authenticate,
+    authorise,
+    note_refusal,
+    validate,
+)
 from hub.operations.operation import PUBLIC, AnyOperation, Streamed
 from hub.protocol.codec import decode_json
 from hub.protocol.limits import MAX_FRAME_BYTES
@@ -222,7 +229,11 @@ class Rest:
                 raise Fault("conflict", "It was done, and its answer holds what is shown once.")
             # Answered again only to who may still do it.
             replies.hits += 1
-            await authorise(operation, validate(operation, params), call)
+            try:
+                await authorise(operation, validate(operation, params), call)
+            except Fault as fault:
+                note_refusal(operation, params, call, fault)
+                raise
             return known[32:]
         replies.misses += 1
         try:

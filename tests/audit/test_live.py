@@ -197,6 +197,7 @@ async def test_who_may_read_it_follows_the_trail_of_their_tenant_alone(hub: Serv
         assert (entry["action"], entry["session_id"]) == ("account.login", again["session_id"])
         (newest, *_) = (await socket.ask("audit.query", {"limit": 1}))["items"]
         assert newest == entry, "an event is the entry itself"
+        assert (await socket.event())["event"]["value"]["action"] == "audit.query"
         with pytest.raises(TimeoutError):
             await socket.event(within=0.2)  # nothing of others
         tenant = (await socket.ask("session.info"))["tenant_id"]

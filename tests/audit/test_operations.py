@@ -207,6 +207,50 @@ async def test_who_is_refused_a_sensitive_operation_is_in_the_trail(ada: Someone
     assert [(one.action, one.resource_id, one.actor_id) for one in denied] == twice
 
 
+async def test_who_is_refused_what_is_no_sensitive_operation_is_in_the_trail_of_their_tenant(
+    ada: Someone, hub: ServedHub, client: httpx.AsyncClient
+) -> None:
+    """But not who names what is not there, or is another tenant's: of that nobody here is told."""
+    eve = await someone(hub, client)
+    bob, token = await member_of(ada)
+    cleo, others = await member_of(ada, "cleo")
+    hidden = (await ada.ask("conversation.create"))["id"]
+    abroad = (await eve.ask("conversation.create"))["id"]
+    rest = RestCaller(client, token)
+    async with open_socket(hub.ws_url, token) as socket:
+        for ask, method, params, reason in (
+            (rest.ask, "conversation.get", {"conversation_id": hidden}, "not_found"),
+            (rest.ask, "conversation.get", {"conversation_id": abroad}, "not_found"),
+            (rest.ask, "conversation.get", {"conversation_id": new_id("c")}, "not_found"),
+            (socket.ask, "channel.subscribe", {"channel": f"conversation:{hidden}"}, "not_found"),
+            (socket.ask, "channel.subscribe", {"channel": f"conversation:{abroad}"}, "not_found"),
+            (socket.ask, "channel.subscribe", {"channel": f"user:{ada.user_id}"}, "not_found"),
+            (socket.ask, "channel.subscribe", {"channel": f"user:{eve.user_id}"}, "not_found"),
+            (rest.ask, "user.list", {}, "permission_denied"),
+            (rest.ask, "model.list", {"unknown": 1}, "invalid_params"),
+        ):
+            with pytest.raises(Refused, match=reason):
+                await ask(method, params)
+    with pytest.raises(Refused, match="not_found"):
+        await RestCaller(client, others).ask("usage.get", {"subject": f"user:{ada.user_id}"})
+    for there in (hidden, abroad):
+        path = f"/v1/channels/conversation:{there}/events"
+        answer = await client.get(path, headers={"Authorization": f"Bearer {others}"})
+        assert answer.status_code == 404
+    denied = await ada.trail(outcome="denied")
+    assert [one.actor_id for one in denied] == [bob] * 5 + [cleo] * 2
+    assert [(one.action, one.resource_id, json.loads(one.details)["reason"]) for one in denied] == [
+        ("conversation.get", hidden, "not_found"),
+        ("channel.subscribe", f"conversation:{hidden}", "not_found"),
+        ("channel.subscribe", f"user:{ada.user_id}", "not_found"),
+        ("channel.subscribe", f"user:{eve.user_id}", "not_found"),
+        ("user.list", None, "permission_denied"),
+        ("usage.get", f"user:{ada.user_id}", "not_found"),
+        ("channel.subscribe", f"conversation:{hidden}", "not_found"),
+    ]
+    assert await eve.trail(outcome="denied") == []
+
+
 async def test_failed_sign_ins_are_in_the_trail_and_a_stranger_does_not_fill_it(
     ada: Someone, client: httpx.AsyncClient
 ) -> None:
@@ -383,9 +427,9 @@ async def test_the_trail_is_filtered(auditor: Auditor) -> None:
     assert await seqs(outcome="failed") == []
     assert await seqs(resource="conversation") == [5, 4, 3]
     assert await seqs(resource=f"conversation:{third['resource_id']}") == [3]
-    assert await seqs(actor=third["actor_id"]) == [5, 4, 3, 2, 1]
+    assert await seqs(actor=third["actor_id"]) == [6, 5, 4, 3, 2, 1], "who looks is in it, once"
     assert await seqs(actor=new_id("u")) == []
-    assert await seqs(since=third["at"]) == [5, 4, 3]
+    assert await seqs(since=third["at"]) == [6, 5, 4, 3]
     assert await seqs(until=third["at"], action="account.login") == [2]
     for wrong in ({"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"outcome": "well"},
                   {"resource": "A B"}, {"cursor": "x"}, {"actor": "ada"}):  # fmt: skip
@@ -403,7 +447,7 @@ async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> No
     assert (well["ok"], well["complete"], well["entries"], well["findings"]) == (True, True, 5, [])
     known = {"known": f"{well['last']}:{well['hash']}"}
     assert (await auditor.ask("audit.verify", known))["ok"]
-    assert (await auditor.ask("audit.verify", {"after": 3}))["entries"] == 2
+    assert (await auditor.ask("audit.verify", {"after": 3}))["entries"] == 3
     outcomes = auditor.ada.hub.hub.services.metrics.audit_verifications
     tampered, disputed = outcomes.labels("tampered"), outcomes.labels("disputed")
     before = tampered._value.get(), disputed._value.get()
@@ -423,6 +467,8 @@ async def test_it_is_verified_and_what_is_wrong_is_named(auditor: Auditor) -> No
     for more in (known, {"known": f"5:{'f' * 64}"}):
         assert not (await auditor.ask("audit.verify", more))["ok"]
     assert (tampered._value.get(), disputed._value.get()) == (before[0] + 3, before[1] + 1)
+    told = [json.loads(one.details) for one in await auditor.ada.trail(action="audit.verify")]
+    assert told == [{"findings": 0}, {"findings": 1}], "each outcome once"
 
 
 async def test_an_export_verifies_without_us_and_is_itself_in_the_trail(ada: Someone) -> None:
@@ -472,10 +518,10 @@ async def test_an_export_is_cut_off_when_the_permission_goes(
 # --- whoever follows it, or reads it back, by whichever door ---
 
 
-async def member_of(ada: Someone) -> tuple[str, str]:
+async def member_of(ada: Someone, name: str = "member") -> tuple[str, str]:
     """The id and an access token of somebody in the tenant who may not read its trail."""
     accounts = ada.hub.hub.services.accounts
-    email = f"member-of-{ada.email}"
+    email = f"{name}-of-{ada.email}"
     user, _ = await accounts.create_user(email, PASSWORD, ada.tenant_id, "member")
     return user.id, (await accounts.login(email, PASSWORD)).access_token
 
@@ -544,6 +590,37 @@ async def test_who_reads_the_trail_back_is_in_it_once_a_session_and_who_may_not_
         ("done", ada.user_id, "rest"),
         ("denied", bob, "rest"),
     ]
+
+
+async def test_who_looks_into_the_trail_and_has_it_verified_is_in_it_once_a_session(
+    ada: Someone, client: httpx.AsyncClient
+) -> None:
+    first = await ada.ask("audit.query", {"limit": 1})
+    assert [one["action"] for one in first["items"]] == ["account.login"], "it comes after"
+    again = await ada.hub.hub.services.accounts.login(ada.email, PASSWORD)
+    other = RestCaller(client, again.access_token)
+    async with open_socket(ada.hub.ws_url, ada.session["access_token"]) as socket:
+        for ask in (ada.ask, socket.ask, other.ask):
+            for params in ({}, {"action": "account."}, {"limit": 1}, {"cursor": "2"}):
+                await ask("audit.query", params)
+            for _ in range(3):
+                assert (await ask("audit.verify"))["ok"]
+    for action in ("audit.query", "audit.verify"):
+        found = [(one.actor_id, one.session_id) for one in await ada.trail(action=action)]
+        sessions = (ada.session["session_id"], again.session_id)
+        assert found == [(ada.user_id, session) for session in sessions], action
+
+
+async def test_what_cannot_be_noted_is_not_shown_but_verified_all_the_same(
+    serve_hub: ServeHub,
+) -> None:
+    async with serve_hub() as hub, httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+        session = await hub.sign_up("ada@hub.example")
+        await refuse_entries(hub.hub.services.database)
+        ask = RestCaller(client, session["access_token"]).ask
+        with pytest.raises(Refused, match="internal_error"):
+            await ask("audit.query")
+        assert (await ask("audit.verify"))["ok"]
 
 
 @pytest.mark.parametrize("role", ["member", "operator", "service"])

@@ -7,6 +7,7 @@ import pytest
 from sqlmodel import col, update
 
 from hub.audit import retention
+from hub.audit.chain import instant
 from hub.audit.retention import prune, terms
 from hub.audit.seal import Seal, kept_seal, made_seal
 from hub.audit.verification import PRUNED, verify
@@ -52,6 +53,7 @@ async def test_what_is_old_is_deleted_and_the_rest_verifies(
     assert [entry["seq"] for entry in left] == [6, 7, 8, 9]
     assert left[-1]["action"] == PRUNED
     assert (left[-1]["details"]["through"], left[-1]["transport"]) == (5, "hub")
+    assert left[-1]["details"]["before"] == instant(cut)
     assert await told(database, tenant, seal.public) == []
     assert await prune(database, seal, tenant, cut) == 0
     assert len(await entries(database, tenant)) == 4

@@ -15,7 +15,7 @@ class Clock:
 
 
 def sieve(clock: Clock, most: int = 100) -> Sieve[str]:
-    return Sieve(burst=3, every_s=10.0, after_s=60.0, clock=clock, most=most)
+    return Sieve(burst=3, every_s=10.0, clock=clock, most=most)
 
 
 def test_of_a_source_a_few_get_through_at_once_and_then_one_now_and_then() -> None:
@@ -27,31 +27,20 @@ def test_of_a_source_a_few_get_through_at_once_and_then_one_now_and_then() -> No
     assert [of.admits("ada", "login") for _ in range(2)] == [True, False]
 
 
-def test_what_was_left_out_is_told_once_after_a_while() -> None:
-    clock = Clock()
-    of = sieve(clock)
+def test_what_was_left_out_is_told_once() -> None:
+    of = sieve(Clock())
+    assert of.left() == []
     for kind in ("login", "login", "login", "login", "revoke", "login"):
         of.admits("ada", kind)
-    assert of.due() == []
-    clock.now = 60.0
-    ((source, left),) = of.due()
-    assert (source, left.count, dict(left.kinds)) == ("ada", 3, {"login": 2, "revoke": 1})
-    assert of.due() == []
-
-
-def test_at_the_end_all_is_told() -> None:
-    of = sieve(Clock())
-    for _ in range(4):
-        of.admits("ada", "login")
-    assert [left.count for _, left in of.due(all=True)] == [1]
+    assert of.left() == [("ada", {"login": 2, "revoke": 1})]
+    assert of.left() == []
 
 
 def test_sources_beyond_those_that_can_be_known_are_counted_as_one() -> None:
     clock = Clock()
     of = sieve(clock, most=2)
     assert [of.admits(name, "login") for name in "abcd"] == [True, True, False, False]
-    ((source, left),) = of.due(all=True)
-    assert (source, left.count) == (None, 2)
+    assert of.left() == [(None, {"login": 2})]
     clock.now = 100.0
     assert of.admits("c", "login"), "the ones before have been silent"
 
@@ -66,6 +55,6 @@ def test_every_one_gets_through_or_is_counted_and_no_more_than_the_rate(
     for name, later in asked:
         clock.now += later
         admitted[name] += of.admits(name, "login")
-    left = sum(left.count for _, left in of.due(all=True))
+    left = sum(kinds.total() for _, kinds in of.left())
     assert sum(admitted.values()) + left == len(asked)
     assert all(count <= 3 + clock.now / 10.0 for count in admitted.values())

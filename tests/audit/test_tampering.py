@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pytest
 
 from hub.audit import checkpoint
@@ -111,6 +112,77 @@ async def test_a_date_that_is_none_is_an_edit_and_hides_nothing(trail: Trail) ->
     await trail.do(f"UPDATE audit_entries SET at = 'yesterday' {ONE}", seq=2)
     await trail.do(f"UPDATE audit_entries SET outcome = 'denied' {ONE}", seq=4)
     assert [told.partition(" (")[0] for told in await trail.told()] == ["entry 2", "entry 4"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "at = replace(at, ' ', 'T')",
+        "at = replace(at, '-', '')",
+        "at = at || '+05:00'",
+        "actor_id = x'00ff'",
+        "resource_id = CAST(resource_id AS BLOB)",
+        "hash = CAST(hash AS BLOB)",
+        "previous_hash = CAST(previous_hash AS BLOB)",
+    ],
+)
+async def test_the_same_said_otherwise_is_an_edit_where_filters_would_not_find_it_any_more(
+    trail: Trail, change: str
+) -> None:
+    if not trail.database.embedded:
+        pytest.skip("PostgreSQL keeps each column in one form")
+    async with trail.database.write(trail.tenant) as session:
+        await record(session, trail.tenant, "user.do", resource=("user", "u_1"))
+    await trail.do(f"UPDATE audit_entries SET {change} {ONE}", seq=COUNT + 1)
+    told = await trail.told()
+    assert told
+    assert all(one.startswith(f"entry {COUNT + 1} (ae_") for one in told)
+
+
+@pytest.mark.parametrize("seq", [0, -1, -(2**31)])
+async def test_an_entry_before_the_first_is_one_that_was_inserted(trail: Trail, seq: int) -> None:
+    await trail.do(
+        "INSERT INTO audit_entries (id, tenant_id, seq, at, action, outcome, transport, details, "
+        "previous_hash, hash) SELECT 'ae_new', tenant_id, :before, at, action, outcome, "
+        f"transport, details, previous_hash, hash FROM audit_entries {ONE}",
+        seq=1,
+        before=seq,
+    )
+    assert await trail.told() == [f"entry {seq} (ae_new) was inserted"]
+    await trail.do(f"DELETE FROM audit_entries {ONE}", seq=1)
+    assert await trail.told() == [f"entry {seq} (ae_new) was inserted", "entry 1 was removed"]
+
+
+@pytest.mark.parametrize("seq", [1.5, COUNT + 0.5, COUNT + 1.5, "x"])
+async def test_an_entry_whose_number_is_none_is_one_that_was_inserted(
+    trail: Trail, seq: float | str
+) -> None:
+    if not trail.database.embedded:
+        pytest.skip("PostgreSQL takes no such number")
+    made = (await entries(trail.database, trail.tenant))[0] | {"id": "ae_new", "seq": seq}
+    columns = ("id", "seq", "action", "outcome", "transport", "previous_hash")
+    await trail.do(
+        "INSERT INTO audit_entries (tenant_id, at, details, hash, " + ", ".join(columns) + ") "
+        f"SELECT tenant_id, at, details, :hash, {', '.join(f':{name}' for name in columns)} "
+        f"FROM audit_entries WHERE tenant_id = :tenant AND seq = 1",
+        hash=hash_of(made),
+        **{name: made[name] for name in columns},
+    )
+    (told,) = await trail.told()
+    assert told.endswith(" (ae_new) was inserted")
+
+
+async def test_a_note_of_pruning_that_is_none_explains_nothing(trail: Trail) -> None:
+    for details in (
+        {"through": "3", "hash": "f", "public_key": "k", "signature": "s"},
+        {"through": 3, "hash": 4, "public_key": "k", "signature": "s"},
+        {"through": True, "hash": "f", "public_key": "k", "signature": 5},
+        {"through": ["3"], "hash": "f", "public_key": "k", "signature": "s"},
+    ):
+        async with trail.database.write(trail.tenant) as session:
+            await record(session, trail.tenant, "audit.prune", details=details)  # type: ignore[arg-type]
+        await trail.do("DELETE FROM audit_entries WHERE tenant_id = :tenant AND seq < 3")
+        assert await trail.told() == ["entries 1 to 2 were removed"]
 
 
 async def test_an_entry_that_is_edited_and_hashed_again_is_named(trail: Trail) -> None:
@@ -236,6 +308,13 @@ async def test_a_trail_that_is_gone_shows_beside_a_checkpoint(trail: Trail) -> N
     )
     assert await trail.told() == []
     assert await trail.told(seen) == ["the end was cut off: entries 1 to 9 are gone"]
+
+
+def test_a_checkpoint_with_a_signature_that_is_no_text_is_refused(seal: Seal) -> None:
+    said = orjson.loads(checkpoint.written({"t_1": Known(3, "f" * 64)}, seal))
+    for signature in (5, None, ["x"]):
+        with pytest.raises(Fault, match="its signature does not fit"):
+            checkpoint.read(orjson.dumps({**said, "signature": signature}), [seal.public])
 
 
 def test_a_checkpoint_is_read_only_if_who_is_trusted_signed_it(seal: Seal) -> None:

@@ -135,10 +135,13 @@ class Followers:
                 raise RuntimeError(f"{len(still)} hear nothing: {why}")
             await asyncio.sleep(POLL_S)
 
-    async def unready(self, port: int, within: float) -> None:
-        """Wait until a node says of itself that it is not ready. Raises TimeoutError."""
+    async def ready(self, port: int, ready: bool, within: float) -> None:
+        """Wait until a node says of itself that it is ready, or is not. Raises TimeoutError."""
+        wanted = 200 if ready else 503
         async with asyncio.timeout(within):
-            while (await ask(port, "GET", "/health/ready", "", {}))[0] != 503:  # noqa: ASYNC110
+            while True:
+                if (await ask(port, "GET", "/health/ready", "", {}))[0] == wanted:
+                    return
                 await asyncio.sleep(POLL_S)
 
     async def in_turn(self, port: int, within: float) -> list[list[Any]]:
@@ -176,8 +179,14 @@ async def _trial(one: Follower, port: int, within: float) -> list[Any]:
     if one.ended.done():
         raise RuntimeError(f"{one.case['kind']}: it had ended before, {one.ended.result()[1]}")
     asked = time.monotonic()
-    await done(port, *one.case["take"])
+    while True:
+        status, _ = await ask(port, *one.case["take"])
+        if status != 503:
+            break
+        await asyncio.sleep(AGAIN_S)  # as a client does who is told to come again
     answered = time.monotonic()
+    if not 200 <= status < 300:
+        raise RuntimeError(f"{one.case['kind']}: {status}")
     try:
         ended, reason = await asyncio.wait_for(asyncio.shield(one.ended), within)
     except TimeoutError:
@@ -193,7 +202,7 @@ async def main() -> None:
         {
             "follow": followers.follow,
             "flowing": followers.flowing,
-            "unready": followers.unready,
+            "ready": followers.ready,
             "in_turn": followers.in_turn,
             "at_once": followers.at_once,
             "leave": followers.leave,

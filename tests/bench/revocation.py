@@ -33,17 +33,25 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
+AT_ONCE_S: Final = 1.0
+"""Over so long the trials begin that begin at the pause itself."""
+AT_PAUSE, KNOWN = "begun at the pause", "begun once both knew"
+
+
 @dataclass(frozen=True)
 class Load:
-    """Trials of all kinds together; with Redis paused, and seconds over which these begin."""
+    """Trials of all kinds together. With Redis paused: how often, the trials of each pause, and
+    seconds over which they begin where both nodes know of it. Each second one begins at the pause.
+    """
 
     trials: int
-    away: int
+    pauses: int
+    each: int
     over_s: float
 
 
-FULL: Final = Load(200, 36, RECHECK_S)
-QUICK: Final = Load(6, 6, 1.0)
+FULL: Final = Load(200, 7, 29, RECHECK_S)
+QUICK: Final = Load(6, 2, 3, 1.0)
 
 
 class Shown(NamedTuple):
@@ -76,14 +84,16 @@ class Trial(NamedTuple):
     asked_s: float | None
     answered_s: float | None
     reason: str | None
+    when: str = ""
 
 
 def revocation(*, quick: bool) -> list[Table]:
     """Take things away one by one with Redis there, then side by side with Redis paused."""
     load = QUICK if quick else FULL
+    lost_of = load.pauses * load.each
     here = Table("revocation", f"{load.trials} trials: ms to the end on another node", COLUMNS)
     away = Table(
-        "revocation, Redis paused", f"{load.away} trials: s to the end on another node", COLUMNS
+        "revocation, Redis paused", f"{lost_of} trials: s to the end on another node", COLUMNS
     )
     if not has_redis():
         here.notes = ["There is no redis-server here: not measured."]
@@ -102,10 +112,14 @@ def revocation(*, quick: bool) -> list[Table]:
             with _following(nodes, followers, kinds, operator):
                 found = followers.ask("in_turn", port=nodes.second.ready["port"], within=WITHIN_S)
                 trials += [Trial(*each) for each in found]
-        say(f"revocation: {load.away} trials with Redis paused")
-        kinds = _kinds(0, load.away, dice)
-        with _following(nodes, followers, kinds, operator):
-            lost = _with_redis_paused(nodes, followers, load.over_s)
+        lost: list[Trial] = []
+        for pause in range(load.pauses):
+            at = pause * load.each
+            say(f"revocation: trials {at} to {at + load.each} of {lost_of} with Redis paused")
+            kinds = _kinds(at, at + load.each, dice)
+            with _following(nodes, followers, kinds, operator):
+                over_s = AT_ONCE_S if pause % 2 else load.over_s
+                lost += _with_redis_paused(nodes, followers, over_s, at_once=bool(pause % 2))
     _fill(here, trials, HERE)
     _fill(away, lost, AWAY)
     here.notes += [
@@ -117,10 +131,12 @@ def revocation(*, quick: bool) -> list[Table]:
         "machine's cores.",
     ]
     away.notes += [
-        "Redis is stopped (SIGSTOP) before the first, and until after the last. The answers stream",
-        "from the log of the node that gives them. The same operations do it: they commit, cannot",
-        "tell the other node, and answer when that is certain. The commit is between request and",
-        f"answer. They begin evenly spread over {load.over_s:g} s, and run side by side.",
+        f"Redis is stopped (SIGSTOP) {load.pauses} times, each time until {load.each} have ended",
+        "that run side by side. The answers stream from the log of the node that gives them. The",
+        "same operations do it: they commit, cannot tell the other node, and answer when that is",
+        "certain. The commit is between request and answer; who is answered 503 asks again. At",
+        f"each second pause they begin at once, spread evenly over {AT_ONCE_S:g} s, before a node",
+        f"has noticed; else once both say that they are not ready, over {load.over_s:g} s.",
     ]
     return [here, away]
 
@@ -143,23 +159,30 @@ def _following(nodes: Nodes, followers: Child, kinds: list[str], operator: str) 
     followers.ask("leave", port=port)
 
 
-def _with_redis_paused(nodes: Nodes, followers: Child, over_s: float) -> list[Trial]:
+def _with_redis_paused(
+    nodes: Nodes, followers: Child, over_s: float, *, at_once: bool
+) -> list[Trial]:
+    ports = [node.ready["port"] for node in (nodes.first, nodes.second)]
     nodes.redis.pause()
     try:
-        for node in (nodes.first, nodes.second):
-            followers.ask("unready", port=node.ready["port"], within=FLOWS_S)
-        followers.ask("flowing", within=FLOWS_S)
-        port = nodes.second.ready["port"]
-        found = followers.ask("at_once", port=port, over=over_s, within=AWAY_WITHIN_S)
+        if not at_once:
+            for port in ports:
+                followers.ask("ready", port=port, ready=False, within=FLOWS_S)
+            followers.ask("flowing", within=FLOWS_S)
+        found = followers.ask("at_once", port=ports[1], over=over_s, within=AWAY_WITHIN_S)
     finally:
         nodes.redis.resume()
-    return [Trial(*each) for each in found]
+    for port in ports:
+        followers.ask("ready", port=port, ready=True, within=FLOWS_S)
+    when = AT_PAUSE if at_once else KNOWN
+    return [Trial(*each)._replace(when=when) for each in found]
 
 
 def _fill(table: Table, trials: list[Trial], shown: Shown) -> None:
     scale = shown.scale
-    for kind in (*KINDS, "all"):
-        of = [trial for trial in trials if kind in (trial.kind, "all")]
+    begun = sorted({trial.when for trial in trials} - {""})
+    for kind in (*KINDS, *begun, "all"):
+        of = [trial for trial in trials if kind in (trial.kind, trial.when, "all")]
         asked = [trial.asked_s * scale for trial in of if trial.asked_s is not None]
         answered = [trial.answered_s * scale for trial in of if trial.answered_s is not None]
         row: list[Any] = [kind, len(of)]

@@ -2,11 +2,14 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Final
 
+from tests.bench.ages import percentile
 from tests.bench.child import Child
 from tests.bench.node import quiet_hub, raise_file_limit, subscription
 from tests.bench.report import Table, say
+from tests.parts.rank_sum import rank_sum
 
 COST: Final = 12
 """bcrypt's, as by default."""
@@ -18,20 +21,25 @@ FLOOD: Final = 100.0
 
 @dataclass(frozen=True)
 class Load:
-    """Checks; requests one after the other; sockets, their conversations, events a second of each,
-    and the seconds that they are looked at.
+    """Checks; requests one after the other; sign-ins of each kind of who does not come in; sockets,
+    their conversations, events a second of each, and the seconds that they are looked at.
     """
 
     checks: int
     requests: int
+    refused: int
     sockets: int
     conversations: int
     rate: float
     seconds: float
 
 
-FULL: Final = Load(20_000, 20, 1_000, 100, 5.0, 20.0)
-QUICK: Final = Load(2_000, 2, 50, 5, 5.0, 2.0)
+FULL: Final = Load(20_000, 20, 200, 1_000, 100, 5.0, 20.0)
+QUICK: Final = Load(2_000, 2, 8, 50, 5, 5.0, 2.0)
+GUESSES: Final = 25
+"""Of an account: it stands a hundred from places where it was not used before."""
+ENOUGH: Final = 20
+"""Trials from which on something is said about two samples."""
 
 
 def trust(*, quick: bool) -> list[Table]:
@@ -40,7 +48,13 @@ def trust(*, quick: bool) -> list[Table]:
     load = QUICK if quick else FULL
     with ExitStack() as stack:
         start = stack.enter_context
-        hub = start(quiet_hub(HUB_BCRYPT_COST=str(4 if quick else COST), HUB_REGISTRATION="open"))
+        hub = start(
+            quiet_hub(
+                HUB_BCRYPT_COST=str(4 if quick else COST),
+                HUB_REGISTRATION="open",
+                HUB_TRUSTED_PROXIES="127.0.0.1",
+            )
+        )
         visitors = start(Child("tests.bench.visitors"))
         crowd = start(Child("tests.bench.crowd"))
         owner = hub.ask("sign_in", users=1)[0]
@@ -48,8 +62,10 @@ def trust(*, quick: bool) -> list[Table]:
         checks = _checks(hub, owner, load)
         say("trust: the doors")
         doors = _doors(hub, visitors, owner, load, 4 if quick else COST)
+        say("trust: who does not come in")
+        alike = _alike(hub, visitors, load, 4 if quick else COST)
         say("trust: a flood at the door")
-        return [checks, doors, _flood(hub, visitors, crowd, owner, load)]
+        return [checks, doors, alike, _flood(hub, visitors, crowd, owner, load)]
 
 
 def _checks(hub: Child, owner: dict[str, str], load: Load) -> Table:
@@ -107,6 +123,46 @@ def _doors(hub: Child, visitors: Child, owner: dict[str, str], load: Load, cost:
         _expect_success(name, found)
         table.rows.append((name, found["p50"], found["p99"], found["p50"] / floor))
     table.notes = [f"{load.requests} of each, on a connection of its own, on SQLite."]
+    return table
+
+
+def _alike(hub: Child, visitors: Child, load: Load, cost: int) -> Table:
+    accounts = -(-load.refused // GUESSES)
+    known, disabled = [hub.ask("sign_in", users=accounts) for _ in range(2)]
+    hub.ask("disable", users=disabled)
+    wrong = "wrong horse battery"
+    ways = {
+        "unknown": [(f"nobody-{number}@hub.example", PASSWORD) for number in range(accounts)],
+        "known, the password is wrong": [(one["email"], wrong) for one in known],
+        "disabled, the password is right": [(one["email"], PASSWORD) for one in disabled],
+    }
+    bodies = {
+        name: [
+            {"email": email, "password": password}
+            for email, password in islice(cycle(tried), load.refused)
+        ]
+        for name, tried in ways.items()
+    }
+    found = visitors.ask("in_turns", port=hub.ready["port"], path="/v1/auth/login", ways=bodies)
+    table = Table(
+        "trust alike",
+        f"sign-ins that are refused, at bcrypt's cost of {cost}, from end to end, ms",
+        ("", "trials", "p10", "p50", "p90", "p99", "p beside the unknown"),
+    )
+    for name, told in found.items():
+        if told["statuses"] != {"401": load.refused}:
+            raise RuntimeError(f"{name}: {told['statuses']}")
+        unlike = None
+        if name != "unknown" and load.refused >= ENOUGH:
+            unlike = rank_sum(found["unknown"]["times"], told["times"])
+        shown = [percentile(told["times"], share) for share in (10, 50, 90, 99)]
+        table.rows.append((name, load.refused, *shown, unlike))
+    table.notes = [
+        "In turns, in any order of the three, each on a connection of its own and from another",
+        "address by the word of a proxy that is trusted, so that no budget answers first. The last",
+        "column is how likely samples of one distribution differ as much (Mann and Whitney, by",
+        f"rank); of fewer than {ENOUGH} nothing is said.",
+    ]
     return table
 
 

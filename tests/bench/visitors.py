@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 from collections import Counter
 from typing import Any, Final
@@ -15,12 +16,17 @@ from tests.bench.child import obey
 ANSWER_S: Final = 30.0
 
 
-async def post(port: int, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
-    """The status and the body of an answer, on a connection of its own."""
+async def post(
+    port: int, path: str, body: dict[str, Any], whence: str | None = None
+) -> tuple[int, bytes]:
+    """The status and the body of an answer, on a connection of its own. ``whence``: the address
+    that a proxy would say it is from.
+    """
     data = json.dumps(body).encode()
+    said = f"X-Forwarded-For: {whence}\r\n" if whence else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        f"{said}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -39,11 +45,13 @@ class Visits:
         self.times: list[float] = []
         self.statuses: Counter[str] = Counter()
 
-    async def visit(self, port: int, path: str, body: dict[str, Any]) -> bytes:
+    async def visit(
+        self, port: int, path: str, body: dict[str, Any], whence: str | None = None
+    ) -> bytes:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(ANSWER_S):
-                status, content = await post(port, path, body)
+                status, content = await post(port, path, body, whence)
         except (OSError, TimeoutError, IndexError):
             self.statuses["none"] += 1
             return b""
@@ -65,6 +73,25 @@ async def each(port: int, path: str, bodies: list[dict[str, Any]]) -> dict[str, 
     for body in bodies:
         await visits.visit(port, path, body)
     return visits.counts()
+
+
+async def in_turns(
+    port: int, path: str, ways: dict[str, list[dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Ask one after the other, of each way in turn and in any order of them, each time from where
+    nobody was before. Of each way the ``statuses``, and all ``times`` in milliseconds.
+    """
+    visits = {name: Visits() for name in ways}
+    whence = (f"198.18.{third}.{last}" for third in range(256) for last in range(1, 255))
+    for bodies in zip(*ways.values(), strict=True):
+        turns = list(zip(ways, bodies, strict=True))
+        random.shuffle(turns)
+        for name, body in turns:
+            await visits[name].visit(port, path, body, next(whence))
+    return {
+        name: {"statuses": dict(each.statuses), "times": each.times}
+        for name, each in visits.items()
+    }
 
 
 async def refresh(port: int, token: str, count: int) -> dict[str, Any]:
@@ -104,7 +131,17 @@ async def hash_ms(cost: int, count: int) -> float:
 
 
 async def main() -> None:
-    await obey({}, {"each": each, "refresh": refresh, "flood": flood, "hash_ms": hash_ms})
+    random.seed(7)
+    await obey(
+        {},
+        {
+            "each": each,
+            "in_turns": in_turns,
+            "refresh": refresh,
+            "flood": flood,
+            "hash_ms": hash_ms,
+        },
+    )
 
 
 if __name__ == "__main__":

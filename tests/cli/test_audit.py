@@ -156,7 +156,7 @@ def test_entries_are_looked_for(hub: Hub) -> None:
         return [json.loads(line)["seq"] for line in ended.out.splitlines()]
 
     assert seqs() == [5, 4, 3, 2, 1]
-    assert seqs("--limit", "2") == [5, 4]
+    assert seqs("--limit", "2") == [6, 5], "the one before is in it"
     assert seqs("--action", "account.link") == [5, 3]
     assert seqs("--resource", "session") == [4, 2]
     assert seqs("--outcome", "denied") == []
@@ -165,6 +165,14 @@ def test_entries_are_looked_for(hub: Hub) -> None:
     line = hub("audit", "query", "--action", "user.create").out
     assert "done    user.create" in line
     assert line.rstrip().endswith('cli  {"role":"owner"}')
+    since = ("--since", "2026-01-31", "--action", "audit.", "--limit", "1")
+    seqs(*since)
+    (told,) = hub("audit", "query", "--json", *since[2:]).out.splitlines()
+    noted = json.loads(told)
+    assert (noted["action"], noted["transport"]) == ("audit.query", "cli")
+    assert noted["details"] == {"action": "audit.", "since": "2026-01-31T00:00:00.000000Z"}
+    assert hub("audit", "verify").out.endswith(": 15 entries, 1 to 15\n")
+    assert hub("audit", "verify").out.endswith(": 15 entries, 1 to 15\n"), "leaves it as it is"
 
 
 @pytest.mark.parametrize(

@@ -16,23 +16,11 @@ from hub.settings import Settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import User, now
+from tests.parts.rank_sum import ALPHA, rank_sum
 
 PASSWORD: Final = "correct horse battery"
 TRIALS: Final = 200
 COST: Final = 6
-ALPHA: Final = 1e-4
-
-
-def rank_sum(one: list[float], other: list[float]) -> float:
-    """The probability that samples of one distribution differ as much as these (Mann and Whitney,
-    1947; the normal approximation, for samples of 20 and more without many ties), two-sided.
-    """
-    both = sorted([(value, 0) for value in one] + [(value, 1) for value in other])
-    ranks = sum(at for at, (_, which) in enumerate(both, 1) if which == 0)
-    n, m = len(one), len(other)
-    u = ranks - n * (n + 1) / 2
-    z = (u - n * m / 2) / (n * m * (n + m + 1) / 12) ** 0.5
-    return 2 * (1 - statistics.NormalDist().cdf(abs(z)))
 
 
 def test_the_test_sees_a_difference_and_no_difference() -> None:

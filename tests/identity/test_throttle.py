@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hub.audit.origin import place_of
 from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane, MemoryShared
@@ -21,7 +22,7 @@ from hub.identity.accounts.mailing import Mailing
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.sessions import throttle as budgets
-from hub.identity.sessions.throttle import Throttle, beginnings_of, place_of
+from hub.identity.sessions.throttle import Throttle, beginnings_of
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.settings import Settings

@@ -160,7 +160,16 @@ class Hub:
                 tokens = dict.fromkeys(TRANSPORTS, str(key["key"]))
                 found[who.name] = Credentials(key["user_id"], whose.home, whose.abroad, tokens)
         found["nobody"] = Credentials("", houses[HOME], houses[ABROAD], {})
+        for its in found.values():
+            await self._in_a_group(its.home.tenant_id, its.user or its.home.colleague)
         return found
+
+    async def _in_a_group(self, tenant_id: str, user: str) -> None:
+        if user not in self.things.groups:
+            groups = self._served.hub.services.groups
+            made = await groups.create(tenant_id, None, f"those with {user}", "")
+            await groups.add(tenant_id, None, made.id, user)
+            self.things.groups[user] = made.id
 
     async def _house(self, name: str) -> House:
         ids = []

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.audit.denials import Refusal
+from hub.audit.refusal import Refusal
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.accounts import addresses, invitations

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.audit.denials import Refusal
 from hub.audit.origin import acting_as, current
+from hub.audit.refusal import Refusal
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.accounts import addresses, invitations, password_policy

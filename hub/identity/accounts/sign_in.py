@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from hub.audit.origin import place_of
 from hub.faults import Fault
 from hub.identity.access.factor_policy import has_factor
 from hub.identity.access.holdings import admitted
@@ -27,7 +28,7 @@ from hub.identity.sessions.login_sessions import (
     granted,
     signed_in,
 )
-from hub.identity.sessions.throttle import NOTHING, Taken, Throttle, beginnings_of, place_of
+from hub.identity.sessions.throttle import NOTHING, Taken, Throttle, beginnings_of
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, prebuilt
 from hub.storage.tables import LoginSession, Membership, Tenant, User, now

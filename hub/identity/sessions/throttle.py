@@ -24,10 +24,10 @@ behind one address with an attacker shares its budgets with them.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
+from hub.audit.origin import place_of
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
@@ -183,20 +183,6 @@ class Throttle:
             if fault.reason != "backend_unavailable":
                 raise
             return await self._here.take(bucket, cost, rate=rate, burst=burst)
-
-
-@lru_cache(maxsize=4_096)  # it is asked for each request
-def place_of(address: str | None) -> str:
-    """What counts as one address: of IPv6 the network that one customer has (RFC 6177)."""
-    if address is None:
-        return "-"
-    try:
-        known = ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(known, IPv6Address):
-        return str(ip_network((known, 64), strict=False))
-    return str(known)
 
 
 def beginnings_of(address: str) -> tuple[str, ...]:

@@ -11,13 +11,15 @@ import threading
 from typing import Any
 
 import uvloop
+from sqlmodel import col, update
 
 from hub.app import running
 from hub.cli import memory
 from hub.cli.serving import HubServer
 from hub.ids import new_id
 from hub.settings import read_settings
-from hub.storage.tables import Conversation
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import Conversation, User, now
 from tests.bench.child import obey
 from tests.bench.servers.appending import Appending
 from tests.bench.servers.furnishing import Furnishing
@@ -56,6 +58,13 @@ async def main() -> None:
                     }
                 )
             return found
+
+        async def disable(users: list[dict[str, str]]) -> None:
+            """Let users do nothing any more, in any tenant."""
+            ids = [user["user"] for user in users]
+            async with services.database.write(EVERY_TENANT) as session:
+                theirs = col(User.id).in_(ids)
+                await session.exec(update(User).where(theirs).values(disabled_at=now()))
 
         async def converse(owners: list[dict[str, str]], model: str | None = None) -> list[str]:
             """Make a conversation for each of the owners; their ids."""
@@ -118,6 +127,7 @@ async def main() -> None:
                 {"port": port},
                 {
                     "sign_in": sign_in,
+                    "disable": disable,
                     "converse": converse,
                     **appending.commands(),
                     **Furnishing(services).commands(),

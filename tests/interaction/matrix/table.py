@@ -26,6 +26,8 @@ SIGNED_IN: Final = "signed in"
 """Whoever is signed in may, whatever their role; API keys may not, unless ``by_key``."""
 
 OWN, READER, WRITER = "own", "shared to read", "shared to write"
+APPROVER, EXPIRED = "shared to approve", "shared to write until a moment ago"
+GROUP = "shared with a group of theirs to write"
 ANOTHERS, FOREIGN, MISSING = "another's", "foreign", "missing"
 THE, SENIOR = "the tenant's", "of a higher rank"
 WRONG = "of another kind"
@@ -40,7 +42,8 @@ RELATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "the trail's channel": (THE,),
     "whole tenant": (THE,),
     **dict.fromkeys(
-        ("conversation", "run", "channel"), (OWN, READER, WRITER, ANOTHERS, *_ELSEWHERE)
+        ("conversation", "run", "channel"),
+        (OWN, READER, WRITER, APPROVER, GROUP, EXPIRED, ANOTHERS, *_ELSEWHERE),
     ),
     **dict.fromkeys(("session", "apikey", "account"), (OWN, ANOTHERS, *_ELSEWHERE)),
     **dict.fromkeys(("own channel", "subject"), (OWN, ANOTHERS, FOREIGN, MISSING)),

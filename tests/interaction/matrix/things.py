@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, Final
 
@@ -28,7 +28,10 @@ from hub.storage.tables import (
 )
 from tests.interaction.matrix.table import (
     ANOTHERS,
+    APPROVER,
+    EXPIRED,
     FOREIGN,
+    GROUP,
     MISSING,
     OWN,
     READER,
@@ -57,6 +60,13 @@ _PREFIX: Final = {
     "tenant": "t",
     "operated": "t",
 }
+_SHARED: Final = {
+    READER: "reader",
+    WRITER: "writer",
+    APPROVER: "approver",
+    GROUP: "writer",
+    EXPIRED: "writer",
+}
 _WRONG: Final = {
     "channel": ("nonsense", new_id("m"), f"run:{new_id('r')}", f"audit:{new_id('t')}"),
     "role": ("nonsense", new_id("g")),
@@ -83,6 +93,8 @@ class Things:
     """By kind; those that others refer to come first."""
     tenants: dict[str, str] = field(default_factory=dict)
     """Of each id, the tenant that it is of."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Of who asks, a group that they are in."""
     _roles: dict[str, str] = field(default_factory=dict)
 
     def _add(self, row: Any) -> str:
@@ -140,9 +152,10 @@ class Things:
         tenant_id = house.tenant_id
         if row.on in ("conversation", "channel", "run"):
             conversation = self.conversation(house, owner)
-            if relation in (READER, WRITER):
-                access = "reader" if relation == READER else "writer"
-                self._grant(tenant_id, user, conversation, access)
+            if relation in _SHARED:
+                to = ("group", self.groups[user]) if relation == GROUP else ("user", user)
+                ended = now() - timedelta(seconds=1) if relation == EXPIRED else None
+                self._grant(tenant_id, to, conversation, _SHARED[relation], ended)
             return self._run(tenant_id, owner, conversation) if row.on == "run" else conversation
         role = "owner" if relation == SENIOR else "member"
         makers: dict[str, Callable[[], str]] = {
@@ -200,19 +213,27 @@ class Things:
         """It is shared with the owner's friend."""
         made = Conversation(id=new_id("c"), tenant_id=house.tenant_id, owner_id=owner, model="echo")
         self._add(made)
-        self._grant(house.tenant_id, house.friend, made.id, "reader")
+        self._grant(house.tenant_id, ("user", house.friend), made.id, "reader")
         return made.id
 
-    def _grant(self, tenant_id: str, user: str, conversation: str, access: str) -> None:
+    def _grant(
+        self,
+        tenant_id: str,
+        to: tuple[str, str],
+        conversation: str,
+        access: str,
+        ends: datetime | None = None,
+    ) -> None:
         self._add(
             Grant(
                 id=new_id("sh"),
                 tenant_id=tenant_id,
-                subject_kind="user",
-                subject_id=user,
+                subject_kind=to[0],
+                subject_id=to[1],
                 resource_kind="conversation",
                 resource_id=conversation,
                 access=access,
+                expires_at=ends,
             )
         )
 

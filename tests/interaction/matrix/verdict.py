@@ -6,7 +6,9 @@ from typing import Final
 from tests.interaction.matrix.table import (
     ABOVE,
     ANYBODY,
+    APPROVER,
     FOREIGN,
+    GROUP,
     MISSING,
     NARROW,
     NONE,
@@ -21,8 +23,13 @@ from tests.interaction.matrix.table import (
     Row,
 )
 
-_LESS: Final = {WRITER: (READER, WRITER), READER: (READER,)}
-"""The shares that each share is as good as."""
+_LESS: Final = {
+    WRITER: (READER, WRITER),
+    GROUP: (READER, WRITER),
+    READER: (READER,),
+    APPROVER: (READER,),
+}
+"""The shares that each share is as good as; one that has expired is as good as none."""
 
 
 @dataclass(frozen=True)
