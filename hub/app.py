@@ -82,6 +82,7 @@ from hub.transports.openapi import openapi
 from hub.transports.reference import page, reference
 from hub.transports.request_ids import RequestIds
 from hub.transports.rest import Rest, http_exception, json_response, unexpected
+from hub.transports.seats import House
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
@@ -288,8 +289,9 @@ def _providers(
 def _hub(services: Services, worker: Worker | None) -> Hub:
     dispatcher = Dispatcher(OPERATIONS)
     rest = Rest(services, dispatcher)
-    streams = EventStreams(services, dispatcher, rest)
-    socket = SocketEndpoint(services, dispatcher, _origins(services.settings))
+    house = House(services.settings)
+    streams = EventStreams(services, dispatcher, rest, house)
+    socket = SocketEndpoint(services, dispatcher, _origins(services.settings), house)
     draining = Draining(
         services.settings.drain_s,
         (socket.connections, streams),

@@ -15,7 +15,7 @@ from hub.backplane.interface import LogSlice
 from hub.faults import Fault
 from hub.identity.tokens.keyring import LEEWAY_S
 from hub.ids import new_id
-from hub.transports import sse
+from hub.transports import sse, stream
 from tests.interaction.drivers import RestCaller, eventually, refused
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.transports.tokens import lasting
@@ -253,7 +253,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_nothing_is_logged(
     ada: Someone, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if why == "too slow":
-        monkeypatch.setattr(sse, "ABORT_S", 0.3)
+        monkeypatch.setattr(stream, "ABORT_S", 0.3)
     async with stalled(ada):
         if why == "logout":
             await ada.ask("account.logout")
