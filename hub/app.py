@@ -77,6 +77,7 @@ from hub.transports.health import health_routes
 from hub.transports.oidc import SignIn
 from hub.transports.request_ids import RequestIds
 from hub.transports.rest import Rest, http_exception, unexpected
+from hub.transports.seats import House
 from hub.transports.sse import EventStreams
 from hub.transports.web import web_routes
 from hub.transports.websocket import SocketEndpoint
@@ -283,8 +284,9 @@ def _providers(
 def _hub(services: Services, worker: Worker | None) -> Hub:
     dispatcher = Dispatcher(OPERATIONS)
     rest = Rest(services, dispatcher)
-    streams = EventStreams(services, dispatcher, rest)
-    socket = SocketEndpoint(services, dispatcher, _origins(services.settings))
+    house = House(services.settings)
+    streams = EventStreams(services, dispatcher, rest, house)
+    socket = SocketEndpoint(services, dispatcher, _origins(services.settings), house)
     draining = Draining(
         services.settings.drain_s,
         (socket.connections, streams),

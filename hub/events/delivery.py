@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from hub.backplane.interface import Position
-from hub.protocol.codec import encode_event
+from hub.protocol.codec import encode_event, encode_sent
 from hub.protocol.rfc6455 import text_frame
 
 _TEXT: Final = rb'[^"\\]*(?:\\.[^"\\]*)*'
@@ -20,13 +20,15 @@ class Delivery:
     """One or more entries of a channel's log: those that end at ``seq``, ``span`` of them.
 
     ``event`` is the event's JSON as it was appended, or, of a span, that of all of them joined.
-    ``frame`` is the notification that carries it, as a WebSocket text frame. ``text_at`` is where
-    in ``event`` the text of a delta begins, which ends two bytes before its end; 0: it is none.
+    ``frame`` is the notification that carries it, as a WebSocket text frame, ``sent`` the event as
+    a server-sent one. ``text_at`` is where in ``event`` the text of a delta begins, which ends two
+    bytes before its end; 0: it is none.
     """
 
-    __slots__ = ("channel", "epoch", "event", "frame", "seq", "span", "text_at")
+    __slots__ = ("channel", "epoch", "event", "frame", "sent", "seq", "span", "text_at")
 
     frame: bytes
+    sent: bytes
     text_at: int
 
     def __init__(self, channel: str, epoch: str, seq: int, event: bytes, span: int = 1) -> None:
@@ -42,6 +44,9 @@ class Delivery:
         if name == "frame":
             self.frame = text_frame(self.payload)
             return self.frame
+        if name == "sent":
+            self.sent = encode_sent(self.epoch, self.seq, self.event)
+            return self.sent
         if name == "text_at":
             self.text_at = _text_at(self.event)
             return self.text_at

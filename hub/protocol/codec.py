@@ -95,6 +95,12 @@ def encode_event(channel: str, epoch: str, seq: int, event: bytes, span: int = 1
     )
 
 
+def encode_sent(epoch: str, seq: int, event: bytes, name: str = "") -> bytes:
+    """An event at its position as a server-sent event, called ``name`` if it has one."""
+    named = b"event: %s\n" % name.encode() if name else b""
+    return b"%sid: %s:%d\ndata: %s\n\n" % (named, epoch.encode(), seq, event)
+
+
 def encode_whisper(channel: str, event: bytes) -> bytes:
     """An event of a channel that is no part of its log, and so at no position."""
     return b'{"jsonrpc":"2.0","method":"event","params":{"channel":%b,"event":%b}}' % (

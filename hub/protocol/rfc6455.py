@@ -1,6 +1,13 @@
 """The framing of a server's WebSocket messages (RFC 6455 section 5.2), for frames built once."""
 
 from collections.abc import Iterator
+from typing import Final
+
+CLOSE_CODES: Final = frozenset(range(1000, 1016)) - {1004}
+"""The close codes that section 7.4.1 and the registry it began give a meaning."""
+
+LOST: Final = 1006
+"""Stands for the end of a connection without a close frame; it is on no wire (section 7.1.5)."""
 
 
 def text_frame(payload: bytes) -> bytes:

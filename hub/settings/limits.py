@@ -11,16 +11,17 @@ class LimitSettings(BaseSettings):
         100,
         ge=0,
         alias="HUB_CONNECTIONS_PER_USER",
-        description="WebSocket connections that one user may have open in one process; one more is "
-        "closed with 4504. 0: no limit.",
+        description="Connections, WebSockets and streams of server-sent events together, that one "
+        "user may have open in one process; one more WebSocket is closed with 4504, one more "
+        "stream is answered 429. 0: no limit.",
     )
     connections_per_address: int = Field(
         1000,
         ge=0,
         alias="HUB_CONNECTIONS_PER_ADDRESS",
-        description="WebSocket connections that one address may have open in one process; one more "
-        "is closed with 4504. Loopback addresses have no limit; behind a proxy on another machine "
-        "all clients have its address unless HUB_TRUSTED_PROXIES names it. 0: no limit.",
+        description="Connections that one address may have open in one process, counted and "
+        "refused like those of a user. Loopback addresses have no limit; behind a proxy on another "
+        "machine all clients have its address unless HUB_TRUSTED_PROXIES names it. 0: no limit.",
     )
     user_rate: float = Field(
         200.0,

@@ -10,7 +10,6 @@ from hub.telemetry.lookups import Caches
 from hub.telemetry.waiting import Waiting
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_SHORT: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _SLOW: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -21,6 +20,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.connections = Gauge(
             "hub_connections", "Open WebSocket connections.", registry=registry
+        )
+        self.streams = Gauge(
+            "hub_streams", "Open streams of server-sent events.", registry=registry
         )
         self.waiting = Waiting()
         registry.register(self.waiting)
@@ -43,8 +45,16 @@ class Metrics:
         )
         self.closes = Counter(
             "hub_closes",
-            "WebSocket connections closed by the hub, by close code.",
-            ("code",),
+            "WebSocket connections ended, by whom (`hub`, `peer`, or `lost`: without a close "
+            "frame) and close code (1006 when lost; `other` for one of a peer that no table has).",
+            ("by", "code"),
+            registry=registry,
+        )
+        self.stream_ends = Counter(
+            "hub_stream_ends",
+            "Streams of server-sent events ended, by reason, as the stream was told it (`gone`: "
+            "the client left).",
+            ("reason",),
             registry=registry,
         )
         self.ping_seconds = Histogram(

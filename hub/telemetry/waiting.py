@@ -7,25 +7,25 @@ from prometheus_client.core import GaugeHistogramMetricFamily
 from prometheus_client.registry import Collector
 
 BOUNDS: Final = (0, 1_024, 16_384, 65_536, 262_144, 1_048_576)
-"""Bytes. The last is where a connection is given up."""
+"""Bytes. The last is where a reader is given up."""
 
 
 class Waiting(Collector):
-    """Looks at every connection's outbox when the metrics are read, and not on the send path.
+    """Looks at every reader's outbox when the metrics are read, and not on the send path.
 
-    ``sizes`` answers the bytes that wait in each.
+    Each of ``sizes`` answers the bytes that wait for each reader of a kind.
     """
 
     def __init__(self) -> None:
-        self.sizes: Callable[[], Iterable[int]] = tuple
+        self.sizes: list[Callable[[], Iterable[int]]] = []
 
     def collect(self) -> Iterable[GaugeHistogramMetricFamily]:
-        sizes = sorted(self.sizes())
+        sizes = sorted(size for kind in self.sizes for size in kind())
         buckets = [(str(float(bound)), _up_to(sizes, bound)) for bound in BOUNDS]
         buckets.append(("+Inf", len(sizes)))
         yield GaugeHistogramMetricFamily(
             "hub_outbox_bytes",
-            "Bytes that wait in the outbox of each open connection now, beyond what its transport "
+            "Bytes that wait for each open connection and stream now, beyond what its transport "
             "holds.",
             buckets=buckets,
             gsum_value=sum(sizes),

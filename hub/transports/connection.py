@@ -23,7 +23,7 @@ from hub.operations.dispatcher import Dispatcher
 from hub.protocol.codec import close_reason, decode_text, encode_error, encode_notice
 from hub.protocol.frames import FrameFault, Request
 from hub.protocol.limits import FRAMES_PER_S
-from hub.protocol.rfc6455 import text_frame
+from hub.protocol.rfc6455 import CLOSE_CODES, LOST, text_frame
 from hub.protocol.session import Event, SessionState, State, Transition
 from hub.telemetry.logs import log
 from hub.transports.bounds import COME_BACK_MS, DRAIN_S, LARGE_BYTES
@@ -63,6 +63,7 @@ class SocketConnection:
         self._seated = Seated(house)
         self._pace = Pace(monotonic())
         self._told = False
+        self._counted = False
         self.persistent: PersistentSession | None = None
         self.subscriptions = Subscriptions(
             services.fanout, self, self.unfollowed, self._outbox.forget
@@ -102,7 +103,7 @@ class SocketConnection:
 
     def _follow(self, transition: Transition) -> None:
         if transition.close_code is not None:
-            self._services.metrics.closes.labels(transition.close_code).inc()
+            self.closing(transition.close_code)
             kind = CLOSES.get(transition.close_code)
             wait = None
             if kind and kind.reason == "draining":
@@ -112,6 +113,15 @@ class SocketConnection:
             self._writer.close(transition.close_code, reason)
         if transition.state is State.CLOSED:
             self.close()
+
+    def closing(self, code: int, *, by: str = "hub") -> None:
+        """Count how the connection ends, once: by the first of who ends it."""
+        if self._counted:
+            return
+        self._counted = True
+        known = code in CLOSES or code in CLOSE_CODES  # a peer may send any, as a label for good
+        by = "lost" if code == LOST else by
+        self._services.metrics.closes.labels(by, code if known else "other").inc()
 
     # --- its outbox ---
 

@@ -174,7 +174,8 @@ def _not_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _events_path() -> dict[str, Any]:
     errors = {"401": "unauthenticated", "403": "permission_denied", "404": "not_found"}
-    errors |= {"422": "invalid_params", "503": "backend_unavailable", "500": "internal_error"}
+    errors |= {"422": "invalid_params", "429": "rate_limited", "500": "internal_error"}
+    errors |= {"503": "backend_unavailable"}
     return {
         "get": {
             "operationId": "channel.events",

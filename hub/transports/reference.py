@@ -35,7 +35,8 @@ def reference(operations: Mapping[str, AnyOperation]) -> str:
         f"`GET {EVENTS_PATH}?since=` streams a channel as server-sent events, for clients without "
         "a WebSocket; it needs `channel:subscribe`. `since` is `start` or `epoch:seq`; an event's "
         "`id` is its `epoch:seq`, which `Last-Event-ID` resumes. `event: snapshot` is the state to "
-        "begin from when the log cannot continue; `event: ended` says why the stream ends.",
+        "begin from when the log cannot continue; `event: ended` says why the stream ends. "
+        "A stream is one of the connections that a user and an address may have.",
         "## Notices",
         "What the hub sends of its own accord.",
         _table(("notice", "meaning"), ((f"`{name}`", text) for name, text in NOTICES.items())),

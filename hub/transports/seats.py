@@ -1,4 +1,8 @@
-"""How many connections one user, and one address, may have open in this process."""
+"""How many connections one user, and one address, may have open in this process.
+
+WebSockets and streams of server-sent events take the same seats: one costs the hub as much as the
+other.
+"""
 
 from hub.settings import Settings
 from hub.transports.admission import is_loopback

@@ -84,7 +84,11 @@ class SocketEndpoint:
     """``GET /ws``: an ASGI application. Other things than WebSockets get 426."""
 
     def __init__(
-        self, services: Services, dispatcher: Dispatcher, origins: Collection[str]
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        origins: Collection[str],
+        house: House,
     ) -> None:
         self._services = services
         self._dispatcher = dispatcher
@@ -92,11 +96,10 @@ class SocketEndpoint:
         metrics = services.metrics
         self._scheduler = services.outboxes
         self.connections = Connections(services)
-        metrics.waiting.sizes = self.connections.waiting
-        self._house = House(services.settings)
+        metrics.waiting.sizes.append(self.connections.waiting)
+        self._house = house
         # Made once, not for each connection.
         self._ponged = services.metrics.ping_seconds.observe
-        self._closing = lambda code: services.metrics.closes.labels(code).inc()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
@@ -147,7 +150,6 @@ class SocketEndpoint:
         wire = websocket.scope.get("extensions", {}).get("hub.wire")
         writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
         if wire is not None:
-            wire.closing = self._closing
             wire.ponged = self._ponged
         client = websocket.client
         connection = SocketConnection(
@@ -160,6 +162,7 @@ class SocketEndpoint:
             device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
         )
         if wire is not None:
+            wire.closing = connection.closing
             wire.pinged = connection.pinged
         self.connections.add(connection)
         try:
@@ -175,6 +178,7 @@ class SocketEndpoint:
             while connection.open:
                 message = await websocket.receive()
                 if message["type"] == "websocket.disconnect":
+                    connection.closing(message.get("code") or 1005, by="peer")
                     return
                 text = message.get("text")
                 if text is None:

@@ -15,7 +15,7 @@ from websockets.frames import Frame
 
 from hub.events.outbox import Writer
 from hub.protocol.codec import close_reason
-from hub.protocol.rfc6455 import payloads
+from hub.protocol.rfc6455 import LOST, payloads
 from hub.transports.inbox import Gate, Inbox
 from hub.transports.peer import BoundedSocket
 
@@ -189,6 +189,9 @@ class HubProtocol(BoundedSocket):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.wire is not None:
             self.wire.shut()
+            # The base class says 1005, as of a peer that has closed without a code. Whoever has
+            # closed has said so before.
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": LOST})
         super().connection_lost(exc)
 
     def send_receive_event_to_app(self) -> None:

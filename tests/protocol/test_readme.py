@@ -11,7 +11,7 @@ from hub.events.seat import TYPING_BURST, TYPING_RATE
 from hub.faults import CLOSES, FAULTS, CloseKind, FaultKind
 from hub.protocol import limits
 from hub.protocol.session import LIVE, TABLE, Event, State
-from hub.transports.wire import SEND_S
+from hub.transports.wire import ABORT_S, SEND_S
 from tests.protocol.vectors import rows
 
 TEXT = (Path(hub.protocol.__file__).parent / "README.md").read_text("utf-8")
@@ -51,7 +51,9 @@ def test_the_times_are_those_of_the_code() -> None:
     assert f"kept for {limits.SESSION_KEEP_S / 3600:.0f} h" in flat
     assert f"subprotocol `{limits.SUBPROTOCOL}`" in flat
     assert f"has up to {limits.OUTBOX_BYTES >> 20} MiB waiting for it" in flat
-    assert f"has taken nothing for {SEND_S:.0f} s while something waits" in flat
+    assert f"has taken nothing for {SEND_S:g} s while something waits" in flat
+    assert f"`too_slow` when {limits.OUTBOX_BYTES >> 20} MiB waits for it" in flat
+    assert f"a client that takes nothing for {ABORT_S:g} s is cut off" in flat
     assert f"the last one has not for {LINGER_S:.0f} s" in flat
     assert f"Typing is over {TYPING_S:.0f} s after" in flat
     assert (

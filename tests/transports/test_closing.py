@@ -228,13 +228,13 @@ async def test_the_pings_of_clients_that_came_together_are_spread(
         assert 0 < seconds < len(sockets)
 
 
-def _closes(hub: ServedHub) -> dict[str, float]:
-    """How many connections the hub says that it closed, by code."""
+def _closes(hub: ServedHub, by: str = "hub") -> dict[str, float]:
+    """How many connections the hub says were closed, by code."""
     (family,) = hub.hub.services.metrics.closes.collect()
     return {
         sample.labels["code"]: sample.value
         for sample in family.samples
-        if sample.name == "hub_closes_total"
+        if sample.name == "hub_closes_total" and sample.labels["by"] == by
     }
 
 
@@ -253,6 +253,30 @@ async def test_a_close_for_what_the_peer_sent_is_counted_once(
         await socket.ask("session.ping")  # one that the client closes itself
     await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
     assert _closes(served_hub) == {str(code): 1}
+    assert _closes(served_hub, "peer") == {"1000": 1}
+    assert _closes(served_hub, "lost") == {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "by", "counted"),
+    [(1001, "peer", "1001"), (4001, "peer", "4001"), (3999, "peer", "other"),
+     (4999, "peer", "other"), (None, "peer", "1005"), ("lost", "lost", "1006")],
+)  # fmt: skip
+async def test_an_end_by_the_peer_is_counted_apart_from_the_hub_s_own(
+    served_hub: ServedHub, sent: int | str | None, by: str, counted: str
+) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    async with raw_peer(served_hub.ws_url, token) as peer:
+        await eventually(_truth(lambda: len(served_hub.hub.socket.connections)))
+        if sent == "lost":
+            peer.writer.transport.abort()
+        else:
+            payload = sent.to_bytes(2, "big") if isinstance(sent, int) else b""
+            # Masked by zeros, and twice: what follows a close frame changes nothing.
+            peer.writer.write((b"\x88" + bytes([0x80 | len(payload)]) + bytes(4) + payload) * 2)
+        await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
+    ends = {who: _closes(served_hub, who) for who in ("hub", "peer", "lost")}
+    assert ends == {"hub": {}, "peer": {}, "lost": {}} | {by: {counted: 1}}
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "revoked", "expired", "binary", "in flight"])

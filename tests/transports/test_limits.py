@@ -18,6 +18,7 @@ from hub.transports.seats import House, Seated
 from tests.interaction.drivers import Refused, Socket, eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
 from tests.transports.raw import CLOSE, raw_peer
+from tests.transports.test_sse import Someone, someone_of
 
 LONGEST_MS = 1000 * 2 / FRAMES_PER_S + 2
 TRUSTED = {"HUB_TRUSTED_PROXIES": "127.0.0.1"}
@@ -83,6 +84,68 @@ async def test_an_address_with_too_many_connections_is_closed_with_4504_as_a_pro
             await again.notice("session.ready")
         await left(hub, 0)
         assert len(hub.hub.socket._house.addresses) == 0
+
+
+async def so_many_streams(hub: ServedHub, streams: int) -> None:
+    async def found() -> bool:
+        return len(hub.hub.streams._readers) == streams
+
+    await eventually(found)
+
+
+async def refused_a_stream(someone: Someone, scope: str, **headers: str) -> None:
+    async with someone.stream(**headers) as stream:
+        assert stream.response.status_code == 429
+        error = json.loads(await stream.response.aread())["error"]
+    assert error["data"]["reason"] == "rate_limited"
+    assert error["data"]["details"] == {"scope": scope}
+    assert "end a stream, or close a WebSocket" in error["message"]
+
+
+async def test_streams_and_sockets_of_a_user_have_one_limit_and_others_are_not_limited_by_it(
+    serve_hub: ServeHub,
+) -> None:
+    async with serve_hub(HUB_CONNECTIONS_PER_USER="2") as hub, someone_of(hub, "ada") as ada:
+        async with ada.stream(), open_socket(hub.ws_url, ada.token) as socket:
+            await socket.notice("session.ready")
+            await refused_a_stream(ada, "user")
+            async with open_socket(hub.ws_url, ada.token) as third:
+                assert await reason(third) == (4504, "too_many_connections")
+            async with someone_of(hub, "eve") as eve, eve.stream() as other:
+                assert other.response.status_code == 200
+            await so_many_streams(hub, 1)
+            assert (await ada.client.head(ada.path(), headers=ada.bearer)).status_code == 200
+        await so_many_streams(hub, 0)
+        await left(hub, 0)
+        async with ada.stream() as one, ada.stream() as two:
+            assert one.response.status_code == two.response.status_code == 200
+            await refused_a_stream(ada, "user")
+        await so_many_streams(hub, 0)
+        assert len(hub.hub.socket._house.users) == 0
+
+
+async def test_streams_and_sockets_of_an_address_have_one_limit_as_a_proxy_tells_it(
+    serve_hub: ServeHub,
+) -> None:
+    here, there = ({"X-Forwarded-For": f"192.0.2.{host}"} for host in (1, 2))
+    async with (
+        serve_hub(HUB_CONNECTIONS_PER_ADDRESS="1", **TRUSTED) as hub,
+        someone_of(hub, "ada") as ada,
+    ):
+        async with ada.stream(**here):
+            await refused_a_stream(ada, "address", **here)
+            async with open_from(hub, ada.token, "192.0.2.1") as two:
+                assert await reason(two) == (4504, "too_many_connections")
+            async with ada.stream(**there) as other, ada.stream() as local:
+                assert other.response.status_code == local.response.status_code == 200
+        await so_many_streams(hub, 0)
+        await left(hub, 0)
+        async with open_from(hub, ada.token, "192.0.2.1") as again:
+            await again.notice("session.ready")
+            await refused_a_stream(ada, "address", **here)
+        await left(hub, 0)
+        # Of the seat of the user, which was free, the refused one has kept nothing.
+        assert len(hub.hub.socket._house.addresses) == len(hub.hub.socket._house.users) == 0
 
 
 async def test_who_sends_too_fast_is_told_when_to_go_on_and_who_does_not_heed_is_closed_with_4029(

@@ -140,7 +140,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off_at_the_send_deadline(
                     await _read_all(stalled)
                 assert closed.value.rcvd is None  # no close frame could have reached it
     closes = served_hub.hub.services.metrics.closes
-    assert closes.labels(4008)._value.get() == 1
+    assert closes.labels("hub", 4008)._value.get() == 1
 
 
 async def test_a_reader_that_takes_little_at_a_time_is_not_cut_off(

@@ -4,19 +4,24 @@ import asyncio
 import itertools
 import json
 import socket as sockets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from hub.backplane.interface import LogSlice
+from hub.events import delivery
 from hub.faults import Fault
 from hub.identity.tokens.keyring import LEEWAY_S
 from hub.ids import new_id
-from hub.transports import sse
-from tests.interaction.drivers import RestCaller, eventually, refused
+from hub.protocol.codec import encode_sent
+from hub.settings import read_settings
+from hub.transports import sse, stream
+from hub.transports.seats import House, Seated
+from tests.interaction.drivers import RestCaller, eventually, open_socket, refused
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.transports.tokens import lasting
 
@@ -48,6 +53,13 @@ class Stream:
                     data = json.loads(found["data"])
                     return Sent(found.get("event", "message"), found.get("id"), data)
         return None
+
+    async def begun(self) -> None:
+        """Return when the stream has said that it follows."""
+        async with asyncio.timeout(8):
+            async for line in self._lines:
+                if line.startswith(": following"):
+                    return
 
     async def run(self) -> list[Sent]:
         """The events up to the end of a run."""
@@ -83,6 +95,10 @@ class Someone:
             },
         )
 
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
     def path(self, channel: str | None = None) -> str:
         return sse.PATH.format(channel=channel or f"conversation:{self.conversation}")
 
@@ -90,19 +106,39 @@ class Someone:
     async def stream(
         self, query: str = "", channel: str | None = None, **headers: str
     ) -> AsyncIterator[Stream]:
-        headers = {"Authorization": f"Bearer {self.token}", **headers}
         async with self.client.stream(
-            "GET", self.path(channel) + query, headers=headers
+            "GET", self.path(channel) + query, headers={**self.bearer, **headers}
         ) as response:
             yield Stream(response)
 
 
+@asynccontextmanager
+async def someone_of(hub: ServedHub, name: str) -> AsyncIterator[Someone]:
+    """Somebody signed in."""
+    session = await hub.sign_up(f"{name}@hub.example")
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
+        yield await Someone(hub, client, session["access_token"]).begin()
+
+
 @pytest.fixture
 async def ada(served_hub: ServedHub) -> AsyncIterator[Someone]:
-    """Somebody signed in."""
-    session = await served_hub.sign_up("ada@hub.example")
-    async with httpx.AsyncClient(base_url=served_hub.url, trust_env=False) as client:
-        yield await Someone(served_hub, client, session["access_token"]).begin()
+    async with someone_of(served_hub, "ada") as ada:
+        yield ada
+
+
+async def let_go(hub: ServedHub, ends: Mapping[str, int], within: float = 8.0) -> None:
+    """Return when nothing is left of streams that ended for these reasons."""
+    metrics = hub.hub.services.metrics
+
+    async def nothing() -> bool:
+        assert metrics.streams._value.get() == len(hub.hub.streams._readers)
+        return not hub.hub.streams._readers and not hub.hub.services.fanout._channels
+
+    await eventually(nothing, within=within)
+    assert len(hub.hub.socket._house.users) == 0
+    (family,) = metrics.stream_ends.collect()
+    counted = [sample for sample in family.samples if sample.name == "hub_stream_ends_total"]
+    assert {sample.labels["reason"]: sample.value for sample in counted} == ends
 
 
 async def test_what_comes_is_streamed_with_its_position(ada: Someone) -> None:
@@ -193,6 +229,19 @@ async def test_a_stream_that_cannot_be_replayed_says_so_and_ends(
         assert end is not None
         assert (end.name, end.data) == ("ended", {"reason": reason})
         assert await stream.next() is None
+    await let_go(ada.hub, {reason: 1})
+
+
+async def test_a_stream_that_cannot_begin_keeps_no_seat(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise Fault("backend_unavailable")
+
+    monkeypatch.setattr(ada.hub.hub.services.transcript, "snapshot", fails)
+    response = await ada.client.get(ada.path() + "?since=elsewhere:3", headers=ada.bearer)
+    assert refused(response).reason == "backend_unavailable"
+    await let_go(ada.hub, {})
 
 
 async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None:
@@ -201,6 +250,7 @@ async def test_a_stream_ends_within_a_second_of_the_logout(ada: Someone) -> None
         ended = await stream.next(within=1.0)
         assert ended == Sent("ended", None, {"reason": "session_revoked"})
         assert await stream.next() is None
+    await let_go(ada.hub, {"session_revoked": 1})
 
 
 async def test_a_stream_ends_when_its_token_does(
@@ -221,6 +271,7 @@ async def test_a_node_that_goes_away_ends_its_streams(ada: Someone) -> None:
         ada.hub.hub.drain()
         assert await stream.next() == Sent("ended", None, {"reason": "draining"})
         assert await stream.next() is None
+    await let_go(ada.hub, {"draining": 1})
 
 
 @asynccontextmanager
@@ -248,22 +299,25 @@ async def stalled(ada: Someone) -> AsyncIterator[asyncio.StreamReader]:
         writer.transport.abort()
 
 
-@pytest.mark.parametrize("why", ["too slow", "logout", "drain"])
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [("too slow", "too_slow"), ("logout", "session_revoked"), ("drain", "draining")],
+)
 async def test_a_client_that_takes_nothing_is_cut_off_and_nothing_is_logged(
-    ada: Someone, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ada: Someone,
+    why: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if why == "too slow":
-        monkeypatch.setattr(sse, "ABORT_S", 0.3)
+        monkeypatch.setattr(stream, "ABORT_S", 0.3)
     async with stalled(ada):
         if why == "logout":
             await ada.ask("account.logout")
         elif why == "drain":
             ada.hub.hub.drain()
-
-        async def gone() -> bool:
-            return not ada.hub.hub.streams._readers
-
-        await eventually(gone, within=2.0)
+        await let_go(ada.hub, {told: 1}, within=2.0)
     assert "Traceback" not in caplog.text
     assert "ASGI" not in caplog.text
 
@@ -337,9 +391,70 @@ async def test_nothing_is_left_of_a_stream_whose_client_leaves(ada: Someone, rea
             if read:
                 await ada.send("one")
                 await stream.next()
-    streams, fanout = ada.hub.hub.streams, ada.hub.hub.services.fanout
+    await let_go(ada.hub, {"gone": 1})
 
-    async def gone() -> bool:
-        return not streams._readers and not fanout._channels
 
-    await eventually(gone)
+async def test_a_stream_whose_task_is_cancelled_again_and_again_is_released_all_the_same() -> None:
+    released: list[bool] = []
+    begun = asyncio.Event()
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b": following\n\n"
+
+    async def allowed() -> None: ...
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    reader = stream.StreamReader("conversation:c_1", Seated(House(read_settings())), lambda _: None)
+    response = stream.EventResponse(content(), reader, allowed, lambda: released.append(True))
+    serving = asyncio.create_task(response({"type": "http"}, receive, send))
+    await begun.wait()
+    for _ in range(3):
+        serving.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait({serving})
+    assert serving.cancelled()
+    assert released == [True]
+
+
+async def test_the_bytes_of_an_event_are_made_once_for_all_streams(
+    ada: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    channels = ada.hub.hub.services.fanout._channels
+
+    async def live() -> bool:
+        return not any(channel.joining for channel in channels.values())
+
+    def counted(epoch: str, seq: int, event: bytes) -> bytes:
+        made.append(seq)
+        return encode_sent(epoch, seq, event)
+
+    monkeypatch.setattr(delivery, "encode_sent", counted)
+    event = json.dumps({"type": "CUSTOM", "name": "told", "value": 1}).encode()
+    async with ada.stream() as one, ada.stream() as two, ada.stream() as three:
+        for stream in (one, two, three):
+            await stream.begun()
+        await eventually(live)
+        for _ in range(5):
+            await ada.hub.hub.services.backplane.append(f"conversation:{ada.conversation}", event)
+        sent = [[await stream.next() for _ in range(5)] for stream in (one, two, three)]
+    assert sent[0] == sent[1] == sent[2]
+    assert made == [1, 2, 3, 4, 5]
+
+
+async def test_what_waits_for_a_stream_is_seen_beside_what_waits_for_sockets(ada: Someone) -> None:
+    metrics = ada.hub.hub.services.metrics
+    async with open_socket(ada.hub.ws_url, ada.token) as socket, stalled(ada):
+        await socket.notice("session.ready")
+        value = metrics.registry.get_sample_value
+        assert value("hub_outbox_bytes_bucket", {"le": "+Inf"}) == 2
+        assert value("hub_outbox_bytes_bucket", {"le": "0.0"}) == 1
+        assert (value("hub_outbox_bytes_gsum") or 0) >= 800_000
+        assert (value("hub_connections"), value("hub_streams")) == (1, 1)

@@ -104,13 +104,13 @@ async def main() -> None:
             return gc.collect()
 
         async def figures() -> dict[str, Any]:
-            """Open connections, and closes by code."""
+            """Open connections, and the hub's closes by code."""
             registry = services.metrics.registry
             closes = {
                 sample.labels["code"]: sample.value
                 for metric in registry.collect()
                 for sample in metric.samples
-                if sample.name == "hub_closes_total"
+                if sample.name == "hub_closes_total" and sample.labels["by"] == "hub"
             }
             return {"connections": registry.get_sample_value("hub_connections"), "closes": closes}
 

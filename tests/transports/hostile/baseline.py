@@ -83,10 +83,11 @@ class Watched:
                 last = now
 
     async def closes(self) -> set[int]:
-        """The codes by which connections were closed."""
+        """The codes by which the hub has closed connections."""
         async with httpx.AsyncClient(trust_env=False) as client:
             page = (await client.get(self._metrics)).text
-        return {int(code) for code in re.findall(r'^hub_closes_total\{code="(\d+)"\}', page, re.M)}
+        codes = re.findall(r'^hub_closes_total\{by="hub",code="(\d+)"\}', page, re.M)
+        return {int(code) for code in codes}
 
     @asynccontextmanager
     async def unchanged(self, memory_mib: float = MEMORY_MIB) -> AsyncIterator[None]:
