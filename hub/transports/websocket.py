@@ -160,7 +160,7 @@ class SocketEndpoint:
             device=websocket.headers.get("user-agent", "")[:_DEVICE] or None,
         )
         if wire is not None:
-            wire.pinged = connection.pinged
+            wire.heard = connection.heard
         self.connections.add(connection)
         try:
             connection.begin()
