@@ -23,7 +23,7 @@ from hub.backplane.interface import (
     WhisperSink,
 )
 from hub.backplane.limits import LogLimits
-from hub.backplane.memory_logs import Log, MemoryLogs
+from hub.backplane.memory_logs import Log, MemoryLogs, snug
 from hub.backplane.sinks import call_sink
 
 FENCE_S = 600.0
@@ -191,6 +191,7 @@ class MemoryBackplane:
     # --- what is not kept: whispers, and who is present ---
 
     async def whisper(self, channel: str, data: bytes) -> None:
+        data = snug(data)  # a reader that is slow holds it
         for sink in tuple(self._shared.whisperers.get(channel, {}).values()):
             call_sink(sink, channel, data)
 
@@ -217,7 +218,7 @@ class MemoryBackplane:
         held = shared.present.get(channel, now) or {}
         held = {member: until for member, until in held.items() if until > now}
         before = frozenset(held)
-        held.update(dict.fromkeys(members, now + ttl_s))
+        held.update(dict.fromkeys(map(snug, members), now + ttl_s))
         for member in leave:
             held.pop(member, None)
         if held:
@@ -306,7 +307,7 @@ class MemoryBackplane:
         now = shared.clock()
         if only_new and shared.cache.get(key, now) is not None:
             return False
-        shared.cache.put(key, value, now + ttl_s, now)
+        shared.cache.put(key, snug(value), now + ttl_s, now)
         return True
 
     async def cache_delete(self, key: str) -> None:

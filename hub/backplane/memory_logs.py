@@ -9,6 +9,14 @@ from hub.backplane.interface import Entry
 from hub.backplane.limits import LogLimits
 
 
+def snug(data: bytes) -> bytes:
+    """The same bytes, in no more memory than they need. What orjson has made sits in 4 KiB however
+    short it is, and in up to nine times its length: no matter for what is sent and forgotten, but
+    what is held is counted by its length.
+    """
+    return bytes(memoryview(data))
+
+
 class Log:
     """A channel's log: its newest entries, the bytes of their data, the instant it expires, and
     the keys of its appends with when to forget them.
@@ -59,7 +67,7 @@ class MemoryLogs:
         """
         limits, entries = self._limits, log.entries
         log.seq += 1
-        entry = Entry(log.seq, data)
+        entry = Entry(log.seq, snug(data))
         entries.append(entry)
         size = len(data)
         while len(entries) > limits.entries or (

@@ -22,7 +22,7 @@ MAX_FAULTY_FRAMES: Final = 10
 """Faulty frames in a connection's life; the tenth closes it with 4501 (contract 2)."""
 
 AUTHENTICATE_DEADLINE_S: Final = 10.0
-"""From the accepted upgrade to valid credentials (contract 1); then 4502."""
+"""From the opening of the connection to valid credentials (contract 1); then 4502."""
 EXPIRING_NOTICE_S: Final = 30.0
 """How long before the access token runs out ``session.expiring`` is sent (contract 8)."""
 EXPIRED_GRACE_S: Final = 25.0

@@ -11,3 +11,8 @@ spread by when it is let go (``draining``)."""
 
 LARGE_BYTES: Final = 4_096
 """A longer reply waits for room in the outbox."""
+
+READS_AT_ONCE: Final = 8
+"""Reads of one connection that are worked on, or whose replies wait for room in the outbox; others
+wait before they are begun. A reply has up to 1 MiB.
+"""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from random import randrange
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from hub.events.delivery import Delivery
 from hub.events.fanout import Join
@@ -34,6 +34,9 @@ from hub.transports.requests import Requests
 from hub.transports.seats import House, Seated
 from hub.transports.subscriptions import Subscriptions
 from hub.transports.wire import ConnectionWriter
+
+UNHEEDED: Final = frozenset({4029, 4502})
+"""Closes after which what the peer sends is thrown away: it floods us, or has had all its time."""
 
 
 class SocketConnection:
@@ -69,7 +72,7 @@ class SocketConnection:
             services.fanout, self, self.unfollowed, self._outbox.forget
         )
         self.requests = Requests(self, dispatcher)
-        self.login = Login(self, services, dispatcher)
+        self.login = Login(self, services, dispatcher, writer.opened)
 
     # --- the session's state ---
 
@@ -110,7 +113,9 @@ class SocketConnection:
                 wait = randrange(COME_BACK_MS + 1)  # noqa: S311  # no secret
             self._outbox.flush()
             reason = close_reason(transition.close_code, retry_after_ms=wait) if kind else ""
-            self._writer.close(transition.close_code, reason)
+            self._writer.close(
+                transition.close_code, reason, heed=transition.close_code not in UNHEEDED
+            )
         if transition.state is State.CLOSED:
             self.close()
 
@@ -218,8 +223,8 @@ class SocketConnection:
 
     # --- what comes in ---
 
-    def pinged(self) -> None:
-        """A ping, which counts as any frame does; it is answered already."""
+    def heard(self) -> None:
+        """A frame that is no message, which counts as any does; it is dealt with already."""
         self._pace.take(monotonic())
         if self._pace.flooded and self.open:
             self.on(Event.RATE_LIMITED)

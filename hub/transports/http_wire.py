@@ -1,7 +1,8 @@
 """The connections that HTTP comes on: how long they are waited for, and how they end."""
 
 import asyncio
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from uvicorn.server import ServerState
 
@@ -28,8 +29,15 @@ class HttpProtocol(BoundedHttp):
 
     server_state: HttpState
 
+    _began = 0.0
+    """When the head that is awaited, or came last, began to be."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._await_head()
+
+    def _await_head(self) -> None:
+        self._began = self.loop.time()
         self.server_state.heads.begin(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,14 +57,14 @@ class HttpProtocol(BoundedHttp):
             and self not in state.bodies
             and not self.transport.is_closing()
         ):
-            state.heads.begin(self)
+            self._await_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         abort: Any = self.transport.abort
         self.scope["extensions"] = {"hub.abort": abort}
         if self not in self.server_state.heads:
-            self.server_state.heads.begin(self)
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         self.server_state.heads.met(self)
@@ -71,6 +79,9 @@ class HttpProtocol(BoundedHttp):
 
     def handle_websocket_upgrade(self) -> None:
         self._arrived()
+        # Who has taken its time for the head has the less for its credentials.
+        begun: Any = partial(cast(Any, self.ws_protocol_class), opened=self._began)
+        self.ws_protocol_class = begun
         super().handle_websocket_upgrade()
 
     def pause_writing(self) -> None:

@@ -65,14 +65,18 @@ class Login:
         "_dispatcher", "_host", "_services", "_timers", "_watched", "claims",
     )  # fmt: skip
 
-    def __init__(self, host: Host, services: Services, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, host: Host, services: Services, dispatcher: Dispatcher, opened: float
+    ) -> None:
+        """``opened``: when the peer began to open the connection, by the loop's clock."""
         self.claims: Claims | None = None
         self._host = host
         self._services = services
         self._dispatcher = dispatcher
         self._watched: Key | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._later(AUTHENTICATE_DEADLINE_S, lambda: host.on(Event.AUTH_DEADLINE))
+        left = opened + AUTHENTICATE_DEADLINE_S - asyncio.get_running_loop().time()
+        self._later(left, lambda: host.on(Event.AUTH_DEADLINE))
 
     async def authenticate(self, token: str, session_key: str | None = None) -> Mapping[str, Any]:
         """Take these credentials, and the persistent session of this name; what ``session.ready``

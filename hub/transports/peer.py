@@ -4,8 +4,10 @@ What the base classes would let a peer do, each of which has a test in ``tests/t
 
 - hold the event loop for as long as 256 KiB of tiny frames take to parse: 0.4 s, again and again;
 - make a message of fragments without end, each of which costs memory though it carries no byte;
+- have as many messages wait as 256 KiB can hold, while its credentials are looked at;
 - ask for pongs that it does not read, which pile up beside the outbox;
 - keep a connection that has ended for good, by not reading its last frame;
+- end its half and read nothing more, so that what it has not read yet keeps the rest for good;
 - lose the close code to a reset, because it was still sending when it was cut off;
 - open a handshake that is refused without an answer, or one whose answer overtakes another's;
 - send a header without end.
@@ -56,9 +58,9 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, bounded."""
 
     _failed = False
-    _fragments = 0
     _pong = b""
     _unparsed = b""
+    _parsing = False  # in a later turn of the loop
 
     # --- what comes in, a slice at a time ---
 
@@ -76,12 +78,20 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if len(data) > SLICE_BYTES:
             data, self._unparsed = data[:SLICE_BYTES], data[SLICE_BYTES:]
             self.transport.pause_reading()
-            self.loop.call_soon(self._parse_on)
+            self._parse_soon()
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse_handshake()
 
+    def _parse_soon(self) -> None:
+        if not self._parsing:
+            self._parsing = True
+            self.loop.call_soon(self._parse_on)
+
     def _parse_on(self) -> None:
+        self._parsing = False
+        if self.read_paused and not self.close_sent:
+            return  # for as long as the messages before it wait
         data, self._unparsed = self._unparsed, b""
         if self._failed or self.transport.is_closing():
             return
@@ -93,7 +103,9 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         """Read on after a pause for a message that was taken, or that nobody will take."""
         if self.read_paused:
             self.read_paused = False
-            if not self._unparsed:
+            if self._unparsed:
+                self._parse_soon()
+            else:
                 self.transport.resume_reading()
 
     async def receive(self) -> Any:
@@ -109,24 +121,13 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         answer = b"".join(self.conn.data_to_send())
         self.transport.write(answer or self.conn.reject(400, "No valid request.\n").serialize())
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self._part()
+        self.part()
 
     # --- messages and control frames ---
 
-    def handle_text(self, event: Frame) -> None:
-        self._fragments = 0
-        super().handle_text(event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        self._fragments = 0
-        super().handle_bytes(event)
-
     def handle_cont(self, event: Frame) -> None:
-        # The size of a message bounds its fragments too: as if each carried a byte.
-        self._fragments += 1
-        if self._fragments > self.config.ws_max_size:
-            self.fail(1009, "too many fragments")
-            return
+        # What a message has cost is its bytes, however many fragments it came in; how many may come
+        # is the application's to say, which is told of each (``wire``).
         if self.close_sent:
             return
         if not isinstance(self.frames[0], bytearray):
@@ -173,6 +174,16 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
+        self._leaves()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        if self.handshake_complete:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006, "reason": ""})
+        self._leaves()
+
+    def _leaves(self) -> None:
+        """The transport is closing, once the peer has taken what was written, if it ever does."""
         if self.close_timer is None:
             self.close_timer = self.loop.call_later(LEAVE_S, self.transport.abort)
 
@@ -183,9 +194,10 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        self._part()
+        self.part()
 
-    def _part(self) -> None:
+    def part(self) -> None:
+        """End the connection behind what was written, whatever the peer still sends."""
         self._failed = True
         self._unparsed = b""
         self.frames = []

@@ -15,6 +15,7 @@ from hub.protocol.limits import MAX_IN_FLIGHT
 from hub.protocol.meta import pop_meta
 from hub.telemetry.logs import log_failure
 from hub.telemetry.traces import trace_id_of, traced
+from hub.transports.bounds import READS_AT_ONCE
 
 
 class Asked(Protocol):
@@ -46,7 +47,7 @@ class Requests:
     name the same thing (``ordered_by``) keep theirs.
     """
 
-    __slots__ = ("_connection", "_dispatcher", "_in_flight", "_last_of", "_writes")
+    __slots__ = ("_connection", "_dispatcher", "_in_flight", "_last_of", "_reads", "_writes")
 
     def __init__(self, connection: Asked, dispatcher: Dispatcher) -> None:
         self._connection = connection
@@ -54,6 +55,7 @@ class Requests:
         self._in_flight: dict[RequestId, asyncio.Task[None]] = {}
         self._last_of: dict[str, asyncio.Task[None]] = {}
         self._writes: dict[asyncio.Task[None], None] = {}
+        self._reads: asyncio.Semaphore | None = None  # most connections idle without
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -127,9 +129,19 @@ class Requests:
         trace_id: str,
         before: asyncio.Task[None] | None,
     ) -> None:
-        connection = self._connection
         if before is not None:
             await asyncio.wait({before})
+        if operation.kind == "read":
+            # Who asks for a lot, and does not read it, has few answers made that wait.
+            if self._reads is None:
+                self._reads = asyncio.Semaphore(READS_AT_ONCE)
+            async with self._reads:
+                await self._answer_now(request, operation, trace_id)
+        else:
+            await self._answer_now(request, operation, trace_id)
+
+    async def _answer_now(self, request: Request, operation: AnyOperation, trace_id: str) -> None:
+        connection = self._connection
         call = connection.call(trace_id)
         with traced(trace_id, method=operation.name, connection=connection.id, request=request.id):
             try:

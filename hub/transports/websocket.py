@@ -163,7 +163,7 @@ class SocketEndpoint:
         )
         if wire is not None:
             wire.closing = connection.closing
-            wire.pinged = connection.pinged
+            wire.heard = connection.heard
         self.connections.add(connection)
         try:
             connection.begin()

@@ -35,6 +35,8 @@ def _nothing(*_: object) -> None:
 
 
 class ConnectionWriter(Writer, Protocol):
+    opened: float
+    """When the peer began to open the connection, by the loop's clock."""
     stalled: Callable[[], None]
     """Called when the transport was full for ``SEND_S`` and nothing left it."""
 
@@ -42,8 +44,10 @@ class ConnectionWriter(Writer, Protocol):
     def aborted(self) -> bool:
         """Whether ``abort`` ended the task that serves the connection."""
 
-    def close(self, code: int, reason: str) -> object:
-        """Send a close frame behind what was written."""
+    def close(self, code: int, reason: str, *, heed: bool = True) -> object:
+        """Send a close frame behind what was written. ``heed`` what the peer sends until it closes,
+        too, or throw it away.
+        """
 
     def abort(self) -> None:
         """Cut the peer off."""
@@ -61,14 +65,15 @@ class Wire:
 
     aborted = False  # a transport that is cut off tells its task by itself
 
-    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "paused",
-                 "pinged", "ponged", "resumed", "stalled", "write")  # fmt: skip
+    __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "heard", "opened",
+                 "paused", "ponged", "resumed", "stalled", "write")  # fmt: skip
 
     def __init__(self, protocol: "HubProtocol") -> None:
         self._protocol = protocol
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
         self._since = 0.0
+        self.opened = protocol.opened
         self.write: Callable[[bytes], object] = protocol.transport.write
         self.paused: Callable[[], None] = _nothing
         self.resumed: Callable[[], None] = _nothing
@@ -76,12 +81,14 @@ class Wire:
         self.stalled: Callable[[], None] = _nothing
         self.closing: Callable[[int], None] = _nothing
         """Told the code of a close that the connection did not ask for: a bad peer, no pong."""
-        self.pinged: Callable[[], None] = _nothing
-        """Told that the peer has sent a ping, which costs us as much as a message."""
+        self.heard: Callable[[], None] = _nothing
+        """Told that the peer has sent a frame that is no message, and costs us as much as one: a
+        ping, a pong that was not asked for, a fragment.
+        """
         self.ponged: Callable[[float], None] = _nothing
         """Told the seconds from a ping to its pong."""
 
-    def close(self, code: int, reason: str) -> bool:
+    def close(self, code: int, reason: str, *, heed: bool = True) -> bool:
         """Send a close frame now, behind what was written, and cut the peer off if it lingers.
 
         Whether it was sent: the peer may have closed already, or the connection failed.
@@ -94,6 +101,9 @@ class Wire:
         protocol.transport.write(b"".join(protocol.conn.data_to_send()))
         protocol.close_sent = True
         protocol.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if not heed:
+            protocol.part()
+            return True
         protocol.continue_reading()
         # The timer stands for "we closed": the base class ends the connection when the peer's
         # close frame comes, and leaves it alone until then.
@@ -153,8 +163,9 @@ class HubProtocol(BoundedSocket):
 
     wire: Wire | None = None
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, opened: float | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.opened = self.loop.time() if opened is None else opened
         self.queue = Inbox()  # type: ignore[assignment]
         self.writable = Gate()  # type: ignore[assignment]
 
@@ -212,14 +223,23 @@ class HubProtocol(BoundedSocket):
 
     def handle_ping(self) -> None:
         super().handle_ping()
-        if self.wire is not None:
-            self.wire.pinged()
+        self._heard()
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        self._heard()
 
     def handle_pong(self, event: Frame) -> None:
         awaited = self.pending_ping_payload
         super().handle_pong(event)
-        if awaited is not None and self.pending_ping_payload is None and self.wire is not None:
+        if awaited is None or self.pending_ping_payload is not None:
+            self._heard()
+        elif self.wire is not None:
             self.wire.ponged(self.last_ping_rtt)
+
+    def _heard(self) -> None:
+        if self.wire is not None and not self.close_sent:
+            self.wire.heard()
 
     def keepalive_timeout(self) -> None:
         self.pong_timer = None
@@ -243,6 +263,11 @@ class HubProtocol(BoundedSocket):
             self.wire.shut()
         super().shutdown()
 
+    def eof_received(self) -> None:
+        if self.wire is not None:
+            self.wire.shut()
+        super().eof_received()
+
     def handle_close(self, event: Frame) -> None:
         if self.wire is not None:
             self.wire.shut()
@@ -255,6 +280,7 @@ class AsgiWriter:
     """A writer over ASGI ``send``, for servers other than ours, made by the task that serves."""
 
     def __init__(self, send: Send) -> None:
+        self.opened = asyncio.get_running_loop().time()  # as far as ASGI tells
         self._send = send
         self._server = asyncio.current_task()
         self.aborted = False
@@ -292,7 +318,7 @@ class AsgiWriter:
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str, *, heed: bool = True) -> None:
         if self._task is not None:
             self._closing = (code, reason)
         else:

@@ -1,8 +1,10 @@
 """The memory backplane beside a model of it, and what only it can show."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -296,3 +298,25 @@ async def test_an_item_that_was_given_to_who_is_cancelled_is_given_to_another() 
     await asyncio.wait({quitter})
     assert quitter.cancelled()
     assert await node.dequeue("q", 0) == "r_1"
+
+
+async def test_what_is_held_takes_no_more_memory_than_its_bytes_whoever_encoded_it() -> None:
+    backplane = MemoryBackplane()
+
+    def encoded(number: int) -> bytes:
+        return orjson.dumps({"delta": f"{number:0200}"})
+
+    async def hold(first: int) -> None:
+        for number in range(first, first + 500):
+            await backplane.append("a channel", encoded(number))
+            await backplane.cache_set(f"{number}", encoded(number), 60)
+            await backplane.attend("a channel", [encoded(number)], 60)
+
+    await hold(0)
+    tracemalloc.start()
+    try:
+        await hold(500)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / (3 * 500) < 3 * len(encoded(0))

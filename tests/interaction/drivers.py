@@ -78,6 +78,7 @@ class Socket:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionError(f"closed: {self.websocket.close_code}"))
+                    waiting.exception()  # which whoever asked may not wait for
 
     async def send(self, frame: str | bytes | Mapping[str, Any]) -> None:
         """Send a frame as it is."""

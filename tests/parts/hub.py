@@ -52,6 +52,8 @@ class ServedHub:
     url: str
     data_dir: Path
     hub: Hub
+    somebody_stays: bool = False
+    """Whether it is ended while somebody is on it (``standing``)."""
 
     @property
     def ws_url(self) -> str:

@@ -38,6 +38,7 @@ MODELS: dict[str, Script] = {
     "echo": Script(echo=True),
     "small": Script(echo=True, context=128),
     "count": Script(count=True),
+    "long": Script(tokens=("at length " * 500,) * 80, delay_ms=1),
     "slow": Script(tokens=tuple(f"{n} " for n in range(2000)), delay_ms=50),
     "thinking": Script(thinking=("Let me", " see."), tokens=("The", " answer")),
     "silent": Script(end="silent"),

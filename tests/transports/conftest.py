@@ -1,14 +1,18 @@
-"""One hub for the tests of a module that do not change it, and somebody who is signed in there."""
+"""One hub for the tests of a module that do not change it, and somebody who is signed in there.
 
-from collections.abc import AsyncIterator
+Every hub of these tests leaves nothing behind, and no traceback in the log.
+"""
+
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.parts.hub import ServedHub, serving
+from tests.parts.hub import ServedHub, ServeHub, serving
 from tests.parts.scripted import ScriptedModel
+from tests.parts.standing import accounted, tracebacks
 
 ORIGIN = "https://chat.example"
 _NUMBERS = count(1)
@@ -20,10 +24,36 @@ async def hub(
 ) -> AsyncIterator[ServedHub]:
     """A hub for all tests of a module."""
     folder = tmp_path_factory.mktemp("hub")
-    async with serving(
-        folder / ".hub", OLLAMA_HOST=scripted_model.host, HUB_ALLOWED_ORIGINS=ORIGIN
-    ) as served:
+    hub = serving(folder / ".hub", OLLAMA_HOST=scripted_model.host, HUB_ALLOWED_ORIGINS=ORIGIN)
+    async with accounted(hub) as served:
         yield served
+
+
+@pytest.fixture
+def serve_hub(serve_hub: ServeHub) -> ServeHub:
+    """Serve hubs that leave nothing behind."""
+
+    def serve(*, worker: bool = True, **environment: str) -> Any:
+        return accounted(serve_hub(worker=worker, **environment))
+
+    return serve
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracebacks_of_module() -> Iterator[list[str]]:
+    """What is logged with a traceback while a module's tests and hubs last, which is nothing."""
+    with tracebacks() as seen:
+        yield seen
+    assert not seen, seen
+
+
+@pytest.fixture
+def failing(tracebacks_of_module: list[str]) -> Iterator[list[str]]:
+    """For a test that makes the hub fail as nobody foresaw: the tracebacks that it logs."""
+    before = len(tracebacks_of_module)
+    yield tracebacks_of_module
+    assert len(tracebacks_of_module) > before
+    del tracebacks_of_module[before:]
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -45,11 +46,23 @@ class RawPeer:
 
 @asynccontextmanager
 async def raw_peer(
-    ws_url: str, token: str | None, *headers: str, behind: bytes = b""
+    ws_url: str,
+    token: str | None,
+    *headers: str,
+    behind: bytes = b"",
+    receive_bytes: int | None = None,
 ) -> AsyncIterator[RawPeer]:
-    """A connection after its handshake; ``behind`` is sent with it, without waiting."""
+    """A connection after its handshake; ``behind`` is sent with it, without waiting, and the kernel
+    takes ``receive_bytes`` for it, about, that are not read.
+    """
     place = urlsplit(ws_url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    with socket.socket() as connection:
+        if receive_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.setblocking(False)
+        address = (str(place.hostname), int(place.port or 0))
+        await asyncio.get_running_loop().sock_connect(connection, address)
+        reader, writer = await asyncio.open_connection(sock=connection.dup())
     key = base64.b64encode(os.urandom(16)).decode()
     lines = (
         f"GET {place.path} HTTP/1.1",

@@ -16,8 +16,10 @@ from websockets.typing import Subprotocol
 
 from hub.backplane.interface import LogSlice
 from hub.cli import serving as cli_serving
+from hub.events.outbox import REPLAY_BYTES
 from hub.protocol.rfc6455 import text_frame
 from hub.transports import login, wire
+from hub.transports.bounds import READS_AT_ONCE
 from hub.transports.connection import SocketConnection
 from tests.interaction.drivers import Socket, eventually, open_socket
 from tests.parts.hub import ServedHub, ServeHub
@@ -111,7 +113,7 @@ async def test_a_reader_that_stops_is_closed_with_4008_and_its_memory_is_free(
 
 
 async def test_what_fails_behind_a_reply_closes_the_connection_so_that_it_is_resumed(
-    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch, failing: list[str]
 ) -> None:
     token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
     async with open_socket(served_hub.ws_url, token) as socket:
@@ -158,6 +160,42 @@ async def test_a_client_that_asks_for_many_large_pages_at_once_gets_them_all(
             if "id" in reply:
                 assert len(reply["result"]["items"]) == 5
                 asked.remove(reply["id"])
+
+
+async def test_a_client_that_asks_for_many_large_pages_and_reads_none_has_few_of_them_made(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
+    async with open_socket(served_hub.ws_url, token) as socket:
+        channel = f"conversation:{(await socket.ask('conversation.create'))['id']}"
+    await _flood(served_hub, channel, 10)
+    made = 0
+    backplane = served_hub.hub.services.backplane
+    read = backplane.read
+
+    async def counted(channel: str, after: int, limit: int = 1_000) -> LogSlice:
+        nonlocal made
+        made += 1
+        return await read(channel, after, limit)
+
+    async with (
+        open_socket(served_hub.ws_url, token) as neighbour,
+        stalling(served_hub, token) as greedy,
+    ):
+        connections = served_hub.hub.socket.connections
+        await eventually(_truth(lambda: len(connections) == 2))
+        (stalled,) = (o for o in connections._all if o.id != _connection_id(neighbour))
+        monkeypatch.setattr(backplane, "read", counted)
+        for id in range(64):
+            params = {"channel": channel, "after": 0}
+            frame = {"jsonrpc": "2.0", "id": id, "method": "channel.history", "params": params}
+            await greedy.send(json.dumps(frame))
+        await eventually(_truth(lambda: stalled.waiting > REPLAY_BYTES))
+        for _ in range(20):
+            await neighbour.ask("session.ping")
+        unanswered = len(stalled.requests)
+        assert unanswered > READS_AT_ONCE
+        assert made - (64 - unanswered) <= READS_AT_ONCE
 
 
 async def test_a_reader_that_never_reads_again_is_cut_off(

@@ -11,6 +11,7 @@ from hub.transports.deadlines import AT_ONCE, HEAD_S, LOOK_S, Deadline
 from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import ServedHub, serving
 from tests.parts.scripted import ScriptedModel
+from tests.parts.standing import accounted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,7 +31,8 @@ async def hub(
         patch.setattr(http_wire, "BODY_S", 0.6)
         patch.setattr(http_wire, "TAKE_S", 0.6)
         patch.setattr(deadlines, "LOOK_S", 0.05)
-        async with serving(folder / ".hub", OLLAMA_HOST=scripted_model.host) as served:
+        hub = serving(folder / ".hub", OLLAMA_HOST=scripted_model.host)
+        async with accounted(hub) as served:
             yield served
 
 

@@ -116,6 +116,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_a_node_that_goes_awa
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         async with serve_hub(HUB_DRAIN_SECONDS="1") as hub:
+            hub.somebody_stays = True
             token = (await hub.sign_up("ada@hub.example"))["access_token"]
             peer = await stack.enter_async_context(raw_peer(hub.ws_url, token))
             await eventually(_truth(lambda: len(hub.hub.socket.connections)))

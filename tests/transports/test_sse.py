@@ -212,8 +212,14 @@ async def test_what_the_log_cannot_continue_begins_with_a_snapshot(ada: Someone)
     [(Fault("backend_unavailable"), "backend_unavailable"), (ValueError("?"), "internal_error")],
 )
 async def test_a_stream_that_cannot_be_replayed_says_so_and_ends(
-    ada: Someone, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    ada: Someone,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if reason == "internal_error":
+        request.getfixturevalue("failing")
     backplane = ada.hub.hub.services.backplane
     read = backplane.read
     await backplane.append(f"conversation:{ada.conversation}", b'{"type":"CUSTOM"}')
@@ -326,6 +332,7 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(serve_hub: S
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         async with serve_hub() as hub:
+            hub.somebody_stays = True
             session = await hub.sign_up("ada@hub.example")
             client = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=hub.url, trust_env=False)

@@ -14,6 +14,7 @@ from hub.identity.tokens.access_tokens import REFUSED
 from tests.interaction.drivers import Refused, open_socket
 from tests.parts.hub import ServedHub, serving
 from tests.parts.scripted import ScriptedModel
+from tests.parts.standing import accounted
 from tests.transports.attacks import ATTACKS, Target, signed
 
 ALGORITHMS = ("HS256", "RS256", "EdDSA")
@@ -31,7 +32,7 @@ async def attacked(
     """A hub that signs by this algorithm, and what an attacker may have of it."""
     folder = tmp_path_factory.mktemp("attacked") / ".hub"
     environment = {"OLLAMA_HOST": scripted_model.host, "JWT_ALGORITHM": request.param}
-    async with serving(folder, worker=False, **environment) as hub:
+    async with accounted(serving(folder, worker=False, **environment)) as hub:
         yield hub, await _target(hub)
 
 

@@ -1,5 +1,6 @@
 """What one peer can cost, looked at from inside: on the hub's server with an echo behind it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
@@ -8,9 +9,10 @@ import pytest
 from websockets.server import ServerProtocol
 
 from hub.transports import peer as bounds
+from hub.transports.inbox import Inbox
 from hub.transports.wire import HubProtocol
 from tests.interaction.drivers import eventually
-from tests.transports.hostile.echo import echo_server
+from tests.transports.hostile.echo import Application, echo, echo_server
 from tests.transports.hostile.frames import (
     CLOSE,
     CONTINUATION,
@@ -26,9 +28,14 @@ READ_BYTES: Final = 262_144
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[RawPeer, HubProtocol]]:
+async def connected(
+    application: Application = echo, receive_bytes: int | None = None
+) -> AsyncIterator[tuple[RawPeer, HubProtocol]]:
     """A peer, and the hub's side of its connection."""
-    async with echo_server() as (server, url), raw_peer(url, None) as peer:
+    async with (
+        echo_server(application) as (server, url),
+        raw_peer(url, None, receive_bytes=receive_bytes) as peer,
+    ):
         (protocol,) = server.server_state.connections
         yield peer, cast(HubProtocol, protocol)
 
@@ -70,6 +77,43 @@ async def test_frames_that_come_behind_a_slice_keep_their_order() -> None:
         said = [b"%d" % number * (number % 50 + 1) for number in range(5_000)]
         peer.writer.write(b"".join(frame(TEXT, one) for one in said))
         assert [await peer.until(TEXT) for _ in said] == said
+
+
+async def test_messages_that_nobody_takes_yet_are_left_unparsed() -> None:
+    over = asyncio.Event()
+
+    async def deaf(scope: Any, receive: Any, send: Any) -> None:
+        """Takes no message, as one that is still looking at credentials."""
+        await receive()
+        await send({"type": "websocket.accept"})
+        await over.wait()
+
+    async with connected(deaf) as (peer, protocol):
+        flood = frame(TEXT) * (READ_BYTES // 6)
+        protocol.data_received(flood)
+        peer.writer.write(frame(TEXT, b"the end"))
+        # As many turns of the loop as all of it would take, and more.
+        for _ in range(2 * len(flood) // bounds.SLICE_BYTES):
+            await asyncio.sleep(0)
+        inbox = cast(Inbox, protocol.queue)
+        assert len(inbox._messages) <= bounds.SLICE_BYTES // 6 + 1
+        while (message := await protocol.receive()).get("text") != "the end":
+            assert message["type"] == "websocket.receive"
+        over.set()
+
+
+async def test_a_peer_that_ends_its_half_and_never_reads_is_gone_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "LEAVE_S", 0.2)
+    async with connected(receive_bytes=4_096) as (peer, protocol):
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        # More than the kernels take, and less than the transport calls full.
+        while not protocol.transport.get_write_buffer_size():
+            protocol.transport.write(bytes(16_384))
+            await asyncio.sleep(0)
+        peer.writer.write_eof()
+        await _until(lambda: protocol.disconnected)
 
 
 async def test_pongs_that_are_not_read_do_not_pile_up_and_the_last_one_comes() -> None:

@@ -7,6 +7,7 @@ who is being answered all the while alone.
 import asyncio
 import json
 import zlib
+from contextlib import suppress
 from typing import Final
 
 import pytest
@@ -18,6 +19,7 @@ from tests.transports.hostile.frames import (
     CLOSE,
     CONTINUATION,
     PING,
+    PONG,
     RSV1,
     TEXT,
     frame,
@@ -27,6 +29,7 @@ from tests.transports.hostile.neighbour import neighbour
 from tests.transports.raw import raw_peer
 
 LIMIT: Final = 65_536
+FLOOD: Final = 20_000
 PING_REQUEST: Final = b'{"jsonrpc":"2.0","id":1,"method":"session.ping","params":{}}'
 
 
@@ -43,12 +46,14 @@ HOSTILE: Final[dict[str, tuple[bytes, int]]] = {
     "too long in two fragments": (message(bytes(LIMIT + 1), LIMIT), 1009),
     "fragments of a byte without end": (
         frame(TEXT, fin=False) + frame(CONTINUATION, b"x", fin=False) * (LIMIT + 10),
-        1009,
+        4029,
     ),
     "empty fragments without end": (
         frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * (LIMIT + 10),
-        1009,
+        4029,
     ),
+    "pings without end": (frame(PING) * FLOOD, 4029),
+    "pongs without end": (frame(PONG) * FLOOD, 4029),
     "says 2^62 bytes": (frame(TEXT, b"x", says=2**62), 1009),
     "says 2^63 bytes": (frame(TEXT, b"x", says=2**63), 1009),
     "a fragment that says 2^62 bytes": (
@@ -110,6 +115,21 @@ async def test_a_hostile_frame_is_answered_by_the_right_close_and_hurts_nobody_e
         # The same from many at once.
         many = await asyncio.gather(*(attack(*each) for each in HOSTILE.values()))
         assert many == [code for _, code in HOSTILE.values()]
+
+
+async def test_who_is_cut_off_for_a_flood_is_not_listened_to_any_longer(
+    hub: Watched, token: str
+) -> None:
+    async with raw_peer(hub.ws_url, token) as peer:
+        await peer.until(TEXT)
+        peer.writer.write(frame(PONG) * FLOOD)
+        assert _code(await peer.until(CLOSE)) == 4029
+        assert await peer.end() == b""  # at once: our own close is not awaited
+        with suppress(ConnectionError):
+            async with asyncio.timeout(8):
+                while True:
+                    peer.writer.write(frame(PONG) * FLOOD)
+                    await peer.writer.drain()
 
 
 async def test_the_hub_does_not_take_the_offer_to_compress(hub: Watched, token: str) -> None:

@@ -7,13 +7,14 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from math import inf
 from typing import Final
 from urllib.parse import urlsplit
 
 from tests.parts.figures import Figures
 from tests.transports.hostile.baseline import Watched
+from tests.transports.hostile.frames import PING, frame
 from tests.transports.hostile.neighbour import neighbour
 from tests.transports.hostile.test_http import _upgrade
 
@@ -21,6 +22,8 @@ SOCKETS: Final = 10_000
 SPARE: Final = 1_000
 """Descriptors that the test itself, and whatever ran before it, may hold."""
 GONE_S: Final = 10.0
+BUSY_S: Final = 2.0
+"""By how much a machine with other things to do may be late."""
 SLACK_S: Final = 10.0
 """What a machine with two busy cores may add to open, and to end, ten thousand sockets."""
 
@@ -101,6 +104,47 @@ async def half_open(url: str, number: int) -> AsyncIterator[list[_HalfOpen]]:
     finally:
         for one in opened:
             one.connection.close()
+
+
+OPENERS: Final[dict[str, tuple[tuple[float, bytes], ...]]] = {
+    "nothing": (),
+    "half of a head": ((0, HALF_A_HEAD),),
+    "a head that comes slowly": tuple((at, b"x: y\r\n" if at else HALF_A_HEAD) for at in range(10)),
+    "an upgrade and no credentials": ((0, _upgrade()),),
+    "an upgrade that comes slowly": ((0, _upgrade()[:60]), (7, _upgrade()[60:])),
+    "an upgrade and pings": ((0, _upgrade()), *((at, frame(PING)) for at in range(1, 10))),
+}
+"""What else is sent when, in seconds from the opening."""
+
+
+async def _lasts(url: str, words: tuple[tuple[float, bytes], ...]) -> float:
+    """How long the hub lets somebody stay who says this."""
+    place = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    opened = loop.time()
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+
+    def say(at: int) -> None:
+        writer.write(words[at][1])
+
+    timers = [loop.call_at(opened + after, say, at) for at, (after, _) in enumerate(words)]
+    try:
+        with suppress(ConnectionError):
+            await reader.read()
+        return loop.time() - opened
+    finally:
+        for timer in timers:
+            timer.cancel()
+        writer.transport.abort()
+
+
+async def test_whoever_does_not_open_a_connection_in_good_time_is_gone_within_ten_seconds(
+    hub: Watched, figures: Figures
+) -> None:
+    times = await asyncio.gather(*(_lasts(hub.url, words) for words in OPENERS.values()))
+    lasted = dict(zip(OPENERS, times, strict=True))
+    figures(f"who opens slowly is let go after {', '.join(f'{s:.1f} s' for s in times)}")
+    assert max(times) < GONE_S + BUSY_S, lasted
 
 
 async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_nobody(
