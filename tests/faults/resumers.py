@@ -262,6 +262,13 @@ class Talk:
             with suppress(Fault):
                 await node.backplane.release(lease)
 
+    async def told(self) -> None:
+        """Let the model say what it is to say; not if it cannot, in a while."""
+        for _ in range(100):
+            if self._answer.told == len(self._answer.words):
+                break
+            await asyncio.sleep(0.001)
+
     async def settle(self) -> None:
         """Wait until every client that reads has read all there is."""
         async with asyncio.timeout(SETTLED_S):
@@ -440,7 +447,11 @@ class Tab:
         if event["type"] == "MESSAGES_SNAPSHOT" and self.reading is None:
             self._know(Reading(event), late=False)
         elif self.reading is not None and self.found <= before:
+            mine = self.reading.texts
             self.reading.feed(event)
+            if event["type"] == "MESSAGES_SNAPSHOT":  # it says again what was assembled
+                again = self.reading.texts
+                assert all(again[each].startswith(mine[each]) for each in mine.keys() & again)
         elif self.found < self.at:  # part of it is in the state that was found, and part is not
             self._know(None, late=False)
 
