@@ -29,7 +29,7 @@ MAY_IMPORT: Final[dict[str, str]] = {
     "rbac": "ids faults",
     "backplane": "ids faults settings telemetry rounds",
     "storage": "ids faults settings telemetry",
-    "inference": "ids faults settings telemetry backplane",
+    "inference": "ids faults settings telemetry rounds backplane",
     "events": "ids faults settings telemetry protocol backplane",
     "audit": "ids faults settings telemetry rounds storage backplane",
     "identity": "ids faults settings telemetry rounds rbac storage backplane audit",

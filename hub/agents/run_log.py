@@ -8,6 +8,7 @@ looked up in the log before it is tried again, so that nothing is said twice.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,8 @@ from hub.telemetry.metrics import Metrics
 PATIENCE_S: Final = 60.0
 """How long a run waits for a backplane that is away, before it fails."""
 RETRY_S: Final = 0.25
+BACK_S: Final = 1.0
+"""How often a run that says nothing looks whether a backplane that was away is back."""
 QUEUED_BYTES: Final = 1024 * 1024
 """Text that may wait for the backplane; beyond it the model is read no further."""
 DELTA_BYTES: Final = 32 * 1024
@@ -75,7 +78,7 @@ class RunLog:
         self._bytes_since_restated = 0
         self._task: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] | None = None
-        self.needs_restating = False
+        self._due = asyncio.Event()
         self.shared = True
 
     async def __aenter__(self) -> "RunLog":
@@ -142,9 +145,26 @@ class RunLog:
         """
         self._at = at
 
+    @property
+    def needs_restating(self) -> bool:
+        return self._due.is_set()
+
+    async def restating(self) -> None:
+        """Return when it ``needs_restating``: also when what was said last is in this node's own
+        log, and the backplane has come back without anything being said since.
+        """
+        while not self._due.is_set():
+            try:
+                async with asyncio.timeout(None if self.shared else BACK_S):
+                    await self._due.wait()
+            except TimeoutError:
+                with suppress(Fault):
+                    await self._backplane.ping()
+                    self._due.set()
+
     def restated(self) -> None:
         """The state was said again: count anew."""
-        self.needs_restating = False
+        self._due.clear()
         self._since_restated = 0
         self._bytes_since_restated = 0
 
@@ -180,7 +200,7 @@ class RunLog:
                     data, key, whole = item.encode(), None, False
                 else:
                     data, key, whole = item.data, item.key, item.whole
-                self._note(await self._append(data, key, whole), len(data))
+                self._note(await self._append(data, key, whole), len(data), whole)
         except asyncio.CancelledError:
             raise
         except Exception as failure:
@@ -190,14 +210,15 @@ class RunLog:
             if self.on_failure is not None:
                 self.on_failure()
 
-    def _note(self, appended: Appended, size: int) -> None:
+    def _note(self, appended: Appended, size: int, whole: bool) -> None:
         self._appended.inc()
         self._since_restated += 1
         self._bytes_since_restated += size
         if self._since_restated >= RESTATE_EVERY or self._bytes_since_restated >= RESTATE_BYTES:
-            self.needs_restating = True
-        if appended.restate or (self._at is not None and appended.epoch != self._at.epoch):
-            self.needs_restating = True
+            self._due.set()
+        moved = self._at is not None and appended.epoch != self._at.epoch
+        if appended.restate or (moved and not whole):
+            self._due.set()
         self.shared = appended.shared
         self._at = Position(appended.epoch, appended.seq)
 

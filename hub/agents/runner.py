@@ -22,7 +22,7 @@ from hub.agents.generation import Generation
 from hub.agents.orchestrator import Assignment, Orchestrator
 from hub.agents.permission import Permission, Permits
 from hub.agents.restatement import restatement
-from hub.agents.run_log import RunLog
+from hub.agents.run_log import BACK_S, RunLog
 from hub.agents.run_state import RunEvent, RunStatus
 from hub.agents.tally import lost_row, row_of, summed, unknown
 from hub.backplane.interface import Backplane, Lease, LeaseLost
@@ -68,6 +68,7 @@ class Runner:
         self._channel = f"conversation:{self._run.conversation_id}"
         self._log = RunLog(backplane, self._channel, lease, metrics)
         self._reading: asyncio.Task[None] | None = None
+        self._restating = asyncio.Lock()
         self._cancelled = self._run.cancel_requested
         self._lease_lost = False
         self._permission = Permission(permits, self._run, self._stop_reading)
@@ -189,6 +190,24 @@ class Runner:
         self._log.say(restatement(run, rows, self._generations), whole=True)
         self._log.restated()
 
+    async def _restate_when_due(self) -> None:
+        async with self._restating:
+            await self._log.settled()
+            if self._log.needs_restating:
+                await self._restate()
+
+    async def _restate_in_silence(self) -> None:
+        """Say all again when it is due, also while the model says nothing."""
+        while True:
+            await self._log.restating()
+            try:
+                await self._restate_when_due()
+            except LeaseLost:
+                return  # the reading is stopped by that, too
+            except Fault as fault:
+                log.warning("a run could not say again what it said", why=fault.reason)
+            await asyncio.sleep(BACK_S)  # it may be due again at once, for as long as that lasts
+
     # --- answering ---
 
     async def _answer(self) -> None:
@@ -225,13 +244,14 @@ class Runner:
         if self._run.attempt > MAX_ATTEMPTS:
             return Fault("internal_error", f"The run's worker was lost {MAX_ATTEMPTS} times.")
         reading = self._reading = asyncio.create_task(self._read_model(generation, history))
+        restating = asyncio.create_task(self._restate_in_silence())
         try:
             await asyncio.wait({reading})
         finally:
             self._reading = None
-            if not reading.done():  # we are being shut down: leave nothing running
-                reading.cancel()
-                await asyncio.wait({reading})
+            reading.cancel()  # we may be being shut down: leave nothing running
+            restating.cancel()
+            await asyncio.wait({reading, restating})
         if reading.cancelled():
             self._raise_log_failure()
             taken = self._permission.taken and not self._cancelled
@@ -260,8 +280,7 @@ class Runner:
         client = self._catalogue.client()
         since = assignment.answers_since
         shelf = Shelf(self._run.tenant_id, since, model.digest) if since is not None else None
-        parts = self._answers.chat(client, request, shelf)
-        async with aclosing(parts):
+        async with aclosing(self._answers.chat(client, request, shelf)) as parts:
             async for part in parts:
                 if waiting:
                     waiting = False
@@ -275,8 +294,7 @@ class Runner:
                 elif part.text:
                     self._speak(generation, part.text)
                 if self._log.needs_restating:
-                    await self._log.settled()
-                    await self._restate()
+                    await self._restate_when_due()
                 if self._log.crowded:
                     await self._log.settled()
 

@@ -101,6 +101,8 @@ LOGS_MAX_BYTES: Final = 512 * 1024 * 1024
 """In memory, what all logs come to at most; the log that was least recently appended to is lost
 first. In Redis ``maxmemory`` is the bound.
 """
+READ_BYTES: Final = 1024 * 1024
+"""What the data of the entries that one ``read`` answers comes to at most, but for the first."""
 LOG_TTL_S: Final = 86_400
 """A log is kept for 24 hours after its last entry."""
 IDEMPOTENCY_TTL_S: Final = 3_600
@@ -141,8 +143,9 @@ class Backplane(Protocol):
         """
 
     async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
-        """Up to ``limit`` entries with ``seq > after``; a channel without a log gets one (and an
-        epoch) by being read, so that a position in it can be held.
+        """Up to ``limit`` entries with ``seq > after``, which come to ``READ_BYTES`` at most, or
+        the first of them; a channel without a log gets one (and an epoch) by being read, so that a
+        position in it can be held.
         """
 
     async def discard(self, channel: str) -> None:

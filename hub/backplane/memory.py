@@ -13,6 +13,7 @@ from itertools import islice
 
 from hub.backplane.expiring import Expiring
 from hub.backplane.interface import (
+    READ_BYTES,
     Appended,
     ControlSink,
     Entry,
@@ -169,8 +170,14 @@ class MemoryBackplane:
         log = self._shared.logs.begun(channel, self._shared.clock())
         first = log.seq - len(log.entries) + 1
         start = max(after + 1 - first, 0)
-        entries = tuple(islice(log.entries, start, start + limit))
-        return LogSlice(log.epoch, first, log.seq, entries)
+        entries: list[Entry] = []
+        size = 0
+        for entry in islice(log.entries, start, start + limit):
+            size += len(entry.data)
+            if size > READ_BYTES and entries:
+                break
+            entries.append(entry)
+        return LogSlice(log.epoch, first, log.seq, tuple(entries))
 
     async def discard(self, channel: str) -> None:
         self._shared.logs.drop(channel)

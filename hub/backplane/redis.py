@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import MovedError, RedisError
 
 from hub.backplane.interface import (
+    READ_BYTES,
     Appended,
     ControlSink,
     Entry,
@@ -155,7 +156,7 @@ class RedisBackplane:
         keys = self._keys.of(channel)
         script = self._scripts.read
         args = [b"EVALSHA", script.sha, 2, keys.meta, keys.log]
-        args += [b"", self._epoch(), self._ttl_ms, max(after, 0), limit]
+        args += [b"", self._epoch(), self._ttl_ms, max(after, 0), limit, READ_BYTES]
         call = Call(keys.partition, args, script=script, stamp=5)
         epoch, first, last, found = await self._topology.call(call)
         entries = tuple(Entry(int(at.partition(b"-")[0]), fields[1]) for at, fields in found)

@@ -114,6 +114,15 @@ class Subscriber:
                 receiver.end()
 
 
+def _pause_s(failures: int) -> float:
+    """How long to wait after so many failures: full jitter, so that a thousand nodes do not come
+    back in step.
+    """
+    first, longest = BACKOFF_S
+    doubled = min(failures, 32)  # a Redis that is away for an hour is no number of 2,000 bits
+    return random.uniform(0, min(longest, first * 2**doubled))  # noqa: S311
+
+
 class Receiver:
     """What is received from one server. Its task lives until ``close`` whatever happens."""
 
@@ -188,9 +197,7 @@ class Receiver:
             except Exception:  # a message that is none of ours, say: the log has what was missed
                 log.exception("Receiving from Redis at %s:%d failed", *self.server.address)
             failures += 1
-            first, longest = BACKOFF_S
-            # Full jitter, so that a thousand nodes do not come back in step.
-            await asyncio.sleep(random.uniform(0, min(longest, first * 2**failures)))  # noqa: S311
+            await asyncio.sleep(_pause_s(failures))
             await self._topology.refresh()
         self._task = None  # nothing to receive here; ``add`` begins again
 

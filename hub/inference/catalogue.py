@@ -15,6 +15,7 @@ from hub.inference.interface import ModelClient, ModelInfo
 from hub.inference.ollama import OllamaClient
 from hub.inference.shared_catalogue import KEPT_S, SharedCatalogue, name_of, place
 from hub.inference.supervisor import LocalModel
+from hub.rounds import Rounds
 from hub.settings import Settings
 from hub.telemetry.lookups import Lookups
 
@@ -72,7 +73,7 @@ class Catalogue:
     ) -> None:
         self._lookups = lookups or Lookups()
         self._settings = settings
-        self._reprobe_s, self._loading_s = reprobe_s, loading_s
+        self._loading_s = loading_s
         self._local = local or LocalModel(gguf=settings.local_model)
         self._ollama = self._client(settings.ollama_host, "ollama")
         self._embedded: OllamaClient | None = None
@@ -83,7 +84,9 @@ class Catalogue:
         self._name = name_of(settings.ollama_host, place())
         self._changes = 0  # how many other nodes have told of
         self._asking = asyncio.Lock()
-        self._watch: asyncio.Task[None] | None = None
+        self._chosen_lately = False
+        self._missed = 0  # probes of Ollama in a row that it did not answer
+        self._watching = Rounds("watch the model server", self._watch, every_s=reprobe_s, first_s=0)
 
     async def start(self) -> None:
         """Choose. Takes at most about ``PROBE_S`` seconds; an embedded model loads meanwhile.
@@ -96,14 +99,12 @@ class Catalogue:
         else:
             self._local.start()
         _log.info("model_server_chosen", choice=self._choice, host=self._ollama.bare_host)
-        self._watch = asyncio.create_task(self._watch_choice(), name="catalogue")
+        self._chosen_lately = True
+        self._watching.start()
 
     async def close(self) -> None:
         """End the embedded model and close connections. Idempotent."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        await self._watching.close()
         await self._local.close()
         for client in (self._ollama, self._embedded, *self._stale):
             if client is not None:
@@ -248,25 +249,28 @@ class Catalogue:
             self._embedded = self._client(host, "local")
         return self._embedded
 
-    async def _watch_choice(self) -> None:
-        missed = 0
-        while True:
-            with contextlib.suppress(Fault):
-                await self.models()
-            await asyncio.sleep(self._reprobe_s)
-            answers = await self._ollama.answers(PATIENT_PROBE_S)
-            missed = 0 if answers else missed + 1
-            if self._choice == "ollama" and missed >= 2:
-                # One probe can fail because the machine is busy; a second says that it is gone.
-                self._choose("local")
-            elif self._choice == "local" and answers and await self._is_better():
-                self._choose("ollama")
-            if self._choice == "local":
-                self._local.start()
-            elif self._embedded is None or not self._embedded.active:
-                await self._local.close()
-            while self._stale:
-                await self._stale.pop().close()
+    async def _watch(self) -> None:
+        """See that the choice is still the better one, and ask it for its models."""
+        if not self._chosen_lately:
+            await self._choose_again()
+        self._chosen_lately = False
+        with contextlib.suppress(Fault):
+            await self.models()
+
+    async def _choose_again(self) -> None:
+        answers = await self._ollama.answers(PATIENT_PROBE_S)
+        self._missed = 0 if answers else self._missed + 1
+        if self._choice == "ollama" and self._missed >= 2:
+            # One probe can fail because the machine is busy; a second says that it is gone.
+            self._choose("local")
+        elif self._choice == "local" and answers and await self._is_better():
+            self._choose("ollama")
+        if self._choice == "local":
+            self._local.start()
+        elif self._embedded is None or not self._embedded.active:
+            await self._local.close()
+        while self._stale:
+            await self._stale.pop().close()
 
     async def _is_better(self) -> bool:
         """Whether the Ollama that answers can do more than what is there now."""

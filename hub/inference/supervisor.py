@@ -1,7 +1,6 @@
 """The embedded model server as a child process: started, watched, started again, ended."""
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -76,12 +75,17 @@ class LocalModel:
         return self.host
 
     async def close(self) -> None:
-        """End the child and wait until it is gone. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
+        """End the child and wait until it is gone. Idempotent; whoever waits may be cancelled, and
+        another wait for the same.
+        """
+        task = self._task
+        if task is None:
+            return
+        if not task.cancelling():  # a second time it would not wait for its child
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.wait({task})
+        if self._task is task:
+            self._task = None
             await self._enter("absent", "The embedded model was stopped.")
 
     async def _supervise(self) -> None:

@@ -86,7 +86,8 @@ class Quotas:
         self._metrics = metrics
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Limits]] = {}
-        self._changes = 0
+        # Of questions that are under way, by tenant: whether its quotas have changed since.
+        self._changed_since: dict[str, bool] = {}
         self._self = new_id("n")
 
     async def start(self) -> None:
@@ -145,7 +146,8 @@ class Quotas:
             self._forget(change["tenant"])
 
     def _forget(self, tenant_id: str) -> None:
-        self._changes += 1
+        if tenant_id in self._changed_since:
+            self._changed_since[tenant_id] = True
         self._known.pop(tenant_id, None)
 
     async def _limits(self, tenant_id: str) -> Limits:
@@ -160,12 +162,16 @@ class Quotas:
         return await asyncio.shield(asking)
 
     async def _look_up(self, tenant_id: str) -> Limits:
-        while True:
-            changes, began = self._changes, time.monotonic()
-            async with self._database.read(tenant_id) as session:
-                rows = (await session.exec(_SET)).all()
-            if changes == self._changes:  # nothing was heard while it was asked
-                break
+        changed = self._changed_since
+        changed[tenant_id] = True
+        try:
+            while changed[tenant_id]:
+                changed[tenant_id] = False  # of others it does not matter: some always change
+                began = time.monotonic()
+                async with self._database.read(tenant_id) as session:
+                    rows = (await session.exec(_SET)).all()
+        finally:
+            del changed[tenant_id]
         limits: dict[tuple[str, str], dict[str, int]] = {}
         for kind, id, name, amount in rows:
             limits.setdefault((kind, id), {})[name] = amount or 0

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hub.backplane.interface import Appended, Lease, LeaseLost
+from hub.backplane.interface import READ_BYTES, Appended, Lease, LeaseLost
 from tests.backplane.conftest import BRIEF, Nodes
 from tests.backplane.sinks import DEADLINE_S, Sink, eventually
 
@@ -96,6 +96,24 @@ async def test_a_read_answers_a_slice_and_the_whole_truth_about_the_log(nodes: N
     assert (await nodes.two.read(CHANNEL, 99)).entries == ()
     assert (await nodes.two.read(CHANNEL, 0, limit=0)).entries == ()
     assert len((await nodes.two.read(CHANNEL, 0)).entries) == 7
+
+
+async def test_a_read_answers_so_many_bytes_at_most_whatever_is_asked_for(nodes: Nodes) -> None:
+    sizes = [9, *[READ_BYTES // 3 - 3] * 4, 3 * READ_BYTES, *[READ_BYTES // 2] * 2, 1]
+    for size in sizes:
+        await nodes.one.append(CHANNEL, b"x" * size)
+    pages: list[list[int]] = []
+    at = 0
+    while at < len(sizes):
+        page = await nodes.two.read(CHANNEL, at)
+        assert page.last == len(sizes)
+        assert [entry.seq for entry in page.entries] == list(
+            range(at + 1, at + 1 + len(page.entries))
+        )
+        pages.append([len(entry.data) for entry in page.entries])
+        at += len(page.entries)
+    assert [size for page in pages for size in page] == sizes
+    assert [len(page) for page in pages] == [4, 1, 1, 2, 1]
 
 
 async def test_reading_a_channel_without_a_log_gives_it_one(nodes: Nodes) -> None:

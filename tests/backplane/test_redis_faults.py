@@ -12,11 +12,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hub.backplane import redis_pubsub
 from hub.backplane.choice import open_backplane
 from hub.backplane.interface import Appended, LeaseLost
 from hub.backplane.memory import MemoryBackplane
 from hub.backplane.redis import RedisBackplane
 from hub.backplane.redis_keys import Keys, partition_of, slot_of
+from hub.backplane.redis_server import Link, Server
 from hub.backplane.standby import StandbyBackplane
 from hub.faults import Fault
 from tests.backplane.sinks import DEADLINE_S, Sink
@@ -69,6 +71,32 @@ async def test_a_restarted_redis_has_logs_of_another_epoch(
     after = await node.append(CHANNEL, b"y")
     assert after.epoch != before.epoch
     assert after.seq == 1
+
+
+async def test_a_node_receives_again_however_often_it_could_not_connect(
+    own_redis: RedisProcess, node: RedisBackplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_pubsub, "BACKOFF_S", (1e-6, 1e-6))
+    failed, often = 0, asyncio.Event()
+    open_link = Server.open
+
+    async def count(server: Server) -> Link:
+        nonlocal failed
+        failed += 1
+        if failed > 1_200:  # as after twenty minutes: 2 to that power is no float
+            often.set()
+        return await open_link(server)
+
+    monkeypatch.setattr(Server, "open", count)
+    sink = Sink()
+    await node.subscribe(CHANNEL, sink)
+    own_redis.kill()
+    async with asyncio.timeout(DEADLINE_S):
+        await often.wait()
+    own_redis.start()
+    await sink.until(lambda: bool(sink.repairs))
+    await append_when_back(node, b"x")
+    await sink.until(lambda: sink.data == [b"x"])
 
 
 @pytest.mark.parametrize("first", ["append", "read"])

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle
@@ -15,11 +16,12 @@ from hub.agents.conversations.transcript import Transcript
 from hub.agents.orchestrator import Orchestrator
 from hub.agents.permission import Asker
 from hub.agents.runner import Runner
-from hub.backplane.interface import Backplane, Position
+from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
+from hub.faults import Fault
 from hub.ids import new_id
 from hub.inference.catalogue import Catalogue
 from hub.inference.interface import (
@@ -42,7 +44,10 @@ from tests.events.test_outbox import Pipe
 LEASE_S = 9.0
 OUTBOX = 2_500
 """So small that a stalled reader's deltas are joined, and that it is given up for a long text."""
-SETTLED_S = 10.0
+KEEP_S = 0.05
+SETTLED_S = 20.0
+AGAIN_S = 0.005
+"""How soon a worker tries again that could not work."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class Dictation:
         self.whole = False
         self.told = 0  # to whom was told most of it
         self.more = asyncio.Event()
+
+    @property
+    def spoken(self) -> list[str]:
+        return [word.text for word in self.words if isinstance(word, TextDelta)]
 
 
 class Dictated:
@@ -150,6 +159,8 @@ class Talk:
         self.talking = False
         self._sent = 0
         self._driven = 0
+        self.at_work: Node | None = None
+        """Where a run is under way, as far as is known."""
         self._work = asyncio.Event()
         self._driver = asyncio.create_task(self._drive())
 
@@ -201,18 +212,28 @@ class Talk:
         nodes, done = cycle(self.nodes), list[str]()
         while True:
             await self._work.wait()
-            node = next(nodes)
-            lease = await node.backplane.acquire(self.channel, LEASE_S)
-            if lease is None:
-                await asyncio.sleep(0.005)
-                continue
             self._work.clear()
+            try:
+                idle = await self._drive_at(next(nodes), done)
+            except Fault:  # Redis is away
+                idle = False
+            self.at_work = None
+            if not idle:
+                self._work.set()
+                await asyncio.sleep(AGAIN_S)
+
+    async def _drive_at(self, node: Node, done: list[str]) -> bool:
+        """Drive the runs at a node; False if there is more to do, but not here and now."""
+        lease = await node.backplane.acquire(self.channel, LEASE_S)
+        if lease is None:
+            return False
+        try:
             while True:
                 assignment = await self.orchestrator.next_assignment(
                     self.house.tenant, self.house.conversation, skip=done
                 )
                 if assignment is None:
-                    break
+                    return True
                 runner = Runner(
                     assignment,
                     lease,
@@ -224,39 +245,84 @@ class Talk:
                     permits=Always(),
                     answers=Answers(node.backplane, self.metrics, 0),
                 )
-                if not await runner.drive():
-                    self._work.set()  # the lease is lost, as it is with the log
-                    break
+                self.at_work = node
+                keeper = asyncio.create_task(_keep(node, lease, runner))
+                try:
+                    driven = await runner.drive()
+                finally:
+                    keeper.cancel()
+                if not driven:
+                    return False  # the lease is lost, as it is with the log
+                if not runner.shared:
+                    return False  # its end is to be said again where all can read it
                 done.append(runner.run_id)
                 self._driven += 1
                 await self.orchestrator.announced([runner.run_id])
-            await node.backplane.release(lease)
+        finally:
+            with suppress(Fault):
+                await node.backplane.release(lease)
+
+    async def told(self) -> None:
+        """Let the model say what it is to say; not if it cannot, in a while."""
+        for _ in range(100):
+            if self._answer.told == len(self._answer.words):
+                break
+            await asyncio.sleep(0.001)
 
     async def settle(self) -> None:
         """Wait until every client that reads has read all there is."""
         async with asyncio.timeout(SETTLED_S):
             while True:  # until the time is up
-                await asyncio.sleep(0.002)
-                if self._driver.done():
-                    self._driver.result()
-                log = await self.nodes[0].backplane.read(self.channel, 0, 0)
-                if not self._quiet:
-                    continue
-                for tab in self.tabs:
-                    await tab.go_on()
-                if log != await self.nodes[1].backplane.read(self.channel, 0, 0):
-                    continue
-                if all(tab.at == Position(log.epoch, log.last) for tab in self.tabs):
-                    return
+                await self._pause()
+                with suppress(Fault):
+                    log = await self.nodes[0].backplane.read(self.channel, 0, 0)
+                    if not self._quiet:
+                        continue
+                    for tab in self.tabs:
+                        await tab.go_on()
+                    if log != await self.nodes[1].backplane.read(self.channel, 0, 0):
+                        continue
+                    if all(tab.at == Position(log.epoch, log.last) for tab in self.tabs):
+                        return
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(0.002)
+        if self._driver.done():
+            self._driver.result()
 
     async def state(self, node: Node) -> dict[str, str]:
         """The messages as somebody finds them who comes only now, where all the others are."""
         async with asyncio.timeout(SETTLED_S):
             while True:
                 await self.settle()
-                taken = await node.transcript.snapshot(self.house.tenant, self.house.conversation)
-                if all(tab.at == taken.position for tab in self.tabs):
-                    return Reading(cast(dict[str, Any], taken.event)).texts
+                texts = await self._found(node, self.tabs)
+                if texts is not None:
+                    return texts
+
+    async def apart(self, node: Node) -> tuple[list["Tab"], dict[str, str]]:
+        """While the node of the run is cut off from Redis: those who read there, when they have
+        read all that was said, and the messages as somebody finds them there who comes only now.
+        """
+        async with asyncio.timeout(SETTLED_S):
+            while True:
+                await self._pause()
+                here = [tab for tab in self.tabs if tab.node is node]
+                with suppress(Fault):
+                    for tab in here:
+                        await tab.go_on()
+                    texts = await self._found(node, here)
+                    if texts is not None:
+                        return here, texts
+
+    async def _found(self, node: Node, tabs: list["Tab"]) -> dict[str, str] | None:
+        """The messages as they are found at a node, once all is there that the model has said, and
+        these clients are there.
+        """
+        taken = await node.transcript.snapshot(self.house.tenant, self.house.conversation)
+        texts = Reading(cast(dict[str, Any], taken.event)).texts
+        all_said = "".join(self._answer.spoken) in texts.values()
+        there = all(tab.at == taken.position for tab in tabs)
+        return texts if all_said and there else None
 
     async def close(self) -> None:
         self._driver.cancel()
@@ -269,10 +335,24 @@ class Talk:
             await node.fanout.close()
 
 
+async def _keep(node: Node, lease: Lease, runner: Runner) -> None:
+    """Renew a run's lease, as its worker does, and stop the run when it is lost."""
+    while True:
+        await asyncio.sleep(KEEP_S)
+        try:
+            await node.backplane.renew(lease, LEASE_S)
+        except LeaseLost:
+            runner.lose_lease()
+            return
+        except Fault:
+            continue
+
+
 class Tab:
     """A client with one subscription: what it has read, assembled.
 
-    ``reading`` is None while it cannot know the whole state: it began in the middle.
+    ``reading`` is None while it cannot know the whole state. One that came ``late``, with no
+    position, has looked for the state beside what it is told, as it was ``found`` at some position.
     """
 
     def __init__(self, talk: Talk, node: Node) -> None:
@@ -280,6 +360,8 @@ class Tab:
         self.node = node
         self.at = Position("", 0)
         self.reading: Reading | None = None
+        self.found = Position("", 0)
+        self.late = False
         self.largest = 1
         self._open()
 
@@ -320,17 +402,32 @@ class Tab:
     # --- what a client does ---
 
     async def begin(self, since: Since) -> "Tab":
+        try:
+            await self._begin(since)
+        except Fault as fault:  # Redis is away: it comes back later
+            self.leave()
+            self.over = fault.reason
+        return self
+
+    async def _begin(self, since: Since) -> None:
         talk = self.talk
         self.join = join = await self.node.fanout.join(talk.channel, self, since)
         if not join.recovered:
             taken = await self.node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
             join.position = taken.position
-            self.reading = Reading(cast(dict[str, Any], taken.event))
+            self._know(Reading(cast(dict[str, Any], taken.event)), late=False)
         elif since == "start" and not talk.losses:
-            self.reading = Reading()
+            self._know(Reading(), late=False)
         self.at = join.position
         self.following = asyncio.create_task(join.follow())
-        return self
+        if since is None:
+            taken = await self.node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
+            if taken.position.epoch == join.position.epoch:
+                self._know(Reading(cast(dict[str, Any], taken.event)), late=True)
+                self.found = taken.position
+
+    def _know(self, reading: Reading | None, *, late: bool) -> None:
+        self.reading, self.late, self.found = reading, late, Position("", 0)
 
     def read(self) -> None:
         """Take in what has come."""
@@ -339,12 +436,24 @@ class Tab:
         for payload in payloads(data):
             params = orjson.loads(payload)["params"]
             span = params.get("span", 1)
-            assert params["epoch"] == self.at.epoch
-            assert params["seq"] - span == self.at.seq, "a gap or a repeat"
+            before = self.at
+            assert params["epoch"] == before.epoch
+            assert params["seq"] - span == before.seq, "a gap or a repeat"
             self.at = Position(params["epoch"], params["seq"])
             self.largest = max(self.largest, span)
-            if self.reading is not None:
-                self.reading.feed(params["event"])
+            self._take(params["event"], before)
+
+    def _take(self, event: dict[str, Any], before: Position) -> None:
+        if event["type"] == "MESSAGES_SNAPSHOT" and self.reading is None:
+            self._know(Reading(event), late=False)
+        elif self.reading is not None and self.found <= before:
+            mine = self.reading.texts
+            self.reading.feed(event)
+            if event["type"] == "MESSAGES_SNAPSHOT":  # it says again what was assembled
+                again = self.reading.texts
+                assert all(again[each].startswith(mine[each]) for each in mine.keys() & again)
+        elif self.found < self.at:  # part of it is in the state that was found, and part is not
+            self._know(None, late=False)
 
     def stall(self) -> None:
         """Read nothing: the transport is full."""
@@ -374,6 +483,12 @@ class Tab:
         """Read, and come back where the hub has ended the subscription."""
         self.read_on()
         self.read()
+        if self.following.done() and not self.following.cancelled():
+            error = self.following.exception()
+            if isinstance(error, Fault):  # Redis went away in the midst of what was missed
+                self.over = error.reason
+            elif error is not None:
+                raise error
         if self.over is not None:
             await self.reconnect(self.node)
 
@@ -381,4 +496,5 @@ class Tab:
         """Another client that stands where this one does."""
         other = Tab(self.talk, node)
         other.at, other.reading = self.at, deepcopy(self.reading)
+        other.found, other.late = self.found, self.late
         return other

@@ -242,6 +242,26 @@ async def test_an_ollama_that_appears_is_used_and_answers_that_stream_go_on() ->
             assert await say(catalogue, "count", "2") == "1 2 "
 
 
+async def test_a_failure_that_nobody_foresaw_does_not_end_the_watch_for_an_ollama() -> None:
+    class Unforeseen(LocalModel):
+        failed = 0
+
+        def start(self) -> None:
+            if self._task is not None and self.failed < 2:  # not the first time: as it is watched
+                self.failed += 1
+                raise RuntimeError("nobody foresaw this")
+            super().start()
+
+    local = Unforeseen(command=SCRIPTED)
+    with scripted_server() as model:
+        model.refusing = True
+        catalogue = Catalogue(settings(model.host), local=local, reprobe_s=0.01)
+        async with running(catalogue):
+            await until(lambda: local.failed == 2)
+            model.refusing = False
+            await until(lambda: catalogue.status()["provider"] == "ollama")
+
+
 async def test_an_embedded_model_that_died_is_asked_again_at_its_new_address(nobody: str) -> None:
     local = LocalModel(command=SCRIPTED)
     async with running(Catalogue(settings(nobody), local=local)) as catalogue:

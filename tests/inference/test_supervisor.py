@@ -213,6 +213,24 @@ async def test_another_file_is_served_under_its_own_name(extra: None, tmp_path: 
     await model.close()
 
 
+async def test_who_is_cancelled_while_it_ends_is_and_another_waits_for_the_same(
+    model: LocalModel,
+) -> None:
+    model.start()
+    host, child = await model.ready(10), model.pid
+    assert child is not None
+    first = asyncio.create_task(model.close())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    assert first.cancelled()
+    await model.close()
+    assert await refuses(host, 0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert model.state == "absent"
+
+
 PARENT = """
 import asyncio, json, sys
 import structlog

@@ -1,12 +1,15 @@
 """Quotas of runs, on SQLite and PostgreSQL: reserved with the message, settled with the end."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import event, update
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.agents.run_state import RunEvent
 from hub.backplane.interface import LeaseLost
@@ -426,3 +429,27 @@ async def test_of_each_thing_a_key_may_have_less_than_its_user(
     assert (refusal["quota"], refusal["subject"]) == (name, "key")
     await desk.send(conversation, actor=other)
     await desk.send(conversation)
+
+
+async def test_what_changes_while_it_is_looked_up_is_looked_up_again_and_others_are_not(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await make_desk()
+    ours, quotas, read = desk.actor.tenant_id, desk.quotas, desk.database.read
+    asked = 0
+
+    @asynccontextmanager
+    async def in_a_storm(scope: str) -> AsyncIterator[AsyncSession]:
+        nonlocal asked
+        asked += 1
+        async with read(scope) as session:
+            yield session
+        await quotas.changed(ours if asked == 1 else new_id("t"))
+
+    await desk.set("requests.day", 1)
+    monkeypatch.setattr(desk.database, "read", in_a_storm)
+    async with asyncio.timeout(5):
+        allowance = await quotas.allowance(desk.actor)
+    assert allowance is not None
+    assert asked == 2
+    assert not quotas._changed_since, "nothing is left of it"

@@ -1,7 +1,7 @@
 #!lua
 -- Read a slice of a channel's log; a channel without a log gets one.
 -- KEYS  meta, log
--- ARGV  run, candidate epoch, log ttl ms, after, limit
+-- ARGV  run, candidate epoch, log ttl ms, after, limit, bytes of data at most (but for the first)
 -- Answers {epoch, first, last, entries}, entries as XRANGE has them.
 local meta, log = KEYS[1], KEYS[2]
 local held = redis.call('HMGET', meta, 'epoch', 'seq', 'run')
@@ -17,9 +17,22 @@ local first = seq + 1
 if oldest[1] then
   first = tonumber(string.match(oldest[1][1], '^(%d+)-'))
 end
-local entries = {}
-if tonumber(ARGV[4]) < seq and tonumber(ARGV[5]) > 0 then
-  local from = string.format('%.0f', tonumber(ARGV[4]) + 1)
-  entries = redis.call('XRANGE', log, from, '+', 'COUNT', ARGV[5])
+local entries, size = {}, 0
+local after, limit, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- A few at a time: how long they are is known only when they are read.
+while after < seq and #entries < limit and size < bytes do
+  local from = string.format('%.0f', after + 1)
+  local page = redis.call('XRANGE', log, from, '+', 'COUNT', math.min(limit - #entries, 32))
+  if not page[1] then
+    break
+  end
+  for _, entry in ipairs(page) do
+    size = size + #entry[2][2]
+    if size > bytes and entries[1] then
+      break
+    end
+    entries[#entries + 1] = entry
+    after = tonumber(string.match(entry[1], '^(%d+)-'))
+  end
 end
 return {held[1], first, seq, entries}
