@@ -18,6 +18,10 @@ from hub.protocol.limits import OUTBOX_BYTES
 
 REPLAY_BYTES: Final = OUTBOX_BYTES // 4
 """A replay waits while more than this is queued, so that live events find room."""
+REFILL_BYTES: Final = OUTBOX_BYTES // 16
+"""What a transport that has room again is given at once of what was held for it: all of that would
+be as much again as may wait, where nobody counts it.
+"""
 
 
 class Writer(Protocol):
@@ -219,11 +223,16 @@ class Outbox:
             return
         held, self._held = self._held, None
         self._ready = True
-        self.size = 0
-        if held:
-            if held.joined:
-                self._scheduler.joined(held.joined)
-            self._send(held.items())
+        if held.joined:
+            self._scheduler.joined(held.joined)
+            held.joined = 0
+        while held and self._ready:
+            self._send(held.take(REFILL_BYTES))
+        if self.closed:
+            return
+        if held:  # it is full again
+            self._held = held
+        self.size = held.size
         if self._room is not None:
             self._room.set()
         if self._ready:  # what was held may have filled it again

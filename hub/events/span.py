@@ -114,6 +114,21 @@ class Spans:
         """All of it, to be sent."""
         return [item.delivery() if isinstance(item, _Run) else item for item in self._items]
 
+    def take(self, most: int) -> list[Delivery | bytes]:
+        """What waits in front, to be sent: about ``most`` bytes of it, or one item."""
+        size = count = 0
+        for item in self._items:
+            if count and size + _weight(item) > most:
+                break
+            size += _weight(item)
+            count += 1
+        front, self._items = self._items[:count], self._items[count:]
+        self.size -= size
+        for item in front:
+            if isinstance(item, _Run) and self._runs.get(item.channel) is item:
+                del self._runs[item.channel]  # nothing is joined to what has been sent
+        return [item.delivery() if isinstance(item, _Run) else item for item in front]
+
 
 def _text(delta: Delivery) -> int:
     """The bytes of a delta's text."""

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from hub.events.delivery import Delivery
+from hub.events.outbox import REFILL_BYTES
 from hub.events.span import Spans
 from hub.faults import Fault
 from hub.identity.access.authority import NoStanding
@@ -91,7 +92,7 @@ class StreamReader:
         self._changed.set()
 
     async def next(self, timeout_s: float) -> bytes | None:
-        """All that waits, or None if nothing came in time."""
+        """What waits, a part at a time where it is much; None if nothing came in time."""
         if not self._waiting and self.end is None and not self.doubtful:
             self._changed.clear()
             try:
@@ -99,12 +100,13 @@ class StreamReader:
                     await self._changed.wait()
             except TimeoutError:
                 return None
-        waiting, self._waiting = self._waiting, Spans()
+        waiting = self._waiting
         if waiting.joined:
             self._count_joined(waiting.joined)
-        data = b"".join(i if isinstance(i, bytes) else i.sent for i in waiting.items())
+            waiting.joined = 0
+        taken = waiting.take(REFILL_BYTES)
         self._drained.set()
-        return data
+        return b"".join(item if isinstance(item, bytes) else item.sent for item in taken)
 
 
 class EventResponse(StreamingResponse):

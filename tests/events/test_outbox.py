@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from hub.events.delivery import Delivery
-from hub.events.outbox import REPLAY_BYTES, FlushScheduler, Outbox
+from hub.events.outbox import REFILL_BYTES, REPLAY_BYTES, FlushScheduler, Outbox
 from hub.events.vocabulary import text_content
 from hub.protocol.rfc6455 import payloads, text_frame
 
@@ -295,6 +295,24 @@ async def test_more_text_than_the_limit_overflows_though_it_is_joined(pipe: Pipe
     for delivery in deltas(30, "x" * 1_000):
         outbox.deliver(delivery)
     assert (overflow.calls, outbox.closed, outbox.size) == (1, True, 0)
+
+
+async def test_a_transport_that_has_room_again_is_given_a_part_of_what_was_held() -> None:
+    """All of it would wait there, where it is not counted, and as much again here."""
+    pipe = Pipe(narrow=True)
+    outbox, overflow = boxed(pipe, limit=1_000_000)
+    pipe.fill()
+    frames = [b"%05d" % at * 2_000 for at in range(90)]  # 10 kB each
+    for frame in frames:
+        outbox.put(frame)
+    while outbox.size:
+        held, there = outbox.size, len(b"".join(pipe.written))
+        pipe.drained()
+        given = len(b"".join(pipe.written)) - there
+        assert 0 < given <= REFILL_BYTES
+        assert outbox.size == held - given
+    assert b"".join(pipe.written) == b"".join(frames)
+    assert overflow.calls == 0
 
 
 async def test_a_transport_that_is_full_after_each_write_gets_everything_in_order() -> None:

@@ -83,6 +83,26 @@ def test_joining_changes_no_text_no_position_and_no_order(items: list[Delivery |
     assert join(kept) == kept  # nothing is left to be joined
 
 
+@given(waiting(), st.lists(st.integers(1, 600), min_size=1, max_size=8), st.data())
+def test_what_is_taken_a_part_at_a_time_while_more_comes_is_all_of_it_in_order(
+    items: list[Delivery | bytes], sizes: list[int], data: st.DataObject
+) -> None:
+    spans, taken = Spans(), list[Delivery | bytes]()
+    for item in items:
+        spans.add(item)
+        if data.draw(st.integers(0, 5)) == 0:
+            before = spans.size
+            most = data.draw(st.sampled_from(sizes))
+            part = spans.take(most)
+            assert before - spans.size <= most or len(part) == 1
+            taken += part
+    while spans:
+        taken += spans.take(sizes[0])
+    assert spans.size == 0
+    assert told(taken) == told(items)
+    assert places(taken) == places(items)
+
+
 @given(st.lists(TEXT, min_size=1, max_size=40))
 def test_consecutive_deltas_of_a_message_become_one_event_with_exactly_their_text(
     texts: list[str],
