@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hub.audit.origin import Deed, Origin, acting, watched
 from hub.audit.refusal import Refusal
 from hub.faults import Fault
-from hub.identity.access.refusal import Hidden, NotAdmitted
+from hub.identity.access.refusal import NotAdmitted
 from hub.operations.call import ANONYMOUS, Call
 from hub.operations.operation import PUBLIC, SIGNED_IN, AnyOperation, Result, check
 from hub.rbac.decision import decide
@@ -138,7 +138,8 @@ def note_refusal(
 ) -> None:
     """Note who was refused an operation, or failed to sign in by it.
 
-    ``not_found`` is a refusal where it is ``Hidden``; of a sensitive operation always.
+    ``not_found`` of what is guarded is a refusal, whatever it was: the trail does not tell what is
+    nowhere from what is another tenant's, and shows who tries one name after the other.
     """
     public = operation.permission == PUBLIC
     if fault.reason not in (_FAILED if public else _DENIED):
@@ -151,7 +152,7 @@ def note_refusal(
         resource = (kind, str(params.get(parameter, ""))[:200])
     of_note = resource is not None and resource[1] in operation.noted_of
     everyday = not operation.audited and not of_note
-    if everyday and (public or (fault.reason == "not_found" and not isinstance(fault, Hidden))):
+    if everyday and (public or (fault.reason == "not_found" and resource is None)):
         return
     email, tenant = params.get("email"), params.get("tenant")
     tenant_id = None if public else call.actor.tenant_id
@@ -226,4 +227,4 @@ async def authorise(operation: AnyOperation, params: Any, call: Call) -> None:
             resource = await call.services.resources.find(kind, identifier, call.actor)
     verdict = decide(call.actor, operation.permission, resource)
     if not verdict.allowed:
-        raise Hidden if verdict.fault == "not_found" else Fault(verdict.fault)
+        raise Fault(verdict.fault)

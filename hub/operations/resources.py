@@ -21,7 +21,6 @@ from sqlmodel import col, select
 from hub.backplane.interface import Backplane
 from hub.events.agenda import Agenda
 from hub.faults import Fault
-from hub.identity.access.refusal import Hidden
 from hub.ids import is_id
 from hub.operations import grants
 from hub.operations.belongings import FINDERS
@@ -345,7 +344,7 @@ def _other_channel(name: str, actor: Actor) -> Resource:
 def _own_channel(name: str, actor: Actor) -> Resource:
     """What is addressed to a user is for that user alone, whatever permissions others hold."""
     if name != f"user:{actor.user_id}":
-        raise Hidden
+        raise Fault("not_found")
     return Resource("channel", name, actor.tenant_id, actor.user_id)
 
 

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from hub.faults import Fault
 from hub.identity.access.holdings import is_known
-from hub.identity.access.refusal import Hidden
 from hub.limits.setting import Subject, user_of_key
 from hub.rbac.actor import Actor
 from hub.rbac.decision import Resource
@@ -55,7 +54,7 @@ async def find_subject(database: Database, kind: str, name: str, actor: Actor) -
     if user_id == actor.user_id:
         return Resource(kind, name, actor.tenant_id, None if kind == "limited" else user_id)
     if kind != "limited" and not holds(actor.permissions, f"{kind}:read{ANY}"):
-        raise Hidden
+        raise Fault("not_found")
     if subject.kind == "user":
         async with database.read(actor.tenant_id) as session:
             if not await is_known(session, actor.tenant_id, subject.id):

@@ -1,4 +1,4 @@
-"""Who was not let in, or not shown a thing: for the audit trail, and not for the caller."""
+"""Who was not let in: for the audit trail, and nothing that a caller is told."""
 
 from hub.faults import Fault
 
@@ -14,15 +14,3 @@ class NotAdmitted(Fault):
         super().__init__(why.reason, why.message, details=why.details)
         self.tenant_id = tenant_id
         self.user_id = user_id
-
-
-class Hidden(Fault):
-    """``not_found`` to somebody for who they are: of a thing of their tenant that they may not see,
-    or of what is not looked for because its name alone says that it is not theirs.
-
-    What is looked for in the tenant and is not there is a plain ``Fault``: whatever another tenant
-    has of that name, nobody here is told, their trail included.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("not_found")
