@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hub.events.delivery import Delivery
 from tests.bench.__main__ import BENCHMARKS, announced, chosen, main
 from tests.bench.ages import Ages, stamped, stamps
-from tests.bench.returners import Returner
+from tests.bench.returners import Returner, busiest
 from tests.bench.revocation import AT_PAUSE, KNOWN, Shown, histogram
 from tests.bench.servers.furnishing import KINDS
 from tests.bench.slope import slope, stretches
@@ -145,6 +145,13 @@ def test_clients_that_lose_their_node_resume_on_the_other_and_are_counted(tmp_pa
     for row in rows.values():
         assert row[at["back"]] == "100"
         assert row[at["gaps"]] == row[at["repeats"]] == 0
+
+
+def test_the_busiest_second_is_found_wherever_it_begins() -> None:
+    assert busiest([]) == 0
+    assert busiest([0.0, 5.0]) == 1  # one of them is not back
+    assert busiest([3.9, 1.0, 2.5, 3.0, 3.4, 9.0]) == 3
+    assert busiest([1.0, 1.5, 2.0, 2.5]) == 3
 
 
 async def test_a_returner_counts_what_it_missed_and_what_it_heard_twice() -> None:

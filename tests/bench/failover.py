@@ -157,7 +157,9 @@ def _add(table: Table, name: str, load: Load, backs: Sequence[Back]) -> None:
         failures = ", ".join(f"{kind}: {count:,}" for kind, count in back.told["failures"].items())
         table.notes.append(
             f"{name}: closes {closes or 'none'}; failed attempts {failures or 'none'}; "
-            f"{back.cpu_s / back.took_s:.0%} of a core for {back.took_s:.1f} s."
+            f"{back.cpu_s / back.took_s:.0%} of a core for {back.took_s:.1f} s; within one second "
+            f"at most {back.told['lost_at_once']:,} lost their node and "
+            f"{back.told['back_at_once']:,} were back."
         )
 
 

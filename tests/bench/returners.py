@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import uvloop
@@ -233,8 +233,25 @@ class Returners:
         return missing
 
     async def told(self) -> dict[str, Any]:
-        clients = [one.told() for one in self._all]
-        return {"clients": clients, "failures": dict(FAILURES), "closes": dict(CLOSES)}
+        """What each tells; the most that were back within one second, and that lost their node."""
+        return {
+            "clients": [one.told() for one in self._all],
+            "failures": dict(FAILURES),
+            "closes": dict(CLOSES),
+            "back_at_once": busiest([one.subscribed_at for one in self._all]),
+            "lost_at_once": busiest([one.lost_at for one in self._all]),
+        }
+
+
+def busiest(moments: Sequence[float], within_s: float = 1.0) -> int:
+    """The most of these moments that lie within so many seconds; 0.0 is none."""
+    known = sorted(moment for moment in moments if moment)
+    first = most = 0
+    for at, moment in enumerate(known):
+        while moment - known[first] > within_s:
+            first += 1
+        most = max(most, at - first + 1)
+    return most
 
 
 async def main() -> None:
