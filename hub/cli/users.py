@@ -275,7 +275,7 @@ def add_actions(user: argparse.ArgumentParser) -> None:
     called.add_argument("--name", type=name_of, help="display name")
     called.add_argument("--no-name", action="store_true", help="none any more")
     of_one("verify", "say that the address is the user's")
-    reset = of_one("reset-password", "set a user's password, and end their sessions")
+    reset = of_one("reset-password", "set a user's password, and end their sessions and API keys")
     takes_password(reset)
     reset.add_argument(
         "--link", action="store_true", help="print a single-use link for the user instead"

@@ -99,6 +99,10 @@ class Logout(Params):
     everywhere: StrictBool = Field(
         False, description="End all of your login sessions, in every tenant, not just this one."
     )
+    keys: StrictBool = Field(
+        False,
+        description="With `everywhere`: revoke all of your API keys too, in every tenant.",
+    )
 
 
 class Session(Result):
@@ -296,9 +300,16 @@ async def refresh(call: Call, params: Refresh) -> Session:
     while_enrolling=True,
 )
 async def logout(call: Call, params: Logout) -> Done:
-    """Sign out: end this login session, its tokens and its sockets; or all of yours."""
+    """Sign out: end this login session, its tokens and its sockets; or all of yours.
+
+    With `everywhere` sign-ins that wait for a second factor, login links and a move to another
+    address that waits are void too. API keys go on, since what runs by them is not signed in,
+    unless `keys` says so.
+    """
+    if params.keys and not params.everywhere:
+        raise Fault("invalid_params", "keys: goes with everywhere alone.")
     if params.everywhere:
-        await call.services.accounts.logout_everywhere(call.actor.user_id)
+        await call.services.accounts.logout_everywhere(call.actor.user_id, keys=params.keys)
     else:
         await call.services.accounts.logout(call.actor.session_id)
     if call.refresh_cookie is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from pydantic import EmailStr, Field, SecretStr
+from pydantic import EmailStr, Field, SecretStr, StrictBool
 
 from hub.operations.call import Call
 from hub.operations.operation import (
@@ -29,6 +29,7 @@ class Proof(Params):
 
 class Reset(Proof):
     password: NewPassword
+    keys: StrictBool = Field(True, description="Revoke all of your API keys too, in every tenant.")
 
 
 class ChangeEmail(OfAddress):
@@ -38,6 +39,7 @@ class ChangeEmail(OfAddress):
 class Change(Params):
     current: SecretStr = Field(max_length=1_024, description="The password as it is.")
     password: NewPassword
+    keys: StrictBool = Field(False, description="Revoke all of your API keys too, in every tenant.")
 
 
 def _public(
@@ -70,10 +72,13 @@ async def recover(call: Call, params: OfAddress) -> Done:
 async def reset(call: Call, params: Reset) -> Done:
     """Choose a new password with the token of a letter; all of the user's sessions end.
 
+    So do sign-ins that wait for a second factor, login links and a move to another address that
+    waits; and the user's API keys, unless `keys` is false: a reset is how an account is taken back
+    from somebody, who may have made one.
     It verifies the address too. A password that is refused leaves the token as good as it was.
     """
     token, password = params.token.get_secret_value(), params.password.get_secret_value()
-    await call.services.recovery.reset(token, password, call.address)
+    await call.services.recovery.reset(token, password, call.address, keys=params.keys)
     return Done()
 
 
@@ -111,13 +116,16 @@ async def verify(call: Call, params: Proof) -> Done:
 async def change_password(call: Call, params: Change) -> Done:
     """Change your password; your other sessions end, and this one goes on.
 
-    A wrong current password is `permission_denied`.
+    Sign-ins that wait for a second factor, login links and a move that waits are void. API keys go
+    on unless `keys` says otherwise: passwords are changed as a habit too, and no bot is to stop by
+    that. A wrong current password is `permission_denied`.
     """
     await call.services.recovery.change(
         call.actor.user_id,
         call.actor.session_id,
         params.current.get_secret_value(),
         params.password.get_secret_value(),
+        keys=params.keys,
     )
     return Done()
 

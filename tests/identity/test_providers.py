@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from sqlmodel import col, delete, select
 
+from hub.identity.keys.api_keys import Wanted
 from hub.identity.providers.openid import OpenId
 from hub.identity.providers.provisioning import Provisioning
 from hub.identity.providers.redirects import Providers
@@ -370,20 +371,28 @@ async def test_an_account_is_linked_by_its_verified_address_where_that_is_on(
     login = world.somebody()
     email = f"{login}@corp.example"
     squatter = await world.hub.sign_up(email)
+    claims = world.services.tokens.read(squatter["access_token"])
+    theirs = (claims.user_id, claims.tenant_id)
+    _, key = await world.services.api_keys.create(None, *theirs, Wanted("a way back"))
+    link = await world.services.accounts.login_link(*theirs)
+    assert (await world.info({"access_token": key}))["user_id"] == claims.user_id
     assert await world.told(login) == {"problem": "conflict"}
     world.configure(link=True)
     world.provider.account(login, email_verified=False)
     assert await world.told(login) == {"problem": "permission_denied"}
     world.provider.account(login)
     info = await world.info(await world.session(login))
-    assert info["user_id"] == world.services.tokens.read(squatter["access_token"]).user_id
+    assert info["user_id"] == claims.user_id
     # Whoever registered the address had never shown that it is theirs.
-    with pytest.raises(httpx.HTTPStatusError, match="401"):
-        await world.info(squatter)
+    for token in (squatter["access_token"], key):
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            await world.info({"access_token": token})
+    assert (await world.redeem(link)).status_code == 401
     async with httpx.AsyncClient(base_url=world.hub.url, trust_env=False) as client:
         account = {"email": email, "password": PASSWORD}
         assert (await client.post("/v1/auth/login", json=account)).status_code == 401
-    assert "provider.link" in await world.audited(info["user_id"])
+    told = await world.audited(info["user_id"])
+    assert {"provider.link", "provider.take_over"} <= set(told)
 
 
 async def test_who_has_shown_here_that_the_address_is_theirs_keeps_the_password(

@@ -13,14 +13,15 @@ async def recover(url: str, *, email: str) -> None:
     await _ask(url, "recover", email=email)
 
 
-async def reset_password(url: str, *, token: str, password: str) -> None:
+async def reset_password(url: str, *, token: str, password: str, keys: bool = True) -> None:
     """Choose a new password with the token of a letter (what follows ``#reset=`` in its link); all
-    sessions of the account end.
+    sessions of the account end, and (``keys``) its API keys.
 
     Raises Unauthenticated (it was used, or is too old), InvalidParams (the password), RateLimited,
     ConnectFailed.
     """
-    await _ask(url, "reset", token=token, password=password)
+    stay = {} if keys else {"keys": False}
+    await _ask(url, "reset", token=token, password=password, **stay)
 
 
 async def resend(url: str, *, email: str) -> None:
@@ -59,6 +60,6 @@ async def accept_invitation(
         await login.close()
 
 
-async def _ask(url: str, what: str, **body: str) -> None:
+async def _ask(url: str, what: str, **body: str | bool) -> None:
     async with http_client(parse_address(url)) as client:
         await post(client, f"/v1/auth/{what}", body)

@@ -88,13 +88,15 @@ class Hub:
         """Go to the hub and back."""
         await self._connection.call("session.ping", {})
 
-    async def change_password(self, current: str, password: str) -> None:
-        """Change the password; the account's other sessions end, and this one goes on.
+    async def change_password(self, current: str, password: str, *, keys: bool = False) -> None:
+        """Change the password; the account's other sessions end, and this one goes on. ``keys``:
+        its API keys end too.
 
         Raises PermissionDenied (the current one is wrong), InvalidParams (the new one),
         RateLimited.
         """
-        params = {"current": current, "password": password}
+        params: dict[str, Any] = {"current": current, "password": password}
+        params |= {"keys": True} if keys else {}
         await self._connection.call("account.change_password", params)
         self._auth.password_is(password)
 
@@ -111,11 +113,14 @@ class Hub:
         """Change the name that the account has in all of its tenants. Raises InvalidParams."""
         await self._connection.call("account.update", {"name": name})
 
-    async def logout(self, *, everywhere: bool = False) -> None:
-        """End the login session, or all of the account's, and close."""
+    async def logout(self, *, everywhere: bool = False, keys: bool = False) -> None:
+        """End the login session, or all of the account's, and close. ``keys``: with ``everywhere``,
+        its API keys too.
+        """
         try:
             if everywhere:
-                await self._connection.call("account.logout", {"everywhere": True})
+                params = {"everywhere": True, **({"keys": True} if keys else {})}
+                await self._connection.call("account.logout", params)
             else:
                 await self._auth.logout()
         finally:

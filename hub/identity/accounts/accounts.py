@@ -128,9 +128,11 @@ class Accounts:
         """End a login session, on every node. Idempotent."""
         await self._sessions.revoke(session_id, "account.logout")
 
-    async def logout_everywhere(self, user_id: str) -> None:
-        """End all login sessions of the user, in every tenant, on every node. Idempotent."""
-        await self._sessions.revoke_all(user_id)
+    async def logout_everywhere(self, user_id: str, *, keys: bool = False) -> None:
+        """End all login sessions of the user, in every tenant, on every node, and what waits to
+        become one; ``keys``: their API keys too. Idempotent.
+        """
+        await self._sessions.revoke_all(user_id, keys=keys)
 
     async def sessions(self, tenant_id: str, user_id: str) -> Sequence[LoginSession]:
         """The user's login sessions in the tenant that are not over, the newest first; some

@@ -9,6 +9,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import may_change
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
 from hub.identity.accounts import account_tokens
 from hub.identity.accounts.account_tokens import Purpose
 from hub.identity.accounts.addresses import address_or_nobodys, own_parts
@@ -17,7 +18,6 @@ from hub.identity.accounts.mailing import Mailing
 from hub.identity.accounts.moves import moved
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.trails import tell
-from hub.identity.sessions.login_sessions import end_sessions
 from hub.identity.sessions.throttle import Throttle
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
@@ -85,8 +85,11 @@ class Recovery:
         if move is not None:
             self._mailing.notify("moved", move[1])
 
-    async def reset(self, token: str, password: str, address: str | None) -> None:
-        """Set a password, by a token that was sent; all sessions of the user end.
+    async def reset(
+        self, token: str, password: str, address: str | None, *, keys: bool = True
+    ) -> None:
+        """Set a password, by a token that was sent; all sessions of the user end, and what waits
+        to become one. ``keys``: their API keys too.
 
         The e-mail address is verified by it, and its user may sign in from there, whatever others
         do. Raises Fault: "unauthenticated" for the token, "invalid_params" for the password, after
@@ -104,12 +107,16 @@ class Recovery:
             user.verified_at = user.verified_at or now()
             await self._set(session, user, hashed)
             await end_sessions(session, col(LoginSession.user_id) == user.id)
-            await tell(session, user.id, "account.reset")
+            revoked = await revoke_keys(session, user.id) if keys else {}
+            await tell(session, user.id, "account.reset", revoked)
         await announce(self._changed, ("user", user.id))
         await self._throttle.at_home(user.email, address)
 
-    async def change(self, user_id: str, session_id: str, current: str, password: str) -> None:
-        """Set a password, by the one that it is; the user's other sessions end.
+    async def change(
+        self, user_id: str, session_id: str, current: str, password: str, *, keys: bool = False
+    ) -> None:
+        """Set a password, by the one that it is; the user's other sessions end, and what waits to
+        become one. ``keys``: their API keys too.
 
         Raises Fault: "permission_denied" for a wrong one, "invalid_params" for the new one,
         "rate_limited".
@@ -123,11 +130,13 @@ class Recovery:
             await self._set(session, user, hashed)
             others = col(LoginSession.id) != session_id
             await end_sessions(session, (col(LoginSession.user_id) == user_id) & others)
-            await tell(session, user_id, "account.change_password")
+            revoked = await revoke_keys(session, user_id) if keys else {}
+            await tell(session, user_id, "account.change_password", revoked)
         await announce(self._changed, ("user", user_id))
 
     async def set(self, user_id: str, password: str) -> None:
-        """Set a password, for an operator at the machine; all sessions of the user end.
+        """Set a password, for an operator at the machine; all sessions of the user end, what waits
+        to become one, and their API keys.
 
         Raises Fault: "not_found", "invalid_params".
         """
@@ -142,7 +151,8 @@ class Recovery:
                 raise Fault("not_found", "There is no such user.")
             await self._set(session, user, hashed)
             await end_sessions(session, col(LoginSession.user_id) == user_id)
-            await tell(session, user_id, "account.reset")
+            revoked = await revoke_keys(session, user_id)
+            await tell(session, user_id, "account.reset", revoked)
         await announce(self._changed, ("user", user_id))
 
     async def reset_token(self, user_id: str) -> str:
@@ -177,6 +187,7 @@ class Recovery:
             async with self._database.write(tenant_id) as session:
                 await may_change(session, tenant_id, by, user_id, permission)
                 if purpose == "reset":
+                    await void_sign_ins(session, user_id)
                     await end_sessions(session, col(LoginSession.user_id) == user_id)
                 await record(session, tenant_id, action, resource=("user", user_id))
         except Fault:
@@ -204,5 +215,7 @@ class Recovery:
     async def _set(self, session: AsyncSession, user: User, hashed: str) -> None:
         user.password_hash = hashed
         session.add(user)
-        # A link that was asked for before is not to undo it.
+        # What was asked for before is not to undo it.
         await account_tokens.void(session, user.id, "reset")
+        await void_moves(session, user.id)
+        await void_sign_ins(session, user.id)

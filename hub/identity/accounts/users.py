@@ -17,10 +17,10 @@ from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import may_change
 from hub.identity.access.owners import keep_an_owner
+from hub.identity.access.ways_in import end_sessions, void_sign_ins
 from hub.identity.accounts.addresses import address_or_nobodys, user_of
 from hub.identity.accounts.joining import join_as_promised
 from hub.identity.accounts.trails import tell
-from hub.identity.sessions.login_sessions import end_sessions
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -147,11 +147,12 @@ class Users:
         return user
 
     async def sign_out(self, tenant_id: str, by: Actor | None, user_id: str) -> None:
-        """End all login sessions of a member in the tenant. Idempotent. Raises Fault as ``enable``
-        does, and "conflict" for ``by`` themself.
+        """End all login sessions of a member in the tenant, and what waits to become one.
+        Idempotent. Raises Fault as ``enable`` does, and "conflict" for ``by`` themself.
         """
         async with self._database.write(tenant_id) as session:
             await may_change(session, tenant_id, by, user_id, "session:revoke:any")
+            await void_sign_ins(session, user_id)
             await end_sessions(session, col(LoginSession.user_id) == user_id)
             await record(session, tenant_id, "user.sign_out", resource=("user", user_id))
         await announce(self._changed, ("user", user_id))

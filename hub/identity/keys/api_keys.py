@@ -6,12 +6,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import func, or_
-from sqlmodel import col, select, update
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.holdings import hand_of, hand_there, held_by
+from hub.identity.access.ways_in import was_ended
 from hub.identity.tokens.api_key_text import make
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -98,6 +99,9 @@ class ApiKeys:
             locked = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
             if (await session.exec(locked)).first() is None:
                 raise Fault("not_found")
+            if by is not None and await was_ended(session, by.session_id):
+                # By what has held that row until now, and ended all keys that it saw.
+                raise Fault("unauthenticated")
             if await self._living(session, user_id) >= MOST:
                 raise Fault("conflict", f"{MOST} keys at most; revoke one that is not needed.")
             session.add(row)
@@ -247,18 +251,6 @@ class ApiKeys:
         except Fault:
             # It is in the database, and every node looks there within seconds anyway.
             return
-
-
-async def revoke_all(session: AsyncSession, user_id: str) -> list[str]:
-    """End all keys of a user, in the transaction of ``session``: their ids, to tell of."""
-    ended = await session.exec(
-        update(ApiKey)
-        .where(col(ApiKey.user_id) == user_id, col(ApiKey.revoked_at).is_(None))
-        .values(revoked_at=now())
-        .returning(col(ApiKey.id))
-        .execution_options(synchronize_session=False)
-    )
-    return list(ended.scalars().all())
 
 
 async def _locked(session: AsyncSession, key_id: str) -> ApiKey:

@@ -13,7 +13,7 @@ from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import hand_of, held_by, lives
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.shares import forget_shares
-from hub.identity.keys.api_keys import revoke_all
+from hub.identity.access.ways_in import revoke_keys
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.rbac.permissions import ANY
@@ -136,7 +136,7 @@ class ServiceAccounts:
 
         async def act(session: AsyncSession, user: User) -> None:
             user.disabled_at = user.disabled_at or now()
-            await revoke_all(session, user.id)
+            await revoke_keys(session, user.id)
             for table in (GroupMember, Membership):
                 await session.exec(delete(table).where(col(table.user_id) == user.id))
             # After the membership: what is being shared with a member holds it until that is seen.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -20,6 +20,7 @@ from hub.identity.access.holdings import held_by
 from hub.identity.access.owners import has_owner, lock
 from hub.identity.access.refusal import NotAdmitted
 from hub.identity.access.remains import forget_remains
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
 from hub.identity.accounts.addresses import normal
 from hub.identity.accounts.sign_in import choose_tenant
 from hub.identity.factors.second_factors import forget
@@ -230,8 +231,8 @@ class _Admission:
 
     async def _take_over(self, user: User) -> None:
         """Whoever registered with this address may never have shown that it is theirs: their
-        password, second factor and sessions end, or they would be in the account of who it
-        belongs to.
+        password, second factor, sessions, what waits to become one, and API keys end, or they
+        would be in the account of who it belongs to.
         """
         if user.verified_at is not None or user.password_hash is None:
             user.verified_at = user.verified_at or now()
@@ -239,12 +240,16 @@ class _Admission:
         user.password_hash, user.verified_at = None, now()
         await forget(self._session, user.id)
         self.altered = user.id
-        await self._session.exec(
-            update(LoginSession)
-            .where(col(LoginSession.user_id) == user.id, col(LoginSession.revoked_at).is_(None))
-            .values(revoked_at=now())
-            .execution_options(synchronize_session=False)
-        )
+        await void_moves(self._session, user.id)
+        await void_sign_ins(self._session, user.id)
+        await end_sessions(self._session, col(LoginSession.user_id) == user.id)
+        revoked = await revoke_keys(self._session, user.id)
+        with acting(replace(current(), actor_id=user.id)):
+            for tenant_id, keys in sorted(revoked.items()):
+                await record(
+                    self._session, tenant_id, "provider.take_over",
+                    resource=("user", user.id), details={"keys": keys},
+                )  # fmt: skip
 
     # --- what they get ---
 

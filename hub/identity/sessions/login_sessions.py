@@ -13,29 +13,29 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, update
+from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.audit.origin import acting_as
 from hub.audit.trail import record
 from hub.faults import Fault
+from hub.identity.access.entry import may_enter
 from hub.identity.access.factor_policy import has_factor
-from hub.identity.access.holdings import admitted, may_change
+from hub.identity.access.holdings import may_change
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT, prebuilt
+from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import (
     LoginChallenge,
     LoginLink,
     LoginSession,
-    Membership,
     RefreshToken,
-    Tenant,
     User,
     now,
 )
@@ -52,18 +52,6 @@ LISTED: Final = 200
 
 
 _PURPOSE: Final = "refresh token"
-
-_MAY_ENTER: Final[Any] = prebuilt(
-    select(Membership.id)
-    .join(User, col(User.id) == Membership.user_id)
-    .join(Tenant, col(Tenant.id) == Membership.tenant_id)
-    .where(
-        Membership.user_id == bindparam("user"),
-        Membership.tenant_id == bindparam("tenant"),
-        admitted(bindparam("moment")),
-    )
-    .limit(1)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +175,25 @@ class LoginSessions:
                 await record(session, login.tenant_id, action, resource=resource, details=details)
         await self.announce("session", session_id)
 
-    async def revoke_all(self, user_id: str) -> None:
-        """End all sessions of the user, in every tenant. Idempotent."""
+    async def revoke_all(self, user_id: str, *, keys: bool = False) -> None:
+        """End all sessions of the user, in every tenant, and what waits to become one; ``keys``:
+        their API keys too. Idempotent.
+        """
         async with self._database.write(EVERY_TENANT) as session:
+            await session.get(User, user_id, with_for_update=True)  # none comes in meanwhile
+            await void_moves(session, user_id)
+            await void_sign_ins(session, user_id)
             alive = select(LoginSession.tenant_id).where(
                 LoginSession.user_id == user_id, col(LoginSession.revoked_at).is_(None)
             )
             tenants = (await session.exec(alive.distinct())).all()
             await end_sessions(session, col(LoginSession.user_id) == user_id)
-            for tenant_id in sorted(tenants):
+            revoked = await revoke_keys(session, user_id) if keys else {}
+            for tenant_id in sorted({*tenants, *revoked}):
+                there = {"keys": revoked[tenant_id]} if tenant_id in revoked else {}
                 await record(
                     session, tenant_id, "account.logout",
-                    resource=("user", user_id), details={"everywhere": True},
+                    resource=("user", user_id), details={"everywhere": True, **there},
                 )  # fmt: skip
         await self.announce("user", user_id)
 
@@ -272,10 +267,8 @@ class LoginSessions:
         return granted(entered)
 
     async def may_enter(self, session: AsyncSession, user_id: str, tenant_id: str) -> bool:
-        """Whether the user is enabled, the tenant not suspended, and one a member of the other."""
-        params = {"user": user_id, "tenant": tenant_id, "moment": now()}
-        found = await session.exec(_MAY_ENTER, params=params)
-        return found.first() is not None
+        """See ``hub.identity.access.entry``."""
+        return await may_enter(session, user_id, tenant_id)
 
     def _challenge(self, session: AsyncSession, user_id: str, tenant_id: str) -> Challenge:
         code = secrets.token_urlsafe(32)
@@ -385,16 +378,6 @@ async def signed_in(
     """Record that somebody has signed in, who is who acts from then on."""
     with acting_as(user_id, session_id):
         await record(session, tenant_id, action, resource=("session", session_id))
-
-
-async def end_sessions(session: AsyncSession, which: ColumnElement[bool]) -> None:
-    """Revoke those of these login sessions that are not, in the transaction of ``session``."""
-    await session.exec(
-        update(LoginSession)
-        .where(which, col(LoginSession.revoked_at).is_(None))
-        .values(revoked_at=now())
-        .execution_options(synchronize_session=False)
-    )
 
 
 def digest(secret: str) -> str:

@@ -14,6 +14,7 @@ from hub_client import (
 )
 from hub_client.faults import InvalidParams, PermissionDenied, Unauthenticated
 
+from hub.identity.keys.api_keys import Wanted
 from tests.parts.hub import ServeHub
 from tests.parts.mail import MailServer
 
@@ -36,7 +37,7 @@ async def test_an_account_is_verified_and_recovered_by_letters(
         token = await mail.token_to(EMAIL, "reset")
         with pytest.raises(InvalidParams):
             await reset_password(url, token=token, password="too short")
-        await reset_password(url, token=token, password=NEW)
+        await reset_password(url, token=token, password=NEW, keys=False)
         with pytest.raises(Unauthenticated):
             await reset_password(url, token=token, password=NEW)
         async with connect(url, email=EMAIL, password=NEW) as hub:
@@ -63,7 +64,7 @@ async def test_a_password_is_changed_and_the_client_goes_on_with_it(serve_hub: S
         async with connect(served.url, email=EMAIL, password=PASSWORD) as hub:
             with pytest.raises(PermissionDenied):
                 await hub.change_password(NEW, NEW)
-            await hub.change_password(PASSWORD, NEW)
+            await hub.change_password(PASSWORD, NEW, keys=True)
             await hub.ping()
             session = served.hub.services.tokens.read(await hub._auth.access()).session_id
             await served.hub.services.accounts.logout(session)
@@ -93,6 +94,10 @@ async def test_logging_out_everywhere_ends_the_other_sessions(serve_hub: ServeHu
         await register(served.url, email=EMAIL, password=PASSWORD)
         other = await connect(served.url, email=EMAIL, password=PASSWORD)
         hub = await connect(served.url, email=EMAIL, password=PASSWORD)
-        await hub.logout(everywhere=True)
+        who = served.hub.services.tokens.read(await hub._auth.access())
+        keys = served.hub.services.api_keys
+        key, _ = await keys.create(None, who.user_id, who.tenant_id, Wanted("a bot"))
+        await hub.logout(everywhere=True, keys=True)
+        assert (await keys.get(who.tenant_id, key.id)).revoked_at is not None
         await other.wait_closed()
         await other.close()
