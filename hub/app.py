@@ -248,7 +248,12 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         departures=Departures(database, authority.changed, erasures.wake),
         exports=Exports(database),
         sightings=sightings,
-        tenants=Tenants(database, grace_days=settings.tenant_grace_days, changed=authority.changed),
+        tenants=Tenants(
+            database,
+            grace_days=settings.tenant_grace_days,
+            least_trail_days=settings.audit_retention_least_days,
+            changed=authority.changed,
+        ),
         members=Members(database, changed=authority.changed),
         tokens=tokens,
         credentials=Credentials(tokens, authority, rates.spend_address),

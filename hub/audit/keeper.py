@@ -176,7 +176,10 @@ class Keeper:
         settled; how many.
         """
         deleted = 0
-        kept = await terms(self._database, self._settings.audit_retention_days)
+        settings = self._settings
+        kept = await terms(
+            self._database, settings.audit_retention_days, settings.audit_retention_least_days
+        )
         for tenant_id, days in kept.items():
             before = now() - timedelta(days=days)
             deleted += await prune(self._database, made_seal(self._settings), tenant_id, before)

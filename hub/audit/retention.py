@@ -27,14 +27,16 @@ BATCH: Final = 1_000
 """Entries that are deleted in one transaction."""
 
 
-async def terms(database: Database, days: int | None) -> dict[str, int]:
+async def terms(database: Database, days: int | None, least: int) -> dict[str, int]:
     """For how many days each tenant's trail is kept: ``days``, or fewer if the tenant has settled
-    so. Those that are kept for ever are left out.
+    so, but no fewer than ``least`` for that. Those that are kept for ever are left out.
     """
     trails = select(AuditHead.id, Tenant.settings).join(Tenant, col(Tenant.id) == AuditHead.id)
     async with database.read(EVERY_TENANT) as session:
         rows = (await session.exec(trails)).all()
-    kept = {id: (days, parsed(settled).audit_retention_days) for id, settled in rows}
+    settled = {id: parsed(document).audit_retention_days for id, document in rows}
+    # What was settled before there was such a bound is held to it as well.
+    kept = {id: (days, own if own is None else max(own, least)) for id, own in settled.items()}
     known = {id: [each for each in both if each is not None] for id, both in kept.items()}
     return {id: min(each) for id, each in known.items() if each}
 

@@ -78,7 +78,12 @@ async def _run(settings: Settings, given: argparse.Namespace) -> int:
         # The tenant that a hub begins with is the operator's. This is not to become it.
         await administration.init(settings, quietly=True)
     async with reached(settings) as (database, changed):
-        tenants = Tenants(database, grace_days=settings.tenant_grace_days, changed=changed)
+        tenants = Tenants(
+            database,
+            grace_days=settings.tenant_grace_days,
+            least_trail_days=settings.audit_retention_least_days,
+            changed=changed,
+        )
         await actions[given.action](tenants, given)
     return 0
 

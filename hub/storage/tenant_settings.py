@@ -45,8 +45,9 @@ class TenantSettings(BaseModel):
         None,
         ge=1,
         le=36_500,
-        description="Days for which audit entries are kept, if the hub keeps them so long; none: "
-        "as long as the hub does.",
+        description="Days for which audit entries are kept, if the hub keeps them so long; no "
+        "fewer than the hub demands (`HUB_AUDIT_RETENTION_LEAST_DAYS`). None: as long as the hub "
+        "does.",
     )
 
     def changed(self, changes: "TenantSettings") -> "TenantSettings":

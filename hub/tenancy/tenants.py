@@ -64,14 +64,21 @@ async def locked(session: AsyncSession, tenant_id: str) -> Tenant:
 
 class Tenants:
     """The tenants of a hub. ``changed(kind, id)`` is told of what must act at once. ``by`` is who
-    asks: a member of the tenant or of the operator's; None for the operator at the machine.
+    asks: a member of the tenant or of the operator's; None for the operator at the machine. No
+    tenant settles to keep its audit trail for less than ``least_trail_days``.
     """
 
     def __init__(
-        self, database: Database, *, grace_days: int, changed: Changed | None = None
+        self,
+        database: Database,
+        *,
+        grace_days: int,
+        least_trail_days: int = 30,
+        changed: Changed | None = None,
     ) -> None:
         self._database = database
         self._grace = timedelta(days=grace_days)
+        self._least_trail_days = least_trail_days
         self._changed = changed
         self._founder: str | None = None
 
@@ -86,10 +93,11 @@ class Tenants:
         """A new tenant, and the code by which ``owner`` (an address in its normal form) comes into
         it as its owner, if one is named.
 
-        Raises Fault("conflict") when another tenant has the name.
+        Raises Fault: "conflict" when another tenant has the name; "invalid_params" as ``update``.
         """
         tenant = Tenant(id=new_id("t"), name=name)
         if settings is not None:
+            self._check(settings)
             tenant.settings = settings.document()
         code = None
         async with self._database.write(EVERY_TENANT) as session:
@@ -130,7 +138,12 @@ class Tenants:
             return (await session.exec(statement)).all()
 
     async def update(self, tenant_id: str, changes: TenantSettings, *, by: Actor | None) -> Tenant:
-        """Settle what ``changes`` was given; what it was not stays. Raises Fault("not_found")."""
+        """Settle what ``changes`` was given; what it was not stays.
+
+        Raises Fault: "not_found"; "invalid_params" for a trail that is kept for less time than the
+        hub demands.
+        """
+        self._check(changes)
         async with self._database.write(EVERY_TENANT) as session:
             tenant = await locked(session, tenant_id)
             before = parsed(tenant.settings)
@@ -144,6 +157,15 @@ class Tenants:
             await self._record(session, tenant_id, "tenant.update", by, details)
         await announce(self._changed, ("tenant", tenant_id))
         return tenant
+
+    def _check(self, settings: TenantSettings) -> None:
+        days, least = settings.audit_retention_days, self._least_trail_days
+        if days is not None and days < least:
+            raise Fault(
+                "invalid_params",
+                f"audit_retention_days: at least {least} here, so that nobody is rid of the trail "
+                "before it was looked into. The operator sets HUB_AUDIT_RETENTION_LEAST_DAYS.",
+            )
 
     async def suspend(self, tenant_id: str, *, by: Actor | None) -> Tenant:
         """Close a tenant to all its members: sessions, sockets, streams and runs end on every node.

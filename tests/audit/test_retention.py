@@ -75,13 +75,26 @@ async def test_a_tenant_may_keep_its_trail_for_a_shorter_time_than_the_hub(
     other = await make_tenant(database, "other")
     await write(database, tenant, 2)
     await write(database, other, 3)
-    assert await terms(database, None) == {}
+    assert await terms(database, None, 7) == {}
     settled = TenantSettings(audit_retention_days=30).document()
     async with database.write(EVERY_TENANT) as session:
         await session.exec(update(Tenant).where(col(Tenant.id) == other).values(settings=settled))
-    assert await terms(database, None) == {other: 30}
-    assert await terms(database, 90) == {tenant: 90, other: 30}
-    assert await terms(database, 7) == {tenant: 7, other: 7}
+    assert await terms(database, None, 7) == {other: 30}
+    assert await terms(database, 90, 7) == {tenant: 90, other: 30}
+    assert await terms(database, 7, 7) == {tenant: 7, other: 7}
+
+
+async def test_a_tenant_that_has_settled_for_less_than_is_demanded_keeps_its_trail_as_long(
+    database: Database, tenant: str
+) -> None:
+    await write(database, tenant, 2)
+    settled = TenantSettings(audit_retention_days=1).document()
+    async with database.write(EVERY_TENANT) as session:
+        await session.exec(update(Tenant).where(col(Tenant.id) == tenant).values(settings=settled))
+    assert await terms(database, None, 30) == {tenant: 30}
+    assert await terms(database, 90, 30) == {tenant: 30}
+    # The operator's own term is the operator's to choose.
+    assert await terms(database, 7, 30) == {tenant: 7}
 
 
 async def test_a_note_that_another_key_has_signed_proves_nothing(

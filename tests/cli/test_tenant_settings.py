@@ -90,6 +90,7 @@ async def test_what_cannot_be_settled_is_told_and_nothing_is_changed(
         ("answer_cache", "write KEY=VALUE"),
         ("answer_cache=maybe", "answer_cache: Input should be a valid boolean"),
         ("audit_retention_days=0", "audit_retention_days: Input should be greater"),
+        ("audit_retention_days=29", "at least 30 here"),
         ("audit_retention_days=soon", "audit_retention_days: Input should be a valid integer"),
         ("invitation_domains=Not A Domain", "invitation_domains: String should match"),
         ("=x", "no setting ''"),

@@ -36,7 +36,7 @@ def told() -> Told:
 
 @pytest.fixture
 def tenants(database: Database, told: Told) -> Tenants:
-    return Tenants(database, grace_days=GRACE_DAYS, changed=told)
+    return Tenants(database, grace_days=GRACE_DAYS, least_trail_days=30, changed=told)
 
 
 @pytest.fixture

@@ -184,6 +184,20 @@ async def test_settings_that_are_not_are_refused(tenants: Tenants, owner: Actor)
     assert await refused(tenants.update("t_none", TenantSettings(), by=None)) == "not_found"
 
 
+async def test_no_owner_has_the_trail_forgotten_sooner_than_the_hub_demands(
+    database: Database, tenants: Tenants, owner: Actor
+) -> None:
+    for days in (1, 29):
+        wanted = TenantSettings(display_name="Acme", audit_retention_days=days)
+        for by in (owner, None):
+            with pytest.raises(Fault, match="at least 30") as caught:
+                await tenants.update(owner.tenant_id, wanted, by=by)
+            assert caught.value.reason == "invalid_params"
+        assert await refused(tenants.create("new", by=None, settings=wanted)) == "invalid_params"
+    assert await trail(database, owner.tenant_id) == []
+    await tenants.update(owner.tenant_id, TenantSettings(audit_retention_days=30), by=owner)
+
+
 def test_what_a_newer_hub_has_settled_is_left_out() -> None:
     assert parsed('{"display_name":"A","colour":"red"}') == TenantSettings(display_name="A")
     assert parsed(None) == TenantSettings()
