@@ -54,6 +54,15 @@ class IdentitySettings(BaseSettings):
         alias="JWT_REFRESH_TOKEN_EXPIRE_DAYS",
         description="Life of a refresh token, in days.",
     )
+    session_max_days: int = Field(
+        0,
+        ge=0,
+        le=3650,
+        alias="HUB_SESSION_MAX_DAYS",
+        description="Days after which a login session is over, however often it was refreshed: "
+        "whoever it is of signs in again. 0: none, as long as it is refreshed in time, since bots "
+        "hold sessions for weeks. API keys have ends of their own.",
+    )
     bcrypt_cost: int = Field(
         12, ge=4, le=16, alias="HUB_BCRYPT_COST", description="Cost of password hashes (2^n)."
     )

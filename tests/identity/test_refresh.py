@@ -14,7 +14,7 @@ from hub.identity.accounts.passwords import Passwords
 from hub.identity.sessions.login_sessions import TokenPair, digest
 from hub.identity.tokens.access_tokens import Tokens
 from hub.identity.tokens.keyring import KeyRing, make
-from hub.settings import Settings
+from hub.settings import Settings, read_settings
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import LoginSession, Membership, RefreshToken, Tenant, User, now
@@ -240,3 +240,74 @@ async def test_a_refresh_token_holds_256_bits(pair: TokenPair, accounts: Account
     following = await accounts.refresh(pair.refresh_token)
     for token in (pair.refresh_token, following.refresh_token):
         assert len(base64.urlsafe_b64decode(token + "=")) == 32
+
+
+# --- how long a session lives at most -------------------------------------------------------------
+
+
+async def bounded(
+    database: Database, passwords: Passwords, tokens: Tokens, tmp_path: Path, days: int
+) -> Accounts:
+    settings = read_settings(
+        HUB_DATA_DIR=str(tmp_path), HUB_REGISTRATION="open", HUB_BCRYPT_COST=4,
+        JWT_REFRESH_TOKEN_EXPIRE_DAYS=7, HUB_SESSION_MAX_DAYS=days,
+    )  # fmt: skip
+    accounts = Accounts(database, passwords, tokens, settings)
+    await accounts.register(EMAIL, PASSWORD)
+    return accounts
+
+
+async def began(database: Database, session_id: str, ago: timedelta) -> None:
+    async with database.write(EVERY_TENANT) as session:
+        of = col(LoginSession.id) == session_id
+        await session.exec(update(LoginSession).where(of).values(created_at=now() - ago))
+
+
+async def ends(database: Database, token: str) -> tuple[timedelta, timedelta]:
+    """In how long the session ends, and its refresh token."""
+    async with database.read(EVERY_TENANT) as session:
+        row = await session.get(RefreshToken, digest(token))
+        assert row is not None
+        login = await session.get(LoginSession, row.session_id)
+        assert login is not None
+        return login.expires_at - now(), row.expires_at - now()
+
+
+async def test_a_session_that_is_refreshed_for_ever_ends_when_it_is_said(
+    database: Database, passwords: Passwords, tokens: Tokens, tmp_path: Path
+) -> None:
+    accounts = await bounded(database, passwords, tokens, tmp_path, 10)
+    pair = await accounts.login(EMAIL, PASSWORD)
+    week = timedelta(days=7)
+    assert all(
+        week - timedelta(minutes=1) < end <= week
+        for end in await ends(database, pair.refresh_token)
+    )
+    await began(database, pair.session_id, timedelta(days=8))
+    pair = await accounts.refresh(pair.refresh_token)
+    rest = timedelta(days=2)
+    assert all(
+        rest - timedelta(minutes=1) < end <= rest
+        for end in await ends(database, pair.refresh_token)
+    )
+    # As time goes on; and also if the bound was set while the session was under way.
+    await began(database, pair.session_id, timedelta(days=10))
+    with pytest.raises(Fault, match="Sign in again") as caught:
+        await accounts.refresh(pair.refresh_token)
+    assert caught.value.reason == "unauthenticated"
+
+
+async def test_a_bound_that_is_shorter_than_a_refresh_token_bounds_the_first_one(
+    database: Database, passwords: Passwords, tokens: Tokens, tmp_path: Path
+) -> None:
+    accounts = await bounded(database, passwords, tokens, tmp_path, 1)
+    pair = await accounts.login(EMAIL, PASSWORD)
+    assert all(end <= timedelta(days=1) for end in await ends(database, pair.refresh_token))
+
+
+async def test_without_a_bound_a_session_goes_on(
+    accounts: Accounts, database: Database, pair: TokenPair
+) -> None:
+    await began(database, pair.session_id, timedelta(days=3_000))
+    pair = await accounts.refresh(pair.refresh_token)
+    assert all(end > timedelta(days=6) for end in await ends(database, pair.refresh_token))

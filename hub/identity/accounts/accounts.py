@@ -62,6 +62,7 @@ class Accounts:
             database,
             tokens,
             refresh_days=settings.refresh_token_days,
+            max_days=settings.session_max_days,
             changed=changed,
         )
         self._sign_in = SignIn(

@@ -87,7 +87,11 @@ def granted(entered: TokenPair | Challenge) -> TokenPair:
 
 
 class LoginSessions:
-    """Begins, continues and ends login sessions. ``changed(kind, id)`` is told of each end."""
+    """Begins, continues and ends login sessions. ``changed(kind, id)`` is told of each end.
+
+    One that is not refreshed for ``refresh_days`` is over; and any after ``max_days``, unless that
+    is 0.
+    """
 
     def __init__(
         self,
@@ -95,11 +99,13 @@ class LoginSessions:
         tokens: Tokens,
         *,
         refresh_days: int,
+        max_days: int = 0,
         changed: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._life = timedelta(days=refresh_days)
+        self._longest = timedelta(days=max_days) if max_days else None
         self._changed = changed
 
     async def open(
@@ -116,8 +122,9 @@ class LoginSessions:
             user_id=user_id,
             device=device and device[:400],
             address=address and address[:64],
+            created_at=moment,
             last_seen_at=moment,
-            expires_at=moment + self._life,
+            expires_at=self._end(moment, moment),
             second_factor=second_factor,
         )
         session.add(login)
@@ -295,7 +302,8 @@ class LoginSessions:
         if both is None:
             return None
         row, login = both
-        if login.revoked_at is not None or min(login.expires_at, row.expires_at) <= moment:
+        end = self._end(login.created_at, moment)
+        if login.revoked_at is not None or min(login.expires_at, row.expires_at, end) <= moment:
             return None
         if not await self.may_enter(session, login.user_id, login.tenant_id):
             return None
@@ -303,7 +311,7 @@ class LoginSessions:
             child = _child(self._tokens.derive(_PURPOSE, token))
             row.used_at = moment
             login.last_seen_at = moment
-            login.expires_at = moment + self._life
+            login.expires_at = end
             session.add(self._row(login, child, parent=row.token_hash, moment=moment))
             return self._pair(login, child)
         if moment - row.used_at <= GRACE and (living := await self._living(session, row)):
@@ -318,6 +326,11 @@ class LoginSessions:
             details={"reason": "reused", "user": login.user_id},
         )
         return login.id
+
+    def _end(self, began: datetime, moment: datetime) -> datetime:
+        """When a session that began then is over if it is not refreshed after ``moment``."""
+        end = moment + self._life
+        return end if self._longest is None else min(end, began + self._longest)
 
     async def _living(self, session: AsyncSession, parent: RefreshToken) -> str | None:
         """The hash of the child that was not used yet, if there is one."""
@@ -356,7 +369,7 @@ class LoginSessions:
             session_id=login.id,
             parent_hash=parent,
             created_at=moment,
-            expires_at=moment + self._life,
+            expires_at=login.expires_at,
         )
 
     def _pair(self, login: LoginSession, refresh_token: str) -> TokenPair:
