@@ -63,7 +63,9 @@ from hub.operations.resources import Resources
 from hub.operations.run_permits import RunPermits
 from hub.operations.table import OPERATIONS
 from hub.protocol.limits import MAX_SESSIONS, SESSION_KEEP_S
-from hub.settings import LOOPBACK, Settings
+from hub.settings import LOOPBACK, BadSettings, Settings
+from hub.settings.production import check_production, for_real
+from hub.storage import walls
 from hub.storage.database import Database
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
@@ -150,6 +152,7 @@ async def _running(stack: AsyncExitStack, room: _R) -> _R:
 
 
 async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
+    check_production(settings)
     keys = open_ring(settings)
     delivery = open_delivery(settings)
     node = new_id("n")
@@ -157,9 +160,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     loop = asyncio.get_running_loop()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     database = await _running(stack, Database(settings.database))
-    await database.migrate()
-    if (why := await database.unwalled()) is not None:
-        log.warning(f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}")
+    await _walled(database, settings)
     backplane = open_backplane(settings.redis_url, node, metrics)
     stack.push_async_callback(backplane.close)  # also if it cannot be reached
     await backplane.start()
@@ -276,6 +277,24 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         audit=audit,
         node=node,
     )
+
+
+async def _walled(database: Database, settings: Settings) -> None:
+    """Bring the database up to date, behind its own walls. Raises BadSettings if they do not hold
+    and the hub is for real.
+    """
+    real = settings.environment == "production"
+    # Before there are tables that another role would not own.
+    why = await database.unwalled(migrated=False) if real else None
+    if why is None:
+        await database.migrate()
+        why = await database.unwalled()
+    if why is None:
+        return
+    said = f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}"
+    if real:
+        raise BadSettings(for_real(f"HUB_DATABASE_URL: {said}. {walls.ROLE}"))
+    log.warning(said)
 
 
 def _providers(

@@ -13,10 +13,12 @@ from hub.backplane.choice import open_backplane
 from hub.cli.greeting import elsewhere
 from hub.cli.serving import check_redis_url
 from hub.faults import Fault
-from hub.identity.accounts.delivery import LogDelivery, open_delivery
+from hub.identity.accounts.delivery import SmtpDelivery, open_delivery
 from hub.identity.tokens.keyring import directory_of, open_ring
 from hub.inference.catalogue import Catalogue
 from hub.settings import LOOPBACK, BadSettings, Settings
+from hub.settings.production import check_production
+from hub.storage import walls
 from hub.storage.database import Database
 
 LEAST_FREE_BYTES: Final = 500 * 1024 * 1024
@@ -27,6 +29,7 @@ NOT_YET: Final = "not made yet (`hub init` or `hub serve` makes it)"
 async def examine(settings: Settings) -> int:
     """Print a line for each part; 0 if all are well."""
     parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
+        ("for real", _for_real),
         ("data directory", _data_dir),
         ("signing key", _key),
         ("database", _database),
@@ -46,6 +49,11 @@ async def examine(settings: Settings) -> int:
             mark, well = "PROBLEM", False
         print(f"{mark:8} {name}: {found}", flush=True)
     return 0 if well else 1
+
+
+async def _for_real(settings: Settings) -> str:
+    check_production(settings)
+    return f"{settings.environment} (HUB_ENVIRONMENT)"
 
 
 async def _data_dir(settings: Settings) -> str:
@@ -84,7 +92,7 @@ async def _database(settings: Settings) -> str:
     if why is not None:
         raise ValueError(
             f"PostgreSQL's own walls between tenants do not hold: the hub's role {why}. "
-            "Use a role without SUPERUSER and BYPASSRLS that owns the tables"
+            f"{walls.ROLE}"
         )
     kind = settings.database.partition(":")[0]
     tables = {
@@ -130,9 +138,11 @@ async def _address(settings: Settings) -> str:
 
 
 async def _mail(settings: Settings) -> str:
-    if isinstance(open_delivery(settings), LogDelivery):
+    delivery = open_delivery(settings)
+    if not isinstance(delivery, SmtpDelivery):
         return "letters are written to the log (HUB_SMTP_URL has them mailed)"
-    return f"letters go to the mail server, from {settings.mail_from}"
+    clear = "over TLS alone" if delivery.tls_required else "in the clear where it offers no TLS"
+    return f"letters go to the mail server, {clear}, from {settings.mail_from}"
 
 
 async def _hub(settings: Settings) -> str:

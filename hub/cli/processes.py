@@ -34,8 +34,8 @@ from hub.cli.serving import (
     serve_metrics,
     signals,
 )
-from hub.identity.accounts.delivery import open_delivery
 from hub.settings import Settings
+from hub.settings.production import check_production
 from hub.telemetry.logs import log
 
 FIRST_WAIT_S: Final = 0.5
@@ -76,7 +76,7 @@ def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool) -> 
     bind(settings.host, settings.port).close()
     held = bind(settings.host, settings.port, shared=True)
     with closing(held):
-        open_delivery(settings)  # before processes are started that could not go on without it
+        check_production(settings)  # before processes are started that could not go on without it
         bound = settings.model_copy(update={"port": held.getsockname()[1]})
         return asyncio.run(Parent(bound, count, worker=worker).run(greet=greet))
 

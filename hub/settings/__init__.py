@@ -3,7 +3,7 @@
 Each setting has its description here; the reference page of the settings is made from it.
 """
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -232,6 +232,16 @@ class Settings(
 
 class BadSettings(Exception):
     """A setting has a value that cannot be; the message names it and says what to do."""
+
+
+def is_here(host: str) -> bool:
+    """Whether this name or address is of the machine itself: what goes there crosses no network."""
+    if host in LOOPBACK:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _reachable(host: str) -> str:

@@ -64,7 +64,11 @@ class IdentitySettings(BaseSettings):
         "hold sessions for weeks. API keys have ends of their own.",
     )
     bcrypt_cost: int = Field(
-        12, ge=4, le=16, alias="HUB_BCRYPT_COST", description="Cost of password hashes (2^n)."
+        12,
+        ge=4,
+        le=16,
+        alias="HUB_BCRYPT_COST",
+        description="Cost of password hashes (2^n); in `production` 10 at least.",
     )
 
     @field_validator("jwt_secret", mode="after")

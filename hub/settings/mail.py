@@ -14,17 +14,27 @@ class MailSettings(BaseSettings):
         None,
         alias="HUB_ENVIRONMENT",
         description="Whether this hub is for real. In `production` it does not start without "
-        "HUB_SMTP_URL, since letters with single-use links would be written to the log instead, "
-        "and who signs in must have a verified address. Default: `development` on a loopback "
-        "address, else `production`.",
+        "HUB_SMTP_URL, since letters with single-use links would be written to the log instead; "
+        "without an `https://` HUB_PUBLIC_URL, which those links lead to; with an HUB_BCRYPT_COST "
+        "under 10; and with a database role that passes PostgreSQL's walls between tenants. Who "
+        "signs in must have a verified address. Default: `development` on a loopback address, else "
+        "`production`.",
     )
     smtp_url: SecretStr | None = Field(
         None,
         alias="HUB_SMTP_URL",
         description="The mail server that takes letters: `smtp://user:password@host:587` (with "
-        "STARTTLS where the server offers it; credentials go over TLS or to loopback alone) or "
+        "STARTTLS: see HUB_SMTP_TLS; credentials go over TLS or to loopback alone) or "
         "`smtps://user:password@host:465`. Default: letters are written to the log, which is for "
         "development.",
+    )
+    smtp_tls: Literal["required", "offered"] | None = Field(
+        None,
+        alias="HUB_SMTP_TLS",
+        description="Whether letters go to an `smtp://` server over TLS alone (`required`), or in "
+        "the clear too, where it offers no STARTTLS, or somebody in between has it seem so "
+        "(`offered`): letters hold links that open accounts. Default: `required` in `production`, "
+        "unless the server is on a loopback address; else `offered`.",
     )
     mail_from: str = Field(
         "hub@localhost", alias="HUB_MAIL_FROM", description="The address that letters are from."
@@ -33,7 +43,8 @@ class MailSettings(BaseSettings):
         None,
         alias="HUB_PUBLIC_URL",
         description="Where people reach the hub (`https://hub.example`), for the links in letters, "
-        "and for the way back from identity providers. Default: the address it listens on.",
+        "and for the way back from identity providers; to be given in `production`, and there with "
+        "`https`, but for a loopback address. Default: the address it listens on.",
     )
     require_verified: bool | None = Field(
         None,

@@ -139,16 +139,17 @@ class Database:
         async with _faults(), self._reader.connect() as connection:
             return await connection.run_sync(is_newest)
 
-    async def unwalled(self) -> str | None:
+    async def unwalled(self, *, migrated: bool = True) -> str | None:
         """Why the database's own walls between tenants (``hub.storage.walls``) do not hold: a
         clause of which the hub's role is the subject. None when they do, and for SQLite, which has
-        none. Raises Fault("backend_unavailable").
+        none. Before it is ``migrated`` the role alone is looked at. Raises
+        Fault("backend_unavailable").
         """
         if self.embedded:
             return None
         async with _faults(), self._reader.connect() as connection:
             why = await connection.run_sync(walls.passes)
-            open_tables = await connection.run_sync(walls.gaps, METADATA)
+            open_tables = await connection.run_sync(walls.gaps, METADATA) if migrated else []
         return why or (f"finds none around {', '.join(open_tables)}" if open_tables else None)
 
     async def ping(self) -> None:

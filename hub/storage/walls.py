@@ -19,6 +19,9 @@ POLICY: Final = "hub_tenant_1"
 """The name ends with the version of its terms: another one replaces it."""
 READING: Final = "hub_shared_2"
 
+ROLE: Final = "Use a role without SUPERUSER and BYPASSRLS that owns the tables"
+"""What is to be done about a role that passes."""
+
 # A subselect is evaluated once for a statement, and not once for a row.
 _TENANT: Final = f"(SELECT current_setting('{SETTING}', true))"
 _EVERYONES: Final = f"{_TENANT} = '{EVERYONES}'"

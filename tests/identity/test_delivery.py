@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from hub.cli.doctor import _mail
 from hub.identity.accounts.delivery import (
     Letter,
     LogDelivery,
@@ -144,6 +145,35 @@ def test_where_the_hub_is_for_real_there_is_no_log_for_letters(given: dict[str, 
     with_mail = settings(**given, HUB_SMTP_URL="smtp://mail.example")
     assert isinstance(open_delivery(with_mail), SmtpDelivery)
     assert with_mail.require_verified
+
+
+async def test_where_tls_is_required_no_letter_goes_in_the_clear(mail: MailServer) -> None:
+    with pytest.raises(Undelivered, match="HUB_SMTP_TLS") as caught:
+        await SmtpDelivery(mail.url, "hub@hub.example", tls_required=True).deliver(LETTER)
+    assert not caught.value.lasting, "it may have been somebody in between"
+    assert mail.letters == []
+
+
+@pytest.mark.parametrize(
+    ("given", "required"),
+    [
+        ({"HUB_SMTP_URL": "smtp://mail.example"}, True),
+        ({"HUB_SMTP_URL": "smtp://mail.example", "HUB_SMTP_TLS": "offered"}, False),
+        ({"HUB_SMTP_URL": "smtps://mail.example", "HUB_SMTP_TLS": "offered"}, True),
+        ({"HUB_SMTP_URL": "smtp://127.0.0.1:25"}, False),
+        ({"HUB_SMTP_URL": "smtp://localhost:25", "HUB_SMTP_TLS": "required"}, True),
+        ({"HUB_SMTP_URL": "smtp://mail.example", "HUB_ENVIRONMENT": "development"}, False),
+    ],
+    ids=str,
+)
+async def test_where_the_hub_is_for_real_letters_cross_no_network_in_the_clear(
+    given: dict[str, str], required: bool
+) -> None:
+    chosen = settings(**{"HUB_ENVIRONMENT": "production", **given})
+    delivery = open_delivery(chosen)
+    assert isinstance(delivery, SmtpDelivery)
+    assert delivery.tls_required is required
+    assert ("over TLS alone" if required else "in the clear") in await _mail(chosen)
 
 
 def test_who_says_so_develops_on_any_address() -> None:

@@ -60,7 +60,7 @@ async def strict_hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[Ser
     """A hub that mails, and wants verified addresses."""
     async with serve_hub(
         HUB_SMTP_URL=mail.url,
-        HUB_ENVIRONMENT="production",
+        HUB_REQUIRE_VERIFIED="true",
         HUB_REGISTRATION="off",
         HUB_PUBLIC_URL="https://hub.example",
     ) as served:

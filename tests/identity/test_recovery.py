@@ -28,10 +28,10 @@ NEW = "a better horse and battery"
 
 @pytest.fixture
 async def hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
-    """A hub that is for real, on a laptop: it mails, and wants verified addresses."""
+    """A hub that mails, and wants verified addresses, as one does that is for real."""
     async with serve_hub(
         HUB_SMTP_URL=mail.url,
-        HUB_ENVIRONMENT="production",
+        HUB_REQUIRE_VERIFIED="true",
         HUB_REGISTRATION="open",
         HUB_PUBLIC_URL="https://hub.example",
     ) as served:

@@ -24,9 +24,9 @@ NEW = "a better horse and battery"
 
 @pytest.fixture
 async def hub(serve_hub: ServeHub, mail: MailServer) -> AsyncIterator[ServedHub]:
-    """A hub that is for real: it mails, and wants verified addresses."""
+    """A hub that mails, and wants verified addresses, as one does that is for real."""
     async with serve_hub(
-        HUB_SMTP_URL=mail.url, HUB_ENVIRONMENT="production", HUB_REGISTRATION="open"
+        HUB_SMTP_URL=mail.url, HUB_REQUIRE_VERIFIED="true", HUB_REGISTRATION="open"
     ) as served:
         yield served
 

@@ -10,11 +10,11 @@ import ssl
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
-from ipaddress import ip_address
 from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
-from hub.settings import BadSettings, Settings
+from hub.settings import BadSettings, Settings, is_here
+from hub.settings.production import NO_MAIL, for_real
 from hub.telemetry.logs import log
 
 TIMEOUT_S: Final = 10.0
@@ -52,13 +52,14 @@ def open_delivery(settings: Settings) -> Delivery:
 
     Raises BadSettings for production without a mail server.
     """
+    production = settings.environment == "production"
     if settings.smtp_url is not None:
-        return SmtpDelivery(settings.smtp_url.get_secret_value(), settings.mail_from)
-    if settings.environment == "production":
-        raise BadSettings(
-            "HUB_SMTP_URL: in production letters go by mail, not into the log; give a mail server "
-            "(smtp://host:587), or set HUB_ENVIRONMENT=development if this hub is not for real"
-        )
+        url = settings.smtp_url.get_secret_value()
+        careful = production and not is_here(urlsplit(url).hostname or "")
+        required = careful if settings.smtp_tls is None else settings.smtp_tls == "required"
+        return SmtpDelivery(url, settings.mail_from, tls_required=required)
+    if production:
+        raise BadSettings(for_real(NO_MAIL))
     return LogDelivery()
 
 
@@ -73,10 +74,13 @@ class LogDelivery:
 class SmtpDelivery:
     """Hands letters to a mail server (RFC 5321, RFC 6409), each over a connection of its own."""
 
-    def __init__(self, url: str, sender: str) -> None:
-        """``url``: ``smtp://`` or ``smtps://``, as HUB_SMTP_URL takes it."""
+    def __init__(self, url: str, sender: str, *, tls_required: bool = False) -> None:
+        """``url``: ``smtp://`` or ``smtps://``, as HUB_SMTP_URL takes it. ``tls_required``: send
+        nothing in the clear.
+        """
         parts = urlsplit(url)
         self._encrypted = parts.scheme == "smtps"
+        self.tls_required = tls_required or self._encrypted
         self._host = parts.hostname or "localhost"
         self._port = parts.port or (465 if self._encrypted else 587)
         self._user = unquote(parts.username) if parts.username else None
@@ -99,8 +103,10 @@ class SmtpDelivery:
                 server.starttls(context=context)
                 server.ehlo()
                 safe = True
+            if self.tls_required and not safe:
+                raise ValueError("it offers no TLS, without which no letter goes (HUB_SMTP_TLS)")
             if self._user is not None:
-                if not safe and not _is_here(self._host):
+                if not safe and not is_here(self._host):
                     raise ValueError("it offers no TLS, without which no password is sent to it")
                 server.login(self._user, self._password)
             server.send_message(message)
@@ -122,15 +128,6 @@ def _message(letter: Letter, sender: str) -> EmailMessage:
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(letter.text)
     return message
-
-
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _why(error: Exception) -> str:
