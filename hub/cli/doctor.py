@@ -16,7 +16,7 @@ from hub.faults import Fault
 from hub.identity.accounts.delivery import SmtpDelivery, open_delivery
 from hub.identity.tokens.keyring import directory_of, open_ring
 from hub.inference.catalogue import Catalogue
-from hub.settings import LOOPBACK, BadSettings, Settings
+from hub.settings import BadSettings, Settings, is_here
 from hub.settings.production import check_production
 from hub.storage import walls
 from hub.storage.database import Database
@@ -132,7 +132,7 @@ async def _model(settings: Settings) -> str:
 
 async def _address(settings: Settings) -> str:
     found = f"{settings.host} port {settings.port}"
-    if settings.host in LOOPBACK:
+    if is_here(settings.host):
         return f"{found}, for this machine alone"
     return " ".join([f"{found}.", *elsewhere(settings)])
 

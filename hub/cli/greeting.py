@@ -1,9 +1,14 @@
 """What ``hub serve --greet`` prints when clients can come."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hub.cli.administration import ADMINISTRATOR_FILE
-from hub.settings import LOOPBACK, Settings
+from hub.settings import Settings, is_here
+
+ANY_NAME: Final = (
+    "The hub answers to any name, also to one that a stranger points at it; "
+    "list the names it is reached by in HUB_ALLOWED_HOSTS."
+)
 
 
 class Welcome(NamedTuple):
@@ -20,7 +25,7 @@ class Welcome(NamedTuple):
 def greeting(settings: Settings, url: str, welcome: Welcome) -> str:
     """Where the hub is, how to get in, and what to set for others to reach it."""
     lines = [f"\nThe hub is up at {url}   (reference: {url}/docs, stop: ctrl-C)"]
-    if settings.host not in LOOPBACK:
+    if not is_here(settings.host):
         lines += elsewhere(settings)
     if welcome.code is not None:
         lines.append(f"Sign in once, within 10 minutes:  {url}/#code={welcome.code}")
@@ -40,8 +45,6 @@ def elsewhere(settings: Settings) -> list[str]:
         lines.append(
             "Browsers that reach it by another name need that origin in HUB_ALLOWED_ORIGINS."
         )
-    if not settings.allowed_hosts:
-        lines.append(
-            "It answers to any name; list the names it is reached by in HUB_ALLOWED_HOSTS."
-        )
+    if settings.any_name:
+        lines.append(ANY_NAME)
     return lines

@@ -21,7 +21,7 @@ import uvloop
 from hub.app import running
 from hub.cli import memory
 from hub.cli.administration import prepare
-from hub.cli.greeting import Welcome, greeting
+from hub.cli.greeting import ANY_NAME, Welcome, greeting
 from hub.cli.serving import (
     GRACEFUL_S,
     RUNTIME_FILE,
@@ -106,6 +106,8 @@ class Parent:
                     log.info("the hub is up", url=url, processes=self._count)
                     if greet:
                         print(greeting(settings, url, Welcome(code, generated)), flush=True)
+                    elif settings.any_name:
+                        log.warning(ANY_NAME)
                     await self._ending.wait()
                     statuses = await self._ended(keepers)
             else:  # one could not be started, and has said why; or we were told to end

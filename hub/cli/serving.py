@@ -22,7 +22,7 @@ from hub.cli.administration import first_administrator
 from hub.cli.changes import FILE as CHANGES_FILE
 from hub.cli.changes import Changes
 from hub.cli.claim import claim
-from hub.cli.greeting import Welcome, greeting
+from hub.cli.greeting import ANY_NAME, Welcome, greeting
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
@@ -208,6 +208,8 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         log.info("the hub is up", url=url, node=hub.services.node)
         if greet:
             print(greeting(settings, url, await _welcome(hub, generated)), flush=True)
+        elif settings.any_name:
+            log.warning(ANY_NAME)
         async with memory.settled():
             await server.serve(sockets=[listening])
     log.info("the hub has ended")

@@ -224,6 +224,13 @@ class Settings(
         return self.public_url or self.local_url
 
     @property
+    def any_name(self) -> bool:
+        """Whether the hub answers to whatever name it is reached by: beyond loopback, unless it was
+        told its names.
+        """
+        return not self.allowed_hosts and not is_here(self.host)
+
+    @property
     def database(self) -> str:
         """The database's URL, given or embedded."""
         assert self.database_url is not None

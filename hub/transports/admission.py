@@ -38,8 +38,7 @@ class Hosts:
 
     def __init__(self, settings: Settings) -> None:
         own = f"[{settings.host}]" if ":" in settings.host else settings.host
-        local = settings.host in LOOPBACK or is_loopback(settings.host)
-        self._any = not settings.allowed_hosts and not local
+        self._any = settings.any_name
         self._allowed = {name.lower() for name in (*settings.allowed_hosts, own)}
         self._allowed.add(f"{own}:{settings.port}".lower())
 
