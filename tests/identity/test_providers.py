@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from sqlmodel import col, delete, select
 
+from hub.audit.denials import OF_SOURCE
 from hub.identity.keys.api_keys import Wanted
 from hub.identity.providers.openid import OpenId
 from hub.identity.providers.provisioning import Provisioning
@@ -142,7 +143,7 @@ async def house(
     providers, model = identity_provider.settings(), scripted_model.host
     with pytest.MonkeyPatch.context() as patch:
         # All of them come from one address, which is more than one source is noted of.
-        patch.setattr("hub.audit.denials.OF_SOURCE", (1_000, 1.0))
+        patch.setattr("hub.audit.denials.OF_SOURCE", dict.fromkeys(OF_SOURCE, (1_000, 1.0)))
         async with serving(folder / ".hub", OLLAMA_HOST=model, HUB_OIDC_PROVIDERS=providers) as hub:
             await hub.hub.services.accounts.ensure_administrator()
             identity_provider.start(hub.url)

@@ -192,7 +192,7 @@ async def test_the_tenant_that_invited_sees_the_same_whether_the_guest_had_an_ac
             (each, item)
             for each in lists
             for id, item in (await seen(each)).items()
-            if id not in before[each]
+            if id not in before[each] and item.get("action") != "audit.query"  # what is done here
         ]
         text = re.sub(r"\b[a-z]+_[0-9A-Z]{26}\b", "id", repr(news)).replace(guest, "guest")
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "at", text)

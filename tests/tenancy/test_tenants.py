@@ -87,7 +87,8 @@ async def test_suspending_closes_and_resuming_opens_and_both_are_told(
 async def test_what_an_operator_does_is_in_their_own_trail_with_their_name_only_there(
     database: Database, tenants: Tenants, operator: Actor, owner: Actor
 ) -> None:
-    origin = Origin(operator.user_id, "s_1", "websocket", "192.0.2.7", "trace")
+    home = operator.tenant_id
+    origin = Origin(operator.user_id, "s_1", home, "websocket", "192.0.2.7", "trace")
     with acting(origin):
         await tenants.suspend(owner.tenant_id, by=operator)
     (theirs,) = await trail(database, owner.tenant_id)
