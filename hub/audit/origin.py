@@ -17,10 +17,10 @@ class Origin:
 
     actor_id: str | None = None
     session_id: str | None = None
-    tenant_id: str | None = None
     transport: str = "hub"
     address: str | None = None
     trace_id: str | None = None
+    tenant_id: str | None = None
 
 
 @dataclass(slots=True)

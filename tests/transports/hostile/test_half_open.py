@@ -24,7 +24,7 @@ SPARE: Final = 1_000
 GONE_S: Final = 10.0
 BUSY_S: Final = 2.0
 """By how much a machine with other things to do may be late."""
-SLACK_S: Final = 10.0
+SLACK_S: Final = 15.0
 """What a machine with two busy cores may add to open, and to end, ten thousand sockets."""
 
 HALF_A_HEAD: Final = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgr"

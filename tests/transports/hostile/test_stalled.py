@@ -21,7 +21,7 @@ READERS: Final = 30
 LEFT_MIB: Final = 12.0
 """What allocators may keep of it, which is less than the outboxes held."""
 SLACK_S: Final = 10.0
-MOST_ANSWERS: Final = 60
+MOST_ANSWERS: Final = 200
 TOO_SLOW: Final = 4008
 
 
