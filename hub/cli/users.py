@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Final
@@ -146,7 +146,7 @@ async def _verify(desk: _Desk, given: argparse.Namespace) -> None:
 
 async def _sessions(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
-    for login in await _alive(desk, user.id, await desk.tenant(given)):
+    async for login in _alive(desk, user.id, await desk.tenant(given)):
         seen = login.last_seen_at.isoformat(timespec="minutes")
         print(f"{login.id} {login.tenant_id} {login.address or '-'} {seen} {login.device or ''}")
 
@@ -162,15 +162,22 @@ async def _sign_out(desk: _Desk, given: argparse.Namespace) -> None:
         await desk.sessions.revoke_all(user.id)
         print(f"{user.id} {user.email} is signed in nowhere")
         return
-    if given.session not in {login.id for login in await _alive(desk, user.id, tenant_id)}:
+    if given.session not in {login.id async for login in _alive(desk, user.id, tenant_id)}:
         raise Fault("not_found", f"{user.email} has no login session {given.session}.")
     await desk.sessions.revoke(given.session)
     print(f"{given.session} has ended")
 
 
-async def _alive(desk: _Desk, user_id: str, tenant_id: str | None) -> Sequence[LoginSession]:
-    async with desk.database.read(tenant_id or EVERY_TENANT) as session:
-        return await desk.sessions.alive(session, user_id)
+async def _alive(desk: _Desk, user_id: str, tenant_id: str | None) -> AsyncIterator[LoginSession]:
+    after: str | None = None
+    while True:
+        async with desk.database.read(tenant_id or EVERY_TENANT) as session:
+            found = await desk.sessions.alive(session, user_id, after=after, limit=PAGE)
+        for login in found:
+            yield login
+        if len(found) < PAGE:
+            return
+        after = found[-1].id
 
 
 async def _delete(desk: _Desk, given: argparse.Namespace) -> None:

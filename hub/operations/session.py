@@ -16,7 +16,7 @@ from hub.operations.operation import (
     Result,
     operation,
 )
-from hub.operations.shapes import Id, Listing
+from hub.operations.shapes import Id, Listing, PageById
 from hub.protocol.limits import SESSION_KEY_PATTERN
 from hub.rbac.actor import Actor
 from hub.storage import tables
@@ -155,11 +155,19 @@ async def info(call: Call, params: Nothing) -> Info:
     http=Http("GET", "/v1/sessions"),
     faults=("permission_denied",),
 )
-async def listing(call: Call, params: Nothing) -> Listing[LoginSession]:
-    """List your login sessions in this tenant that are not over, the newest first: 200 at most."""
+async def listing(call: Call, params: PageById) -> Listing[LoginSession]:
+    """List your login sessions in this tenant that are not over, the newest first."""
+    return await sessions_of(call, call.actor.user_id, params)
+
+
+async def sessions_of(call: Call, user_id: str, page: PageById) -> Listing[LoginSession]:
+    """A page of the login sessions of a user in the tenant of who asks."""
     actor = call.actor
-    found = await call.services.accounts.sessions(actor.tenant_id, actor.user_id)
-    return Listing(items=[LoginSession.of(row, actor) for row in found])
+    found = await call.services.accounts.sessions(
+        actor.tenant_id, user_id, after=page.cursor, limit=page.limit + 1
+    )
+    shapes = [LoginSession.of(row, actor) for row in found]
+    return Listing.page(shapes, page.limit, lambda item: item.id)
 
 
 @operation(

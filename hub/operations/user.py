@@ -9,7 +9,7 @@ from hub.operations.call import Call
 from hub.operations.member import Invitation
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.own_account import Exported, ExportPage, exported
-from hub.operations.session import LoginSession
+from hub.operations.session import LoginSession, sessions_of
 from hub.operations.shapes import Id, Listing, PageById, Text
 
 _GUARDS = ("user", "user_id")
@@ -64,6 +64,10 @@ class Created(Result):
 
 class Update(Named):
     name: Text | None = Field(max_length=200, min_length=1, description="null: none.")
+
+
+class SessionsOf(Named, PageById):
+    """Whose, and which part of the list."""
 
 
 class Export(ExportPage, Named):
@@ -273,10 +277,9 @@ async def export(call: Call, params: Export) -> Listing[Exported]:
     guards=("account", "user_id"),
     faults=_FAULTS,
 )
-async def sessions(call: Call, params: Named) -> Listing[LoginSession]:
-    """List the login sessions of a user in this tenant, the newest first."""
-    found = await call.services.accounts.sessions(call.actor.tenant_id, params.user_id)
-    return Listing(items=[LoginSession.of(row, call.actor) for row in found])
+async def sessions(call: Call, params: SessionsOf) -> Listing[LoginSession]:
+    """List the login sessions of a user in this tenant that are not over, the newest first."""
+    return await sessions_of(call, params.user_id, params)
 
 
 @operation(

@@ -2,12 +2,18 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlmodel import select
 
 from hub.cli.changes import Changes
+from hub.cli.place import PAGE
+from hub.storage.database import Database
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import LoginSession, Membership, User, now
 from tests.cli.conftest import Ended, Hub
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, HubProcess, ServeHub, sign_up
@@ -137,6 +143,29 @@ async def test_a_login_session_is_seen_and_ended_at_the_machine(
         assert (await socket.notice("session.revoked", within=1))["reason"] == "session_revoked"
     assert (await at_the_machine("sessions")).out == ""
     assert (await at_the_machine("sign-out")).status == 0
+
+
+def test_as_many_login_sessions_as_there_are_are_seen_and_any_is_ended(
+    peopled: Hub, tmp_path: Path
+) -> None:
+    many = [f"s_{number:03}" for number in range(2 * PAGE + 1)]
+
+    async def sign_in() -> None:
+        database = Database(f"sqlite+aiosqlite:///{tmp_path / '.hub' / 'hub.db'}")
+        await database.start()
+        async with database.write(EVERY_TENANT) as session:
+            ada = (await session.exec(select(User).where(User.email == EMAIL))).one()
+            tenant_id = (await session.exec(select(Membership.tenant_id).limit(1))).one()
+            whose = {"tenant_id": tenant_id, "user_id": ada.id, "expires_at": now() + timedelta(1)}
+            session.add_all(LoginSession(id=each, **whose) for each in many)
+        await database.close()
+
+    asyncio.run(sign_in())
+    listed = peopled("user", "sessions", *OF_ADA).out.splitlines()
+    assert [line.split()[0] for line in listed] == many[::-1]
+    ended = peopled("user", "sign-out", *OF_ADA, "--session", many[0])
+    assert ended.status == 0, ended.err
+    assert len(peopled("user", "sessions", *OF_ADA).out.splitlines()) == 2 * PAGE
 
 
 async def test_what_is_done_at_the_machine_acts_on_a_hub_without_redis_too(

@@ -54,6 +54,30 @@ async def test_one_sees_ones_sessions_and_ends_one_of_them(world: World) -> None
     assert len((await ada.ask("session.list"))["items"]) == 1
 
 
+async def test_sessions_are_listed_page_by_page_the_newest_first(world: World) -> None:
+    ada = await world.owner()
+    bob = await world.colleague(ada, "member")
+    everyone = [bob.session["session_id"]]
+    for _ in range(4):
+        everyone.insert(0, (await login(world, bob)).json()["session_id"])
+    whose = {"user_id": await user_of(bob)}
+    for person, method, params in ((bob, "session.list", {}), (ada, "user.sessions", whose)):
+        first = await person.ask(method, {**params, "limit": 2})
+        assert [item["id"] for item in first["items"]] == everyone[:2]
+        # The list goes on from where it was, also when that session has ended.
+        await ada.ask("session.revoke", {"session_id": everyone.pop(1)})
+        then = {**params, "limit": 2, "cursor": first["next_cursor"]}
+        second = await person.ask(method, then)
+        found = [item["id"] for item in first["items"][:1] + second["items"]]
+        while "next_cursor" in second:
+            second = await person.ask(method, {**then, "cursor": second["next_cursor"]})
+            found += [item["id"] for item in second["items"]]
+        assert found == everyone
+    whole = await bob.ask("session.list")
+    assert [item["id"] for item in whole["items"]] == everyone
+    assert "next_cursor" not in whole
+
+
 async def test_an_administrator_sees_and_ends_sessions_and_a_member_does_not(world: World) -> None:
     ada = await world.owner()
     bob = await world.colleague(ada, "member")

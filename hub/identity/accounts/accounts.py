@@ -135,12 +135,14 @@ class Accounts:
         """
         await self._sessions.revoke_all(user_id, keys=keys)
 
-    async def sessions(self, tenant_id: str, user_id: str) -> Sequence[LoginSession]:
-        """The user's login sessions in the tenant that are not over, the newest first; some
-        hundreds at most.
+    async def sessions(
+        self, tenant_id: str, user_id: str, *, after: str | None, limit: int
+    ) -> Sequence[LoginSession]:
+        """Up to ``limit`` of the user's login sessions in the tenant that are not over, the newest
+        first, from the one ``after`` on.
         """
         async with self._database.read(tenant_id) as session:
-            return await self._sessions.alive(session, user_id)
+            return await self._sessions.alive(session, user_id, after=after, limit=limit)
 
     async def revoke_session(self, session_id: str, by: Actor) -> None:
         """End a login session, and note it in the trail of its tenant. Idempotent. Raises

@@ -47,9 +47,6 @@ GRACE: Final = timedelta(seconds=10)
 """How long a refresh token that was just used still answers, with the same next token."""
 LINK: Final = timedelta(minutes=10)
 """How long a login link works."""
-LISTED: Final = 200
-"""Sessions that are listed at most."""
-
 
 _PURPOSE: Final = "refresh token"
 
@@ -204,19 +201,21 @@ class LoginSessions:
                 )  # fmt: skip
         await self.announce("user", user_id)
 
-    async def alive(self, session: AsyncSession, user_id: str) -> Sequence[LoginSession]:
-        """The user's sessions that are not over, the newest first, in the scope of ``session``."""
-        found = await session.exec(
-            select(LoginSession)
-            .where(
-                LoginSession.user_id == user_id,
-                col(LoginSession.revoked_at).is_(None),
-                col(LoginSession.expires_at) > now(),
-            )
-            .order_by(col(LoginSession.id).desc())
-            .limit(LISTED)
+    async def alive(
+        self, session: AsyncSession, user_id: str, *, after: str | None, limit: int
+    ) -> Sequence[LoginSession]:
+        """Up to ``limit`` of the user's sessions that are not over, the newest first, from the one
+        ``after`` on, in the scope of ``session``.
+        """
+        wanted = select(LoginSession).where(
+            LoginSession.user_id == user_id,
+            col(LoginSession.revoked_at).is_(None),
+            col(LoginSession.expires_at) > now(),
         )
-        return found.all()
+        if after is not None:
+            wanted = wanted.where(col(LoginSession.id) < after)
+        newest = wanted.order_by(col(LoginSession.id).desc()).limit(limit)
+        return (await session.exec(newest)).all()
 
     async def link(self, user_id: str, tenant_id: str) -> str:
         """A code that signs this user in, once, within ``LINK``."""
