@@ -5,7 +5,6 @@ from datetime import datetime
 from pydantic import Field, JsonValue, SecretStr
 
 from hub.identity.accounts.export import SECTIONS, Item
-from hub.ids import ID_PATTERN
 from hub.operations.call import Call
 from hub.operations.operation import SIGNED_IN, Done, Http, Nothing, Params, Result, operation
 from hub.operations.shapes import Id, Listing, Page, Text
@@ -32,8 +31,8 @@ class ExportPage(Page):
 
     cursor: str | None = Field(
         None,
-        pattern=f"^({'|'.join(SECTIONS)}):{ID_PATTERN[1:]}",
-        max_length=60,
+        pattern=f"^({'|'.join(SECTIONS)}):[A-Za-z0-9_.:/]+$",
+        max_length=200,
         description="`next_cursor` of the page before; none: the first page.",
     )
 
@@ -42,8 +41,8 @@ class Exported(Result):
     """Something that the hub holds of a user."""
 
     section: str = Field(
-        description="`profile`, `membership`, `session`, `key`, `identity` (at a provider), "
-        "`conversation`, `message`, `run` or `usage`; they come in this order."
+        description=f"One of {', '.join(f'`{name}`' for name in SECTIONS)}; they come in this "
+        "order."
     )
     data: dict[str, JsonValue]
 
@@ -78,8 +77,11 @@ async def update(call: Call, params: Update) -> Account:
 async def export(call: Call, params: ExportPage) -> Listing[Exported]:
     """Read all that the hub holds of you, page after page until one has no `next_cursor`.
 
-    It is that of every tenant that you are a member of. Passwords, tokens and their hashes are no
-    part of it.
+    It is that of every tenant that you are a member of: also the groups that you are in, what was
+    shared by you and with you, the invitations that you sent or came by, that you have a second
+    factor, your quotas. Passwords, secrets, tokens and their hashes are no part of it. Nor is the
+    audit trail, also where it tells of you: it is the tenant's, whose administrators read it
+    (`audit.query`). Of other people there are ids, and what they said in your conversations.
     """
     actor = call.actor
     if params.cursor is None:

@@ -259,8 +259,10 @@ async def delete(call: Call, params: Named) -> Done:
     faults=_FAULTS,
 )
 async def export(call: Call, params: Export) -> Listing[Exported]:
-    """Read all that the hub holds of a user in this tenant, as `account.export` does, but for who
-    they are at identity providers.
+    """Read all that the hub holds of a user in this tenant, as `account.export` does.
+
+    It is without who they are at identity providers, the roles that these gave them, and whether
+    they have a second factor.
     """
     tenant_id = call.actor.tenant_id
     if params.cursor is None:

@@ -156,8 +156,11 @@ def test_as_many_login_sessions_as_there_are_are_seen_and_any_is_ended(
         async with database.write(EVERY_TENANT) as session:
             ada = (await session.exec(select(User).where(User.email == EMAIL))).one()
             tenant_id = (await session.exec(select(Membership.tenant_id).limit(1))).one()
-            whose = {"tenant_id": tenant_id, "user_id": ada.id, "expires_at": now() + timedelta(1)}
-            session.add_all(LoginSession(id=each, **whose) for each in many)
+            end = now() + timedelta(days=1)
+            session.add_all(
+                LoginSession(id=each, tenant_id=tenant_id, user_id=ada.id, expires_at=end)
+                for each in many
+            )
         await database.close()
 
     asyncio.run(sign_in())

@@ -1,15 +1,17 @@
 """The export of what the hub holds of a user, a page at a time.
 
 A page is of one section; the sections follow each other in the order of ``SECTIONS``, and each is
-in the order of its ids, so that whoever asks page after page gets everything once, and nobody holds
-more than a page of it. Hashes and tokens are no part of it: they are of no use but to an attacker.
+in the order of its keys, so that whoever asks page after page gets everything once, and nobody
+holds more than a page of it. Hashes, secrets and tokens are no part of it: they are of no use but
+to an attacker. Nor is the audit trail, which is the tenant's. Of other people there are ids, and
+what they said in the user's conversations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import or_
+from sqlalchemy import and_, or_
 from sqlmodel import SQLModel, col, select
 
 from hub.audit.trail import record
@@ -19,12 +21,21 @@ from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT, Scope
 from hub.storage.tables import (
     ApiKey,
+    ClientSession,
     Conversation,
+    DisabledMember,
+    Grant,
+    Group,
+    GroupMember,
+    Invitation,
     LoginSession,
     Membership,
     Message,
+    ProvidedRole,
     ProviderIdentity,
+    Quota,
     Run,
+    TotpFactor,
     Usage,
     User,
 )
@@ -32,14 +43,15 @@ from hub.storage.tables import (
 
 class Section(NamedTuple):
     """A kind of what there is: the fields that are told, and which rows are a user's, by default
-    those with the ``user_id``. ``personal`` is what is no matter of any tenant, and not told to
-    one.
+    those with the ``user_id``. ``key`` orders them, and no two of a user's have the same.
+    ``personal`` is what is no matter of any tenant, and not told to one.
     """
 
     kind: type[SQLModel]
     fields: tuple[str, ...]
     of: Callable[[str], Any] | None = None
     personal: bool = False
+    key: str = "id"
 
     def theirs(self, user_id: str) -> Any:
         """The condition of a user's rows."""
@@ -53,6 +65,29 @@ def _messages_of(user_id: str) -> Any:
     return or_(col(Message.conversation_id).in_(own), col(Message.author_id) == user_id)
 
 
+def _keys_of(user_id: str) -> Any:
+    return select(ApiKey.id).where(col(ApiKey.user_id) == user_id)
+
+
+def _shares_by(user_id: str) -> Any:
+    """Those that they gave, and those of their conversations, whoever gave them."""
+    own = select(Conversation.id).where(col(Conversation.owner_id) == user_id)
+    return or_(col(Grant.granted_by) == user_id, col(Grant.resource_id).in_(own))
+
+
+def _quotas_of(user_id: str) -> Any:
+    kind, subject = col(Quota.subject_kind), col(Quota.subject_id)
+    return or_(
+        and_(kind == "user", subject == user_id),
+        and_(kind == "key", subject.in_(_keys_of(user_id))),
+    )
+
+
+_SHARE: Final = (
+    "id", "tenant_id", "resource_kind", "resource_id", "subject_kind", "subject_id", "access",
+    "granted_by", "created_at", "updated_at", "expires_at",
+)  # fmt: skip
+
 SECTIONS: Final[Mapping[str, Section]] = {
     "profile": Section(
         User,
@@ -61,7 +96,25 @@ SECTIONS: Final[Mapping[str, Section]] = {
     ),
     "membership": Section(
         Membership,
-        ("id", "tenant_id", "role_id", "created_at"),
+        ("id", "tenant_id", "role_id", "created_at", "expires_at"),
+    ),
+    "disabled": Section(
+        DisabledMember,
+        ("tenant_id", "disabled_at"),
+        key="tenant_id",
+    ),
+    "group": Section(
+        Group,
+        ("id", "tenant_id", "name"),
+        lambda user_id: col(Group.id).in_(
+            select(GroupMember.group_id).where(col(GroupMember.user_id) == user_id)
+        ),
+    ),
+    "factor": Section(
+        TotpFactor,
+        ("created_at", "confirmed_at"),
+        personal=True,
+        key="user_id",
     ),
     "session": Section(
         LoginSession,
@@ -69,6 +122,10 @@ SECTIONS: Final[Mapping[str, Section]] = {
             "id", "tenant_id", "device", "address", "created_at", "last_seen_at", "expires_at",
             "revoked_at",
         ),
+    ),
+    "client_session": Section(
+        ClientSession,
+        ("id", "tenant_id", "key", "channels", "created_at", "updated_at", "expires_at"),
     ),
     "key": Section(
         ApiKey,
@@ -81,6 +138,28 @@ SECTIONS: Final[Mapping[str, Section]] = {
         ProviderIdentity,
         ("id", "issuer", "subject", "created_at", "updated_at"),
         personal=True,
+    ),
+    "provided_role": Section(
+        ProvidedRole,
+        ("id", "tenant_id", "issuer", "role_id"),
+        personal=True,
+    ),
+    "invitation": Section(
+        Invitation,
+        (
+            "id", "tenant_id", "role_id", "invited_by", "created_at", "expires_at", "used_at",
+        ),
+        lambda user_id: or_(
+            col(Invitation.invited_by) == user_id, col(Invitation.guest_id) == user_id
+        ),
+    ),
+    "share_given": Section(Grant, _SHARE, _shares_by),
+    "share_received": Section(
+        Grant,
+        _SHARE,
+        lambda user_id: and_(
+            col(Grant.subject_kind) == "user", col(Grant.subject_id) == user_id
+        ),
     ),
     "conversation": Section(
         Conversation,
@@ -106,8 +185,16 @@ SECTIONS: Final[Mapping[str, Section]] = {
         Usage,
         (
             "id", "tenant_id", "run_id", "key_id", "provider", "model", "input_tokens",
-            "output_tokens", "created_at",
+            "output_tokens", "cost", "created_at",
         ),
+    ),
+    "quota": Section(
+        Quota,
+        (
+            "id", "tenant_id", "subject_kind", "subject_id", "name", "amount", "set_at", "window",
+            "used", "reserved",
+        ),
+        _quotas_of,
     ),
 }  # fmt: skip
 """Every section by its name, in the order in which they are told."""
@@ -115,15 +202,13 @@ _ORDER: Final = tuple(SECTIONS)
 
 
 class Item(NamedTuple):
-    """A row of a section: the fields that are told and have a value; instants are RFC 3339."""
+    """A row of a section: the fields that are told and have a value; instants are RFC 3339.
+    ``cursor``: for what follows it.
+    """
 
     section: str
     data: dict[str, Any]
-
-    @property
-    def cursor(self) -> str:
-        """What follows it."""
-        return f"{self.section}:{self.data['id']}"
+    cursor: str
 
 
 class Exports:
@@ -157,14 +242,14 @@ class Exports:
             if tenant_id is None or not section.personal:
                 rows = await self._rows(section, user_id, tenant_id, after, limit)
                 if rows:
-                    return [Item(each, _told(row, section.fields)) for row in rows]
+                    return [_item(each, row) for row in rows]
             after = ""
         return []
 
     async def _rows(
         self, section: Section, user_id: str, tenant_id: str | None, after: str, limit: int
     ) -> Sequence[SQLModel]:
-        key: Any = section.kind.id  # type: ignore[attr-defined]
+        key = getattr(section.kind, section.key)
         wanted = select(section.kind).where(section.theirs(user_id), key > after)
         wanted = wanted.order_by(key).limit(limit)
         scope: Scope = EVERY_TENANT if tenant_id is None else tenant_id
@@ -185,10 +270,12 @@ def _read(cursor: str | None) -> tuple[str, str]:
     return name, after
 
 
-def _told(row: SQLModel, fields: Sequence[str]) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in fields}
-    return {
+def _item(name: str, row: SQLModel) -> Item:
+    section = SECTIONS[name]
+    values = {field: getattr(row, field) for field in section.fields}
+    data = {
         name: value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
         for name, value in values.items()
         if value is not None
     }
+    return Item(name, data, f"{name}:{getattr(row, section.key)}")

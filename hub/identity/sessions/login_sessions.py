@@ -204,9 +204,7 @@ class LoginSessions:
     async def alive(
         self, session: AsyncSession, user_id: str, *, after: str | None, limit: int
     ) -> Sequence[LoginSession]:
-        """Up to ``limit`` of the user's sessions that are not over, the newest first, from the one
-        ``after`` on, in the scope of ``session``.
-        """
+        """A page of those that are not over, the newest first, in the scope of ``session``."""
         wanted = select(LoginSession).where(
             LoginSession.user_id == user_id,
             col(LoginSession.revoked_at).is_(None),
