@@ -6,6 +6,7 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from tests.bench.ages import percentile
+from tests.bench.backs import EMBEDDED, backs
 from tests.bench.child import Child
 from tests.bench.node import quiet_hub, raise_file_limit, subscription
 from tests.bench.report import Table, say
@@ -46,22 +47,28 @@ def trust(*, quick: bool) -> list[Table]:
     """Measure the checks of one message, the doors, and the neighbours of a flood at a door."""
     raise_file_limit()
     load = QUICK if quick else FULL
+    settings = {
+        "HUB_BCRYPT_COST": str(4 if quick else COST),
+        "HUB_REGISTRATION": "open",
+        "HUB_TRUSTED_PROXIES": "127.0.0.1",
+    }
     with ExitStack() as stack:
         start = stack.enter_context
-        hub = start(
-            quiet_hub(
-                HUB_BCRYPT_COST=str(4 if quick else COST),
-                HUB_REGISTRATION="open",
-                HUB_TRUSTED_PROXIES="127.0.0.1",
-            )
-        )
+        hub = start(quiet_hub(**settings))
         visitors = start(Child("tests.bench.visitors"))
         crowd = start(Child("tests.bench.crowd"))
         owner = hub.ask("sign_in", users=1)[0]
         say("trust: what a message costs")
         checks = _checks(hub, owner, load)
         say("trust: the doors")
-        doors = _doors(hub, visitors, owner, load, 4 if quick else COST)
+        ways = {EMBEDDED: _ways_in(hub, visitors, owner, load)}
+        for name, back in backs(all_of_them=not quick).items():
+            if name != EMBEDDED:
+                say(f"trust: the doors, {name}")
+                with back() as environ, quiet_hub(**environ, **settings) as other:
+                    its_owner = other.ask("sign_in", users=1)[0]
+                    ways[name] = _ways_in(other, visitors, its_owner, load)
+        doors = _doors(ways, visitors, load, 4 if quick else COST)
         say("trust: who does not come in")
         alike = _alike(hub, visitors, load, 4 if quick else COST)
         say("trust: a flood at the door")
@@ -95,34 +102,45 @@ def _checks(hub: Child, owner: dict[str, str], load: Load) -> Table:
     return table
 
 
-def _doors(hub: Child, visitors: Child, owner: dict[str, str], load: Load, cost: int) -> Table:
+def _ways_in(
+    hub: Child, visitors: Child, owner: dict[str, str], load: Load
+) -> dict[str, dict[str, Any]]:
+    """The times of each of them."""
     port = hub.ready["port"]
-    floor = visitors.ask("hash_ms", cost=cost, count=min(5, load.requests))
-    table = Table(
-        "trust doors",
-        "signing in from end to end, one after the other, ms",
-        ("", "p50", "p99", "x floor"),
-    )
-    table.rows.append((f"floor: a bare bcrypt hash of cost {cost}", floor, None, 1.0))
     login = {"email": owner["email"], "password": PASSWORD}
     newcomers = [
         {"email": f"new{number}@hub.example", "password": PASSWORD}
         for number in range(load.requests)
     ]
-    for name, found in (
-        ("register", visitors.ask("each", port=port, path="/v1/auth/register", bodies=newcomers)),
-        (
-            "sign in",
-            visitors.ask("each", port=port, path="/v1/auth/login", bodies=[login] * load.requests),
+    ways = {
+        "register": visitors.ask("each", port=port, path="/v1/auth/register", bodies=newcomers),
+        "sign in": visitors.ask(
+            "each", port=port, path="/v1/auth/login", bodies=[login] * load.requests
         ),
-        (
-            "refresh",
-            visitors.ask("refresh", port=port, token=owner["refresh"], count=load.requests),
-        ),
-    ):
+        "refresh": visitors.ask("refresh", port=port, token=owner["refresh"], count=load.requests),
+    }
+    for name, found in ways.items():
         _expect_success(name, found)
-        table.rows.append((name, found["p50"], found["p99"], found["p50"] / floor))
-    table.notes = [f"{load.requests} of each, on a connection of its own, on SQLite."]
+    return ways
+
+
+def _doors(
+    found: dict[str, dict[str, dict[str, Any]]], visitors: Child, load: Load, cost: int
+) -> Table:
+    floor = visitors.ask("hash_ms", cost=cost, count=min(5, load.requests))
+    table = Table(
+        "trust doors",
+        "signing in from end to end, one after the other, ms",
+        ("", "on", "p50", "p99", "x floor"),
+    )
+    table.rows.append((f"floor: a bare bcrypt hash of cost {cost}", None, floor, None, 1.0))
+    for back, ways in found.items():
+        for name, told in ways.items():
+            table.rows.append((name, back, told["p50"], told["p99"], told["p50"] / floor))
+    table.notes = [
+        f"{load.requests} of each, on a connection of its own. PostgreSQL does not wait for its",
+        "disk (fsync is off).",
+    ]
     return table
 
 
