@@ -107,7 +107,7 @@ LABELS: Final = {
     "scope": "whose rate it was: a kind", "where": "", "outcome": "", "to": "", "what": "",
     "kind": "of an event", "status": "of a run", "model": "as the model itself is called",
     "direction": "", "subject": "whose quota it was: a kind", "quota": "its name", "why": "",
-    "cache": "", "path": "how an event was delivered",
+    "cache": "", "path": "how an event was delivered", "by": "hub, peer or lost",
 }  # fmt: skip
 """By what metrics are told apart: never by a tenant, nor by anybody or anything of one."""
 
