@@ -16,6 +16,7 @@ from tests.agents.test_runs import slowly
 from tests.faults.following import Following, ready, report
 from tests.faults.sending import two_senders
 from tests.faults.test_kill import sign_in, start
+from tests.interaction.drivers import eventually
 from tests.parts.figures import Figures
 from tests.parts.hub import HubProcess
 from tests.parts.namespace import Namespace
@@ -91,7 +92,11 @@ async def test_clients_and_runs_of_a_killed_node_go_on_at_another_where_they_wer
             assert reader.joins[0]["recovered"]
             await reader.until(lambda reader=reader: reader.events)
         live = time.monotonic() - killed_at
-        await followed[0].until(lambda: any(map(_started_again, followed)), TAKEN_OVER_S)
+
+        async def taken_over() -> bool:
+            return any(map(_started_again, followed))
+
+        await eventually(taken_over, TAKEN_OVER_S)
         taken = time.monotonic() - killed_at
         for reader, run in zip(followed, runs, strict=True):
             await reader.ended(run["run_id"])
