@@ -5,6 +5,7 @@ counted.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -14,6 +15,7 @@ from hub.ids import new_id
 from tests.agents.client import Client, Refused, opened
 from tests.agents.conftest import someone
 from tests.agents.test_answers import answered, asked, looked_up, opted_in
+from tests.interaction.drivers import eventually
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
 from tests.parts.redis import RedisProcess
 from tests.parts.scripted import ScriptedModel, scripted_server
@@ -179,12 +181,50 @@ async def test_what_the_model_server_has_one_node_asks_and_all_know_and_so_what_
                     # Who asks for it by its name on one node has it known on the other.
                     text, _ = await answered(here, "are you there", model="newer")
                     assert text == "are you there"
-                    async with asyncio.timeout(WITHIN_S):
-                        while "newer" not in await names(there):
-                            pass
+                    await eventually(partial(offers, there, "newer"), WITHIN_S)
+                    # And so it is with one that is gone, once one node asks for whatever reason.
+                    del model.models["newer"]
+                    assert "newer" in await names(there)
+                    _, end = await answered(here, "are you there", model="another")
+                    assert end["code"] == "model_unavailable"
+                    await eventually(partial(offers, there, "newer", so=False), WITHIN_S)
                 assert looked_up(two, "models", "miss") == 0
-                assert looked_up(two, "models", "hit") >= 4
-            assert looked_up(one, "models", "miss") == 2
+                assert looked_up(two, "models", "hit") >= 6
+            assert looked_up(one, "models", "miss") == 3
+
+
+async def test_a_model_that_is_gone_no_node_offers_for_longer_than_it_remembers(
+    serve_hub: ServeHub,
+    redis_server: RedisProcess,
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh_s = 0.6
+    monkeypatch.setattr("hub.inference.shared_catalogue.KEPT_S", fresh_s / 2)
+    monkeypatch.setattr("hub.inference.catalogue.KEPT_S", fresh_s / 2)
+    monkeypatch.setattr("hub.inference.catalogue.FRESH_S", fresh_s)
+    with scripted_server() as model:
+        shared = {
+            "HUB_REDIS_URL": redis_server.url,
+            "HUB_DATABASE_URL": sqlite_url,
+            "OLLAMA_HOST": model.host,
+        }
+        async with (
+            serve_hub(worker=False, **shared) as one,
+            serve_hub(worker=False, **shared) as two,
+            opened(one.url, await someone(one)) as here,
+            opened(two.url, await someone(two)) as there,
+        ):
+            for client in (here, there):
+                assert "echo" in await names(client)
+            del model.models["echo"]
+            for client in (there, here):
+                await eventually(partial(offers, client, "echo", so=False), fresh_s + WITHIN_S)
+
+
+async def offers(client: Client, name: str, *, so: bool = True) -> bool:
+    """Whether a node offers a model, or, with ``so`` false, whether it does not."""
+    return (name in await names(client)) == so
 
 
 async def names(client: Client) -> set[str]:

@@ -1,5 +1,8 @@
-"""What an administrator takes on one node ends what it allowed on another, on an open socket."""
+"""What an administrator takes on one node ends what it allowed on another, on an open socket; what
+is given on one is allowed on the other.
+"""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +13,8 @@ import pytest
 
 from hub.ids import new_id
 from hub.storage.tables import now
-from tests.agents.client import Client, opened
+from tests.agents.client import Client, Refused, opened
+from tests.interaction.drivers import eventually
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub, sign_up
 
 WITHIN_S: Final = 1.0
@@ -37,11 +41,31 @@ class Followed:
         self.role, self.group = {"role_id": role_id}, {"group_id": group_id}
         self.heir: dict[str, str] = {}
         self.user = {"user_id": bob_id}
+        self.conversation = ""
 
     async def follow(self) -> None:
         """Bob follows a new conversation of Ada's."""
         self.bob.notices.clear()
-        await self.bob.subscribe(await self.ada.conversation(follow=False))
+        self.conversation = await self.ada.conversation(follow=False)
+        await self.bob.subscribe(self.conversation)
+
+    async def may_not(self) -> None:
+        """Bob tries to follow a new conversation of Ada's, which is not there for him."""
+        self.conversation = await self.ada.conversation(follow=False)
+        with pytest.raises(Refused) as refusal:
+            await self.bob.subscribe(self.conversation)
+        assert refusal.value.reason == "not_found"
+
+    async def may(self) -> None:
+        """Bob tries until he follows it, on the same socket."""
+
+        async def follows() -> bool:
+            with contextlib.suppress(Refused):
+                await self.bob.subscribe(self.conversation)
+                return True
+            return False
+
+        await eventually(follows, WITHIN_S)
 
     async def ends(self) -> float:
         """Seconds until Bob is told that he follows it no more."""
@@ -116,6 +140,50 @@ async def test_what_is_taken_on_one_node_ends_within_a_second_on_another(
             await it.follow()
             await take(it)
             assert await it.ends() < WITHIN_S
+
+
+async def _of_none(it: Followed) -> None:
+    await it.ada.call("role.update", **it.role, permissions=[])
+    await _directly(it)
+
+
+async def _in_an_empty_group(it: Followed) -> None:
+    await it.ada.call("role.assign", **it.role, **it.group)
+
+
+async def _in_the_group(it: Followed) -> None:
+    await it.ada.call("group.add", **it.group, **it.user)
+
+
+async def _nothing(_: Followed) -> None:
+    """Bob is a viewer, and that is all."""
+
+
+async def _share(it: Followed, whom: dict[str, str]) -> None:
+    share = {"conversation_id": it.conversation, "access": "reader"}
+    await it.ada.call("conversation.share", **share, **whom)
+
+
+GIVEN: Final[list[tuple[Deed, Deed]]] = [
+    (_nothing, _directly),
+    (_nothing, _by_inheritance),
+    (_of_none, lambda it: it.ada.call("role.update", **it.role, permissions=READS)),
+    (_in_an_empty_group, lambda it: it.ada.call("group.add", **it.group, **it.user)),
+    (_nothing, lambda it: _share(it, it.user)),
+    (_in_the_group, lambda it: _share(it, it.group)),
+]
+"""What there is, and how it is given."""
+
+
+async def test_what_is_given_on_one_node_is_allowed_within_a_second_on_another(
+    nodes: tuple[ServedHub, ServedHub],
+) -> None:
+    for there_is, give in GIVEN:
+        async with followed(*nodes) as it:
+            await there_is(it)
+            await it.may_not()
+            await give(it)
+            await it.may()
 
 
 async def test_what_was_given_for_a_while_ends_at_its_instant_without_a_word(

@@ -1,7 +1,8 @@
 """Everybody × every operation × every transport × whose it is: who may do what, all of it.
 
 What is expected is in ``matrix/table.py``, to be read; what is answered comes from one hub. Nothing
-of the hub decides what is expected. Its size is printed.
+of the hub decides what is expected. Its size is printed. The writes that are to be refused come
+first, and leave every row of the database as it was, but for the audit trails.
 
 It is asked of a hub with all embedded, and of one on PostgreSQL and Redis: there of each row, on
 each transport, by one of them in turn, or with ``MATRIX=whole`` in the environment by all of them.
@@ -21,7 +22,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sqlmodel import select
+import sqlalchemy
+from sqlmodel import SQLModel, select
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
@@ -56,6 +58,10 @@ HUB, HOME, ABROAD = "default", "acme", "globex"
 PATIENCE_S: Final = 30.0
 _SHOWN: Final = re.compile(rb'"(?:key|secret|code|token|access_token|refresh_token)":"([^"]{20,})"')
 """What an answer gives away once."""
+_TRAILS: Final = ("audit_entries", "audit_heads")
+"""What a denial is noted in."""
+_PRESENT: Final = ("last_seen_at", "last_used_at")
+"""Columns that say when somebody was there last."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +253,18 @@ class Hub:
             rows = (await session.exec(select(AuditEntry))).all()
         return "\n".join(repr(row.model_dump()) for row in rows)
 
+    async def contents(self) -> dict[str, set[str]]:
+        """All rows of each table but the trails', without when somebody was there last."""
+        found: dict[str, set[str]] = {}
+        async with self._served.hub.services.database.read(EVERY_TENANT) as session:
+            connection = await session.connection()
+            for table in SQLModel.metadata.sorted_tables:
+                if table.name not in _TRAILS:
+                    columns = [each for each in table.columns if each.name not in _PRESENT]
+                    rows = await connection.execute(sqlalchemy.select(*columns))
+                    found[table.name] = {repr(row) for row in rows}
+        return found
+
     async def asker(self, stack: AsyncExitStack, transport: str, token: str | None) -> Asker:
         if transport == "websocket":
             socket = await stack.enter_async_context(open_socket(self._served.ws_url, token))
@@ -266,6 +284,13 @@ def _may_name_others(cell: Cell) -> bool:
     """The operator of the hub is told of all tenants; a trail, of what its members have tried."""
     trail = cell.row.on == "the trail's channel" or cell.row.operation.startswith("audit.")
     return cell.who.founder or trail
+
+
+def _is_to_be_refused(cell: Cell) -> bool:
+    """A write that is to change nothing. It comes before those that may change something."""
+    row, who = cell.row, cell.who
+    writes = row.operation != EVENTS and OPERATIONS[row.operation].kind == "write"
+    return writes and expected(who, row, cell.relation, cell.transport) != "done"
 
 
 def _is_what_it_shows(who: Who, row: Row) -> bool:
@@ -309,9 +334,6 @@ async def test_everybody_may_what_the_table_says_and_nothing_else(
     began = process_time()
     everybody = await hub.everybody()
     cells = await hub.cells(everybody)
-    lanes: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        lanes[(cell.who.name, cell.transport)].append(cell)
     wrong: list[str] = []
     strange: list[str] = []
     secrets = {PASSWORD, NEW_PASSWORD, PASSWORD_WRONG, SAID}
@@ -334,17 +356,29 @@ async def test_everybody_may_what_the_table_says_and_nothing_else(
                     row = id(cell.row)
                     alike[(cell.who.name, row, cell.transport)][str(cell)] = answer.seen
 
-    # Who shows no credentials is not let stay for long: they ask first, on a socket now and then.
-    for (name, _), lane in lanes.items():
-        for at in range(0, len(lane) if name == "nobody" else 0, 100):
-            await walk(lane[at : at + 100], None)
-    await asyncio.gather(
-        *(
-            walk(lane, everybody[name].tokens[on])
-            for (name, on), lane in lanes.items()
-            if name != "nobody"
+    async def walk_all(cells: Sequence[Cell]) -> None:
+        lanes: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+        for cell in cells:
+            lanes[(cell.who.name, cell.transport)].append(cell)
+        # Who shows no credentials is not let stay for long: they ask first, on a socket now and
+        # then.
+        for (name, _), lane in lanes.items():
+            for at in range(0, len(lane) if name == "nobody" else 0, 100):
+                await walk(lane[at : at + 100], None)
+        await asyncio.gather(
+            *(
+                walk(lane, everybody[name].tokens[on])
+                for (name, on), lane in lanes.items()
+                if name != "nobody"
+            )
         )
-    )
+
+    refused = [cell for cell in cells if _is_to_be_refused(cell)]
+    before = await hub.contents()
+    await walk_all(refused)
+    after = await hub.contents()
+    left = {name: sorted(after[name] ^ rows) for name, rows in before.items()}
+    await walk_all([cell for cell in cells if not _is_to_be_refused(cell)])
     trail = await hub.trail()
     betrayed = [secret for secret in secrets if secret in trail]
     differing = [pair for pair in alike.values() if len(set(pair.values())) > 1]
@@ -356,10 +390,12 @@ async def test_everybody_may_what_the_table_says_and_nothing_else(
             f"{len(OPERATIONS)} operations, {len(TRANSPORTS)} transports), {len(wrong)} wrong; "
             f"{len(alike):,} pairs of foreign and missing, {len(differing)} unlike; "
             f"{len(strange)} answers that tell of another tenant; {len(betrayed)} of "
-            f"{len(secrets):,} secrets in the audit trail; {took:.1f} s of CPU"
+            f"{len(secrets):,} secrets in the audit trail; {len(refused):,} writes refused, "
+            f"{sum(map(len, left.values()))} rows changed by them; {took:.1f} s of CPU"
         )
     assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong[:200])
     assert not differing, differing[:5]
     assert not strange, "\n".join(strange[:20])
     assert not betrayed, betrayed[:5]
+    assert not any(left.values()), {name: rows[:6] for name, rows in left.items() if rows}
     assert len(alike) > (40 if hub.sampled else 500)

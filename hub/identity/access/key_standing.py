@@ -5,14 +5,14 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.identity.tokens.api_key_text import KeyHolder, KeyUser
 from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
-from hub.storage.tables import ApiKey, Tenant, User
+from hub.storage.tables import ApiKey, DisabledMember, Tenant, User
 
 ByKey = KeyHolder | KeyUser
 """Somebody who comes by an API key."""
@@ -61,9 +61,19 @@ async def refusals(
     out.
     """
     statement: Any = (
-        select(ApiKey, User.disabled_at, Tenant.suspended_at)
+        select(
+            ApiKey,
+            func.coalesce(User.disabled_at, DisabledMember.disabled_at),
+            Tenant.suspended_at,
+        )
         .join(User, col(User.id) == ApiKey.user_id)
         .join(Tenant, col(Tenant.id) == ApiKey.tenant_id)
+        .join(
+            DisabledMember,
+            (col(DisabledMember.user_id) == ApiKey.user_id)
+            & (col(DisabledMember.tenant_id) == ApiKey.tenant_id),
+            isouter=True,
+        )
         .where(col(ApiKey.id).in_(padded({each.key_id for each in wanted})))
     )
     rows = {row.id: (row, *rest) for row, *rest in (await session.exec(statement)).all()}

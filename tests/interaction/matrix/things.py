@@ -96,6 +96,7 @@ class Things:
     groups: dict[str, str] = field(default_factory=dict)
     """Of who asks, a group that they are in."""
     _roles: dict[str, str] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)
 
     def _add(self, row: Any) -> str:
         self.rows.setdefault(type(row), []).append(row)
@@ -158,6 +159,8 @@ class Things:
                 self._grant(tenant_id, to, conversation, _SHARED[relation], ended)
             return self._run(tenant_id, owner, conversation) if row.on == "run" else conversation
         role = "owner" if relation == SENIOR else "member"
+        if relation == SENIOR and row.on in ("apikey", "key", "session"):
+            owner = self._owner(tenant_id)
         makers: dict[str, Callable[[], str]] = {
             "user": lambda: self.user(tenant_id, role),
             "colleague": lambda: self.user(tenant_id, role),
@@ -194,6 +197,12 @@ class Things:
         self._add(User(id=id, kind=kind, email=f"{id.lower()}@hub.example", name=id))
         self._add(Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=id, role_id=role))
         return id
+
+    def _owner(self, tenant_id: str) -> str:
+        """Who ranks above all: they have what is of a higher rank."""
+        if tenant_id not in self._owners:
+            self._owners[tenant_id] = self.user(tenant_id, "owner")
+        return self._owners[tenant_id]
 
     def group(self, tenant_id: str) -> str:
         group = Group(id=new_id("g"), tenant_id=tenant_id, name=f"group-{next(_NUMBERS)}")

@@ -67,9 +67,10 @@ def expected(who: Who, row: Row, relation: str, transport: str) -> str:
         return "not_found"
     if relation == OWN:
         return row.oneself or row.then
-    if relation == SENIOR and row.ranked and who.role != "owner":
+    answer = _at_home(who.role, row, relation)
+    if relation == SENIOR and row.ranked and who.role != "owner" and answer == row.then:
         return "permission_denied"
-    return _at_home(who.role, row, relation)
+    return answer
 
 
 def _whatever_it_is(who: Who, row: Row, relation: str, transport: str) -> str:
@@ -89,7 +90,8 @@ def _whatever_it_is(who: Who, row: Row, relation: str, transport: str) -> str:
 
 def _at_home(role: str, row: Row, relation: str) -> str:
     """Of what is in the tenant and not one's own."""
-    of_all = relation in (NONE, SENIOR) or (relation == THE and row.others == "nobody")
+    whole = relation == THE and row.others == "nobody"
+    of_all = relation == NONE or whole or (relation == SENIOR and row.on in ("user", "colleague"))
     shares = _LESS.get(relation, ())
     if of_all or _reaches(role, row.others) or row.carried in shares:
         return row.then
