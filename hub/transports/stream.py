@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from hub.events.delivery import Delivery
-from hub.events.outbox import REFILL_BYTES
+from hub.events.outbox import REPLAY_BYTES
 from hub.events.span import Spans
 from hub.faults import Fault
 from hub.identity.access.authority import NoStanding
@@ -104,7 +104,7 @@ class StreamReader:
         if waiting.joined:
             self._count_joined(waiting.joined)
             waiting.joined = 0
-        taken = waiting.take(REFILL_BYTES)
+        taken = waiting.take(REPLAY_BYTES)
         self._drained.set()
         return b"".join(item if isinstance(item, bytes) else item.sent for item in taken)
 

@@ -88,7 +88,7 @@ async def test_what_an_operator_does_is_in_their_own_trail_with_their_name_only_
     database: Database, tenants: Tenants, operator: Actor, owner: Actor
 ) -> None:
     home = operator.tenant_id
-    origin = Origin(operator.user_id, "s_1", home, "websocket", "192.0.2.7", "trace")
+    origin = Origin(operator.user_id, "s_1", "websocket", "192.0.2.7", "trace", tenant_id=home)
     with acting(origin):
         await tenants.suspend(owner.tenant_id, by=operator)
     (theirs,) = await trail(database, owner.tenant_id)
