@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import aiosqlite
 from sqlalchemy import Engine, event
@@ -33,6 +33,10 @@ TURN_S = 0.0005
 """How long a transaction keeps the event loop to itself: a statement that would begin later than
 this waits until all others have had their turn, as it would with a database that is asked over a
 network. Signing in is some ten statements, and 5 ms in which no socket would get anything.
+"""
+TURNS: Final = 4
+"""How many turns of the loop it waits then: as many as an event takes from its append to the
+sockets, or it would wait for a statement in each of them.
 """
 CHECKPOINT_COMMITS = 500
 """Commits after which the write-ahead log is brought into the database, beside the others."""
@@ -126,7 +130,8 @@ class Connection(aiosqlite.Connection):
         if begin:
             self._since = perf_counter()
         elif perf_counter() - self._since > TURN_S:
-            await asyncio.sleep(0)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             self._since = perf_counter()
         try:
             self._do(begin, work, arguments)
