@@ -22,7 +22,8 @@ from hub.backplane.redis_server import Link, Server
 from hub.backplane.standby import StandbyBackplane
 from hub.faults import Fault
 from tests.backplane.sinks import DEADLINE_S, Sink
-from tests.parts.redis import RedisClusterProcesses, RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisClusterProcesses, RedisProcess
 
 CHANNEL = "conversation:c_1"
 BOUND_S = 5.0

@@ -18,7 +18,7 @@ from hub.operations.table import OPERATIONS
 from hub.transports.asyncapi import asyncapi
 from hub.transports.openapi import openapi
 from tests.parts.hub import ROOT, HubProcess, ServedHub
-from tests.parts.redis import free_port
+from tests.parts.ports import free_port
 
 WITHIN_S: Final = 40.0
 

@@ -20,7 +20,8 @@ from tests.agents.test_runs import slowly
 from tests.faults.processes import children, wait_until
 from tests.faults.test_kill import sign_in
 from tests.parts.hub import HubProcess
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 
 WITHIN_S = 15.0
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import Hub
 from tests.parts.hub import PASSWORD
-from tests.parts.redis import free_port
+from tests.parts.ports import free_port
 
 
 def test_a_user_is_created_once_with_a_role_that_there_is(hub: Hub) -> None:

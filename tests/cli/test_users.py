@@ -17,7 +17,8 @@ from hub.storage.tables import LoginSession, Membership, User, now
 from tests.cli.conftest import Ended, Hub
 from tests.interaction.drivers import open_socket
 from tests.parts.hub import PASSWORD, HubProcess, ServeHub, sign_up
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 
 EMAIL, NEW = "ada@hub.example", "a better horse and battery"
 OF_ADA = ("--email", EMAIL)

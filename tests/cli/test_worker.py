@@ -8,7 +8,8 @@ import httpx
 from hub.cli import serving
 from hub.settings import read_settings
 from tests.interaction.drivers import eventually
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 from tests.parts.scripted import ScriptedModel
 
 

@@ -20,7 +20,8 @@ from tests.interaction.drivers import eventually
 from tests.parts.figures import Figures
 from tests.parts.hub import HubProcess
 from tests.parts.namespace import Namespace
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 
 SECRET = secrets.token_urlsafe(48)
 TAKEN_OVER_S = 9.0 + 3.0 + 10.0

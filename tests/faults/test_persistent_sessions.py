@@ -15,7 +15,8 @@ from hub.backplane.choice import open_backplane
 from tests.faults.test_kill import QUICKLY, sign_in, start
 from tests.interaction.drivers import Socket
 from tests.parts.hub import HubProcess
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 from tests.transports.bot import acknowledge, bot, conversation, run, send, stands_for
 
 Event = dict[str, Any]

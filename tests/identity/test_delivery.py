@@ -21,8 +21,8 @@ from hub.identity.accounts.delivery import (
     open_delivery,
 )
 from hub.settings import BadSettings, Settings, read_settings
-from tests.parts.hub import free_port
 from tests.parts.mail import MailServer, mail_serving
+from tests.parts.ports import free_port
 
 LETTER = Letter("ada@hub.example", "Confirm your address", "Open this:\n\nhttp://h/#verify=t\n.\n")
 

@@ -35,7 +35,8 @@ from hub.storage.tables import (
     Tenant,
     User,
 )
-from tests.parts.hub import PASSWORD, ServedHub, free_port, serving
+from tests.parts.hub import PASSWORD, ServedHub, serving
+from tests.parts.ports import free_port
 from tests.parts.provider import NAME, SECRET, Browser, IdentityProvider, fragment
 from tests.parts.scripted import ScriptedModel
 

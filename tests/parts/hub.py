@@ -27,6 +27,7 @@ from hub.app import Hub, running
 from hub.cli.serving import HubServer
 from hub.settings import read_settings
 from tests.parts import sqlite
+from tests.parts.ports import free_port
 from tests.parts.scripted import ScriptedModel
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -194,14 +195,6 @@ class HubProcess:
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(30)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests import node
-from tests.parts.hub import ROOT, free_port
+from tests.parts.hub import ROOT
+from tests.parts.ports import free_port
 
 SECRET = "a-secret-of-the-client-that-nobody-logs"
 NAME = "main"

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from hub.faults import Fault
 from tests.interaction.drivers import eventually, refused
 from tests.parts.hub import PASSWORD, HubProcess, ServedHub, ServeHub
-from tests.parts.redis import RedisProcess, free_port
+from tests.parts.ports import free_port
+from tests.parts.redis import RedisProcess
 
 
 async def _ready(url: str) -> tuple[int, dict[str, Any]]:

@@ -36,7 +36,7 @@ from hub.transports.asyncapi import NOTICES, asyncapi
 from hub.transports.openapi import openapi
 from hub.transports.sse import PATH as EVENTS_PATH
 from tests.parts.hub import PASSWORD, HubProcess
-from tests.parts.redis import free_port
+from tests.parts.ports import free_port
 from tests.parts.scripted import ScriptedModel
 
 EXAMPLES: Final = 12

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.interaction.drivers import open_socket
-from tests.parts.hub import HubProcess, free_port, sign_up
+from tests.parts.hub import HubProcess, sign_up
+from tests.parts.ports import free_port
 from tests.parts.scripted import ScriptedModel
 from tests.transports.hostile.baseline import Watched
 from tests.transports.hostile.neighbour import neighbour, somebody
