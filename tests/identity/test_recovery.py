@@ -176,6 +176,8 @@ async def test_the_answer_and_its_time_are_the_same_for_a_known_and_an_unknown_a
     async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as client:
         for _ in range(60):
             for email, times in took.items():
+                # So that neither finds a hub, or a processor, that has just had more to do.
+                await client.get("/health/live")
                 began = time.perf_counter()
                 answer = await client.post("/v1/auth/recover", json={"email": email})
                 times.append(time.perf_counter() - began)

@@ -219,12 +219,15 @@ def directory_of(settings: Settings) -> Path:
 
 
 def make(directory: Path, algorithm: str, since: datetime) -> Path:
-    """A new key, which signs from then on: its file, for the operator's eyes only.
+    """A new key, which signs from then on: its file, for the operator's eyes only. Its id begins
+    with no dash, which would make an option of it where a command is given it.
 
     Raises OSError.
     """
-    text = generate(algorithm)
-    kid = load("a new key", text, algorithm).kid
+    kid = "-"
+    while kid.startswith("-"):
+        text = generate(algorithm)
+        kid = load("a new key", text, algorithm).kid
     path = directory / f"{since:{_INSTANTS[1]}}-{kid[:8]}.{algorithm}.key"
     made = directory / f".{os.getpid()}.{secrets.token_hex(4)}"
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
