@@ -185,7 +185,8 @@ async def test_the_answer_and_its_time_are_the_same_for_a_known_and_an_unknown_a
                 # What goes on after an answer is not to be in the time of the next.
                 await hub.hub.services.recovery._mailing.sent()
     assert answers == {(200, b"{}")}
-    known, unknown = (statistics.median(times) for times in took.values())
+    # What a busy machine adds, it adds to some: a tenth are of what the hub does alone.
+    known, unknown = (statistics.quantiles(times, n=10)[0] for times in took.values())
     assert abs(known - unknown) < 0.2 * unknown
 
 
