@@ -112,9 +112,13 @@ def _run(given: argparse.Namespace) -> int:
 def _serve(settings: Settings, given: argparse.Namespace) -> int:
     worker = not given.no_worker
     if given.joint is not None:
-        return processes.serve_share(settings, worker=worker, joint=given.joint, index=given.index)
-    if given.processes > 1:
-        return processes.serve_many(settings, given.processes, worker=worker, greet=given.greet)
+        share = processes.Share(given.index, given.joint, given.near, given.far)
+        return processes.serve_share(settings, share, worker=worker)
+    door = given.processes > 1 if given.door is None else given.door
+    if given.processes > 1 or door:
+        return processes.serve_many(
+            settings, given.processes, worker=worker, greet=given.greet, door=door
+        )
     return serving.serve(settings, worker=worker, greet=given.greet)
 
 
@@ -158,8 +162,15 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that share the port (default: 1; auto: one for each core); more than one "
         "need HUB_REDIS_URL",
     )
+    serve.add_argument(
+        "--door",
+        action=argparse.BooleanOptionalAction,
+        help="one more process, which serves sign-ins, so that a flood of them does not hold up "
+        "what streams (default: where there are several; needs HUB_REDIS_URL)",
+    )
     # How a process of several is told which it is.
-    serve.add_argument("--joint", type=int, help=argparse.SUPPRESS)
+    for name in ("--joint", "--near", "--far"):
+        serve.add_argument(name, type=int, help=argparse.SUPPRESS)
     serve.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
     serve.add_argument("--no-worker", action="store_true", help="leave runs to `hub worker`")
     serve.add_argument(

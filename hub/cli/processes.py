@@ -5,6 +5,10 @@ them. They share nothing but Redis and the database, as nodes on several machine
 has the port too, but does not listen: it makes what is made once, starts the processes, starts one
 again that dies, and passes on when to end. A socket joins it with each: by it the parent speaks,
 and by its end either side knows that the other is dead.
+
+One more process is their door (``hub.transports.door``), unless there is to be none: it does not
+listen, and serves the sign-ins that the others hand over to it while the parent says that it is
+there.
 """
 
 import asyncio
@@ -12,9 +16,9 @@ import os
 import socket
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Final
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final, NamedTuple
 
 import uvloop
 
@@ -26,6 +30,7 @@ from hub.cli.serving import (
     GRACEFUL_S,
     RUNTIME_FILE,
     CannotServe,
+    DoorServer,
     HubServer,
     bind,
     check_redis_url,
@@ -37,6 +42,7 @@ from hub.cli.serving import (
 from hub.settings import Settings
 from hub.settings.production import check_production
 from hub.telemetry.logs import log
+from hub.transports.door import Handover, pair, turn_away
 
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 30.0
@@ -48,6 +54,8 @@ KILLED_AFTER_S: Final = 10.0
 UP: Final = b"u"
 END: Final = b"e"
 AT_ONCE: Final = b"!"
+DOOR: Final = b"d"
+NO_DOOR: Final = b"n"
 
 
 def count_of(asked: str) -> int:
@@ -61,15 +69,16 @@ def count_of(asked: str) -> int:
     return number or len(os.sched_getaffinity(0))
 
 
-def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool) -> int:
-    """Serve by ``count`` processes until SIGTERM or SIGINT; their exit status.
+def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool, door: bool) -> int:
+    """Serve by ``count`` processes, and one more that is their ``door``, until SIGTERM or SIGINT;
+    their exit status.
 
     Raises CannotServe, Fault, BadSettings, OSError.
     """
     if settings.redis_url is None:
         raise CannotServe(
-            f"{count} processes need HUB_REDIS_URL: without Redis a hub is one process. "
-            "Start a Redis and set it, or serve with --processes 1."
+            "Several processes need HUB_REDIS_URL: without Redis a hub is one. Start a Redis and "
+            "set it, or serve with --processes 1 and without --door."
         )
     check_redis_url(settings)
     # Others on this port would share it unnoticed, were they of this user and as generous.
@@ -78,16 +87,18 @@ def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool) -> 
     with closing(held):
         check_production(settings)  # before processes are started that could not go on without it
         bound = settings.model_copy(update={"port": held.getsockname()[1]})
-        return asyncio.run(Parent(bound, count, worker=worker).run(greet=greet))
+        return asyncio.run(Parent(bound, count, worker=worker, door=door).run(greet=greet))
 
 
 class Parent:
     """Starts the processes, and has them end. ``run`` once."""
 
-    def __init__(self, settings: Settings, count: int, *, worker: bool) -> None:
+    def __init__(self, settings: Settings, count: int, *, worker: bool, door: bool) -> None:
         self._settings = settings
         self._count = count
         self._worker = worker
+        self._door = count if door else None  # its number
+        self._ends = pair() if door else None
         self._children: dict[int, Child] = {}
         self._up: set[int] = set()
         self._all_up = asyncio.Event()
@@ -98,12 +109,13 @@ class Parent:
         settings, url = self._settings, self._settings.local_url
         generated, code = await prepare(settings)
         with signals(self._end, self._end_at_once):
-            keepers = [asyncio.create_task(self._keep(index)) for index in range(self._count)]
+            numbers = range(self._count + (self._door is not None))
+            keepers = [asyncio.create_task(self._keep(index)) for index in numbers]
             all_up = asyncio.create_task(self._all_up.wait())
             await asyncio.wait({*keepers, all_up}, return_when=asyncio.FIRST_COMPLETED)
             if self._all_up.is_set():
                 with runtime_file(settings.data_dir / RUNTIME_FILE, url):
-                    log.info("the hub is up", url=url, processes=self._count)
+                    log.info("the hub is up", url=url, processes=len(numbers))
                     if greet:
                         print(greeting(settings, url, Welcome(code, generated)), flush=True)
                     elif settings.any_name:
@@ -156,19 +168,39 @@ class Parent:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     async def _live(self, index: int) -> int:
-        child = await Child.start(self._settings, index, worker=self._worker)
+        is_door = index == self._door
+        end = self._ends and self._ends[1 if is_door else 0]
+        worker = self._worker and not is_door
+        child = await Child.start(self._settings, index, worker=worker, is_door=is_door, end=end)
         self._children[index] = child
         if self._ending.is_set():
             child.tell(AT_ONCE if self._at_once else END)
         try:
             if await child.says_up():
                 self._up.add(index)
-                if len(self._up) == self._count:
+                self._say_where_the_door_is()
+                if len(self._up) == self._count + (self._door is not None):
                     self._all_up.set()
             return await child.process.wait()
         finally:
             del self._children[index]
+            self._up.discard(index)
             child.joint.close()
+            if is_door:
+                self._say_where_the_door_is()
+                self._turn_away()
+
+    def _say_where_the_door_is(self) -> None:
+        if self._door is None or self._ending.is_set():
+            return
+        word = DOOR if self._door in self._up else NO_DOOR
+        for index in self._up - {self._door}:
+            self._children[index].tell(word)
+
+    def _turn_away(self) -> None:
+        assert self._ends is not None
+        if count := turn_away(self._ends[1]):
+            log.warning("the door is gone; who stood there was turned away", connections=count)
 
 
 class Child:
@@ -179,7 +211,16 @@ class Child:
         self.joint = joint
 
     @classmethod
-    async def start(cls, settings: Settings, index: int, *, worker: bool) -> "Child":
+    async def start(
+        cls,
+        settings: Settings,
+        index: int,
+        *,
+        worker: bool,
+        is_door: bool,
+        end: socket.socket | None,
+    ) -> "Child":
+        """``end``: its own of the pair that leads to the door, if there is one."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -189,9 +230,13 @@ class Child:
                 *(() if worker else ("--no-worker",)),
                 *("--joint", str(theirs.fileno()), "--index", str(index)),
             ]
+            passed = [theirs.fileno()]
+            if end is not None:
+                passed.append(end.fileno())
+                words += ["--far" if is_door else "--near", str(end.fileno())]
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "hub", *words),
-                pass_fds=(theirs.fileno(),),
+                pass_fds=passed,
                 # A terminal's ctrl-C is for the parent, which passes it on once.
                 process_group=0,
             )
@@ -211,41 +256,72 @@ class Child:
             log.debug("a process was gone before it was told", pid=self.process.pid)
 
 
-def serve_share(settings: Settings, *, worker: bool, joint: int, index: int) -> int:
+class Share(NamedTuple):
+    """What the parent has given one of several processes: its number, and descriptors of the socket
+    that joins them and of an end of the door's pair (one of them, if there is a door).
+    """
+
+    number: int
+    joint: int
+    near: int | None
+    far: int | None
+
+
+def serve_share(settings: Settings, share: Share, *, worker: bool) -> int:
     """Be one of several processes, until the parent says so or is gone."""
     if settings.metrics_port is not None:
-        port = settings.metrics_port + index
+        port = settings.metrics_port + share.number
         settings = settings.model_copy(update={"metrics_port": port})
-    listening = listen(settings.host, settings.port, shared=True)
-    with socket.socket(fileno=joint) as parent, closing(listening):
+    with ExitStack() as stack:
+        parent = stack.enter_context(socket.socket(fileno=share.joint))
         parent.setblocking(False)
+        near, far = [
+            None if end is None else stack.enter_context(socket.socket(fileno=end))
+            for end in (share.near, share.far)
+        ]
+        listening = None
+        if far is None:
+            listening = listen(settings.host, settings.port, shared=True)
+            stack.callback(listening.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve_share(settings, listening, parent, worker=worker))
+            return runner.run(
+                _serve_share(settings, listening, parent, near=near, far=far, worker=worker)
+            )
 
 
 async def _serve_share(
-    settings: Settings, listening: socket.socket, parent: socket.socket, *, worker: bool
+    settings: Settings,
+    listening: socket.socket | None,
+    parent: socket.socket,
+    *,
+    near: socket.socket | None,
+    far: socket.socket | None,
+    worker: bool,
 ) -> int:
     async with running(settings, worker=worker) as hub:
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
-        server = HubServer(hub)
-        async with memory.settled():
-            with _obeying(parent, server.end, server.end_at_once):
+        server = HubServer(hub) if far is None else DoorServer(hub, far)
+        if near is not None:
+            server.server_state.handover = Handover(near, hub.services.metrics.door)
+        async with memory.settled(server.connected):
+            with _obeying(parent, server):
                 parent.send(UP)
                 log.info(
-                    "a process is up", node=hub.services.node, metrics_port=settings.metrics_port
+                    "a process is up",
+                    node=hub.services.node,
+                    metrics_port=settings.metrics_port,
+                    door=far is not None,
                 )
-                await server.serve(sockets=[listening])
+                await server.serve(sockets=[] if listening is None else [listening])
     return 0
 
 
 @contextmanager
-def _obeying(
-    parent: socket.socket, end: Callable[[], None], at_once: Callable[[], None]
-) -> Iterator[None]:
+def _obeying(parent: socket.socket, server: HubServer) -> Iterator[None]:
     """Do what the parent says; end when it is gone."""
     loop = asyncio.get_running_loop()
+    handover = server.server_state.handover
 
     def said() -> None:
         try:
@@ -254,9 +330,14 @@ def _obeying(
             return
         except OSError:
             words = b""
-        end()
-        if AT_ONCE in words:
-            at_once()
+        for number in words or END:
+            word = bytes((number,))
+            if handover is not None:
+                handover.open = word == DOOR  # nobody is handed over by who is to end, either
+            if word in (END, AT_ONCE):
+                server.end()
+            if word == AT_ONCE:
+                server.end_at_once()
         if not words:
             log.warning("the parent is gone")
             loop.remove_reader(parent)

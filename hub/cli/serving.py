@@ -27,7 +27,8 @@ from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
 from hub.telemetry.logs import log
-from hub.transports.http_wire import HttpProtocol, HttpState
+from hub.transports.door import Door
+from hub.transports.http_wire import HandedOver, HttpProtocol, HttpState
 from hub.transports.wire import HubProtocol
 
 RUNTIME_FILE: Final = "hub.json"
@@ -139,6 +140,19 @@ class HubServer(uvicorn.Server):
         with signals(self.end, self.end_at_once):
             yield
 
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self.server_state.connections)
+
+    def handed_over(self, first: bytes) -> HandedOver:
+        """What serves a connection of which another process has read the ``first`` bytes."""
+        return HandedOver(
+            first,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+
     def end(self) -> None:
         self.should_exit = True
 
@@ -161,6 +175,24 @@ class HubServer(uvicorn.Server):
                 # It was told, and had the whole window to take it.
                 connection.transport.abort()
         await super().shutdown(sockets)
+
+
+class DoorServer(HubServer):
+    """Serves the connections that other processes hand over by ``far``, and listens nowhere."""
+
+    def __init__(self, hub: Hub, far: socket.socket) -> None:
+        super().__init__(hub)
+        self._door = Door(far, self.handed_over, hub.services.metrics.door)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+        self._door.open()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().shutdown(sockets)
+        finally:
+            self._door.close()
 
 
 @contextmanager
@@ -210,7 +242,7 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
             print(greeting(settings, url, await _welcome(hub, generated)), flush=True)
         elif settings.any_name:
             log.warning(ANY_NAME)
-        async with memory.settled():
+        async with memory.settled(server.connected):
             await server.serve(sockets=[listening])
     log.info("the hub has ended")
     return 0

@@ -57,6 +57,14 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self.door = Counter(
+            "hub_door",
+            "Connections that asked for a sign-in where there is a door, by what became of them: "
+            "`handed` over to it, `kept` by the process that they came to because the door was "
+            "away or full, or `taken` in by the door.",
+            ("outcome",),
+            registry=registry,
+        )
         self.ping_seconds = Histogram(
             "hub_ping_seconds",
             "Time from a ping to its pong, of all WebSocket connections.",

@@ -2,12 +2,18 @@
 
 import asyncio
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.server import ServerState
 
 from hub.transports.deadlines import BODY_S, HEAD_S, TAKE_S, Deadline
+from hub.transports.door import Handover
 from hub.transports.peer import BoundedHttp
+
+SOON_S: Final = 1.0
+"""A connection is handed over no later than this after it was opened: it waits for its head once
+more there.
+"""
 
 
 class HttpState(ServerState):
@@ -20,6 +26,8 @@ class HttpState(ServerState):
         self.answers = Deadline(TAKE_S)
         self.draining = False
         """Whether every connection ends with its next answer."""
+        self.handover: Handover | None = None
+        """Where sign-ins are handed over to, if there is a door."""
 
 
 class HttpProtocol(BoundedHttp):
@@ -45,6 +53,14 @@ class HttpProtocol(BoundedHttp):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        handover = self.server_state.handover
+        if (
+            handover is not None
+            and self._begins_anew()
+            and handover.take(self.transport.get_extra_info("socket").fileno(), data)
+        ):
+            self.transport.abort()  # which closes no more than our descriptor of it
+            return
         super().data_received(data)
         # A kept-alive connection waits for its next request as long as uvicorn says; from its next
         # byte on, be it of an empty line, like a new one.
@@ -58,6 +74,14 @@ class HttpProtocol(BoundedHttp):
             and not self.transport.is_closing()
         ):
             self._await_head()
+
+    def _begins_anew(self) -> bool:
+        """Whether nothing was read of the next request yet, and nobody owes anything before it."""
+        cycle = self.cycle
+        if cycle is None:
+            soon = self.loop.time() - self._began < SOON_S
+            return soon and not self._unfinished and not self._ended
+        return self.timeout_keep_alive_task is not None and not cycle.more_body
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -116,3 +140,16 @@ class HttpProtocol(BoundedHttp):
         state = self.server_state
         for deadline in (state.heads, state.bodies, state.answers):
             deadline.met(self)
+
+
+class HandedOver(HttpProtocol):
+    """A connection of which another process has read the ``first`` bytes."""
+
+    def __init__(self, first: bytes, **named: Any) -> None:
+        super().__init__(**named)
+        self._first = first
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.data_received(self._first)
+        self._first = b""

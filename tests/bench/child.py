@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -34,8 +34,13 @@ class Child:
     """``python -m module arguments``. ``ready`` is what it said when it was. A context manager."""
 
     def __init__(
-        self, module: str, *arguments: str, environ: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        passed: Sequence[int] = (),
     ) -> None:
+        """``passed``: descriptors that it has, too, by the same numbers."""
         self.name: Final = module.rpartition(".")[2]
         stack = self._open = ExitStack()
         log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
@@ -53,7 +58,7 @@ class Child:
                 ANSWERS: str(writing),
                 **(environ or {}),
             },
-            pass_fds=(writing,),
+            pass_fds=(writing, *passed),
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from hub.transports.door import pair
 from tests.bench.backs import redis_server, shared
 from tests.bench.child import Child
 from tests.parts.redis import RedisProcess
 
 
 @contextmanager
-def quiet_hub(**settings: str) -> Iterator[Child]:
-    """A hub that has nothing to do but what it is asked; by default with the embedded backs."""
+def quiet_hub(*words: str, **settings: str) -> Iterator[Child]:
+    """A hub that has nothing to do but what it is asked; by default with the embedded backs.
+    ``words`` are those of ``tests.bench.servers.hub``, which is given the descriptors in them.
+    """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-"))
         # Or the hub would start the embedded one, which wants a core.
@@ -26,7 +29,24 @@ def quiet_hub(**settings: str) -> Iterator[Child]:
             "OLLAMA_HOST": f"http://127.0.0.1:{model.ready['port']}",
             **settings,
         }
-        yield stack.enter_context(Child("tests.bench.servers.hub", environ=environ))
+        ends = [int(word.partition("=")[2]) for word in words if "=" in word]
+        hub = Child("tests.bench.servers.hub", *words, environ=environ, passed=ends)
+        yield stack.enter_context(hub)
+
+
+@contextmanager
+def hub_with_door(**settings: str) -> Iterator[Child]:
+    """A hub whose sign-ins are served by another process, as by ``hub serve --door``. It needs a
+    Redis.
+    """
+    near, far = pair()
+    with (
+        near,
+        far,
+        quiet_hub("without-runs", f"far={far.fileno()}", **settings),
+        quiet_hub(f"near={near.fileno()}", **settings) as hub,
+    ):
+        yield hub
 
 
 class Nodes(NamedTuple):

@@ -1,20 +1,22 @@
 """Trust: what a check per message costs, how long signing in takes, and whether a flood is felt."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.bench.ages import percentile
-from tests.bench.backs import EMBEDDED, backs
+from tests.bench.backs import EMBEDDED, OUTGROWN, backs
 from tests.bench.child import Child
-from tests.bench.node import quiet_hub, raise_file_limit, subscription
+from tests.bench.node import hub_with_door, quiet_hub, raise_file_limit, subscription
 from tests.bench.report import Table, say
 from tests.parts.rank_sum import rank_sum
 
 COST: Final = 12
 """bcrypt's, as by default."""
 PASSWORD: Final = "correct horse battery"
+NOBODY: Final = {"email": "nobody@hub.example", "password": PASSWORD}
 WITHIN_S: Final = 60.0
 FLOOD: Final = 100.0
 """Sign-ins a second."""
@@ -72,7 +74,10 @@ def trust(*, quick: bool) -> list[Table]:
         say("trust: who does not come in")
         alike = _alike(hub, visitors, load, 4 if quick else COST)
         say("trust: a flood at the door")
-        return [checks, doors, alike, _flood(hub, visitors, crowd, owner, load)]
+        floods = [_flood(hub, visitors, crowd, owner, load)]
+        if OUTGROWN in ways:
+            floods.append(_flood_with_door(visitors, settings, load))
+        return [checks, doors, alike, *floods]
 
 
 def _checks(hub: Child, owner: dict[str, str], load: Load) -> Table:
@@ -189,9 +194,89 @@ def _expect_success(name: str, found: dict[str, Any]) -> None:
         raise RuntimeError(f"{name}: {found['statuses']}")
 
 
+class Flood(NamedTuple):
+    """What comes to the door of whom while the sockets stream. ``is_floor``: the ratios of the rows
+    that follow are to this one.
+    """
+
+    name: str
+    to: Child
+    bodies: list[dict[str, str]]
+    is_floor: bool = False
+
+
+class Streaming(NamedTuple):
+    """A hub, the sockets that read there, and the channels that they read."""
+
+    hub: Child
+    crowd: Child
+    channels: list[str]
+
+
 def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], load: Load) -> Table:
+    table = _flood_table("trust flood", f"{EMBEDDED}, one process", load)
+    no_sign_in = [{"password": PASSWORD}]
+    with Child("tests.bench.servers.refusing") as bare:
+        streaming = Streaming(hub, crowd, _readers(hub, crowd, owner, load))
+        for flood in (
+            Flood("nobody", hub, []),
+            Flood("floor: as many at a bare server beside the hub", bare, no_sign_in, True),
+            Flood("no sign-in: its e-mail is missing", hub, no_sign_in),
+            Flood("known users", hub, [_right(owner)]),
+            Flood("unknown users", hub, [NOBODY]),
+        ):
+            table.rows.append(_row(flood, streaming, visitors, load))
+    _add_ratios(table)
+    table.notes = [
+        f"{load.conversations} conversations, {load.rate:g} events/s each, "
+        f"{load.sockets // load.conversations} sockets on each,",
+        f"for {load.seconds:g} s. All come from one loopback address. Who waits behind too many",
+        "others, or has guessed too often, is answered 429 before a password is hashed. What is no",
+        "sign-in is answered 400 at once, each on a connection; and so is all that the bare server",
+        "is sent, a process of its own that has nothing to do with the sockets: x floor is of p99.",
+    ]
+    return table
+
+
+def _flood_with_door(visitors: Child, settings: Mapping[str, str], load: Load) -> Table:
+    """The same where the sign-ins are another process's, on PostgreSQL and Redis."""
+    table = _flood_table("trust door", f"{OUTGROWN}, one process and its door", load)
+    with ExitStack() as stack:
+        start = stack.enter_context
+        environ = {**start(backs()[OUTGROWN]()), **settings}
+        hub, crowd = start(hub_with_door(**environ)), start(Child("tests.bench.crowd"))
+        [owner] = hub.ask("sign_in", users=1)
+        other = start(quiet_hub(**settings))
+        [somebody] = other.ask("sign_in", users=1)
+        streaming = Streaming(hub, crowd, _readers(hub, crowd, owner, load))
+        for flood in (
+            Flood("nobody", hub, []),
+            Flood("floor: known users of another hub", other, [_right(somebody)], True),
+            Flood("known users", hub, [_right(owner)]),
+            Flood("floor: unknown users of another hub", other, [NOBODY], True),
+            Flood("unknown users", hub, [NOBODY]),
+        ):
+            table.rows.append(_row(flood, streaming, visitors, load))
+    _add_ratios(table)
+    table.notes = [
+        "As above, with `hub serve --door`. The other hub is on the same machine, embedded, and",
+        "has nothing to do with the sockets: what it does to them is the machine's.",
+    ]
+    return table
+
+
+def _flood_table(name: str, where: str, load: Load) -> Table:
+    return Table(
+        name,
+        f"ms from append to delivery, {load.sockets:,} sockets, {FLOOD:.0f} sign-ins a second, "
+        + where,
+        ("", "p50", "p99", "x floor", "slowest", "signed in", "told to wait", "sign-in p50"),
+    )
+
+
+def _readers(hub: Child, crowd: Child, owner: dict[str, str], load: Load) -> list[str]:
+    """Have the sockets read; the channels that they do."""
     conversations = hub.ask("converse", owners=[owner] * load.conversations)
-    each = load.sockets // load.conversations
     for conversation in conversations:
         crowd.ask(
             "connect",
@@ -199,64 +284,52 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
             greetings=[subscription(conversation)],
             port=hub.ready["port"],
             path="/ws",
-            count=each,
+            count=load.sockets // load.conversations,
             subprotocol="agenthub.v1",
             tokens=[owner["token"]],
         )
     crowd.ask("wait", group="readers", messages=2, within=WITHIN_S)
     crowd.ask("stamp", group="readers")
-    channels = [f"conversation:{one}" for one in conversations]
-    streamed = {"channels": channels, "rate": load.rate, "seconds": load.seconds}
-    table = Table(
-        "trust flood",
-        f"ms from append to delivery, {load.sockets:,} sockets, {FLOOD:.0f} sign-ins a second",
-        ("", "p50", "p99", "x floor", "slowest", "signed in", "told to wait", "sign-in p50"),
+    return [f"conversation:{one}" for one in conversations]
+
+
+def _row(flood: Flood, streaming: Streaming, visitors: Child, load: Load) -> tuple[Any, ...]:
+    say(f"trust: {flood.name}")
+    hub, crowd, channels = streaming
+    hub.ask("begin_stream", channels=channels, rate=load.rate, seconds=load.seconds)
+    told: dict[str, Any] = {"statuses": {}, "p50": None}
+    if flood.bodies:
+        told = visitors.ask(
+            "flood",
+            port=flood.to.ready["port"],
+            path="/v1/auth/login",
+            bodies=flood.bodies,
+            rate=FLOOD,
+            seconds=load.seconds,
+        )
+    count = hub.ask("finish_stream") * (load.sockets // load.conversations)
+    crowd.ask("aged", group="readers", count=count, within=WITHIN_S)
+    ages = crowd.ask("ages", group="readers")
+    statuses = told["statuses"]
+    return (
+        flood.name,
+        ages["p50"],
+        ages["p99"],
+        1.0 if flood.is_floor else None,
+        ages["most"],
+        statuses.get("200", 0),
+        statuses.get("429", 0),
+        told["p50"],
     )
+
+
+def _add_ratios(table: Table) -> None:
     floor = None
-    no_sign_in = [{"password": PASSWORD}]
-    with Child("tests.bench.servers.refusing") as elsewhere:
-        for name, to, bodies in (
-            ("nobody signs in", hub, []),
-            ("floor: as many at a bare server beside the hub", elsewhere, no_sign_in),
-            ("no sign-in: its e-mail is missing", hub, no_sign_in),
-            ("known users", hub, [{"email": owner["email"], "password": PASSWORD}]),
-            ("unknown users", hub, [{"email": "nobody@hub.example", "password": PASSWORD}]),
-        ):
-            say(f"trust: {name}")
-            hub.ask("begin_stream", **streamed)
-            told: dict[str, Any] = {"statuses": {}, "p50": None}
-            if bodies:
-                told = visitors.ask(
-                    "flood",
-                    port=to.ready["port"],
-                    path="/v1/auth/login",
-                    bodies=bodies,
-                    rate=FLOOD,
-                    seconds=load.seconds,
-                )
-            count = hub.ask("finish_stream")
-            crowd.ask("aged", group="readers", count=count * each, within=WITHIN_S)
-            ages = crowd.ask("ages", group="readers")
-            statuses = told["statuses"]
-            if to is elsewhere:
-                floor = ages["p99"]
-            table.rows.append(
-                (
-                    name,
-                    ages["p50"],
-                    ages["p99"],
-                    ages["p99"] / floor if floor else None,
-                    ages["most"],
-                    statuses.get("200", 0),
-                    statuses.get("429", 0),
-                    told["p50"],
-                )
-            )
-    table.notes = [
-        f"{load.conversations} conversations, {load.rate:g} events/s each, {each} sockets on each,",
-        f"for {load.seconds:g} s. All come from one loopback address. Who waits behind too many",
-        "others, or has guessed too often, is answered 429 before a password is hashed. What is no",
-        "sign-in is answered 400 at once, each on a connection; and so is all that the bare server",
-        "is sent, a process of its own that has nothing to do with the sockets: x floor is of p99.",
-    ]
-    return table
+    for number, (name, p50, p99, is_floor, *rest) in enumerate(table.rows):
+        if is_floor:
+            floor = p99
+        table.rows[number] = (name, p50, p99, p99 / floor if floor else None, *rest)
+
+
+def _right(owner: dict[str, str]) -> dict[str, str]:
+    return {"email": owner["email"], "password": PASSWORD}

@@ -40,6 +40,17 @@ async def test_a_circle_that_was_left_is_collected_without_being_asked_for() -> 
     assert not any(getattr(each, "__name__", "") == "timed" for each in gc.callbacks)
 
 
+async def test_beside_a_crowd_none_is_asked_for_until_it_has_left() -> None:
+    crowd = memory.CROWD
+    async with memory.settled(lambda: crowd):
+        collected = _left()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not collected.is_set()
+        crowd -= 1
+        await asyncio.wait_for(collected.wait(), 10)
+
+
 async def test_collections_that_hold_up_the_loop_are_left_to_the_interpreter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

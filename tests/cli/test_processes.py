@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +30,11 @@ WITHIN_S = 15.0
 async def processes(
     hub_process: HubProcess, redis_server: RedisProcess, sqlite_url: str
 ) -> HubProcess:
-    """A hub of two processes."""
+    """A hub of two processes, and their door."""
     hub_process.environment |= {
         "HUB_REDIS_URL": redis_server.url,
         "HUB_DATABASE_URL": sqlite_url,
-        "HUB_METRICS_PORT": str(_two_free_ports()),
+        "HUB_METRICS_PORT": str(free_ports(3)),
         "HUB_DRAIN_SECONDS": "2",
     }
     await asyncio.to_thread(hub_process.start, "--processes", "2", "--greet")
@@ -42,12 +42,14 @@ async def processes(
     return hub_process
 
 
-def _two_free_ports() -> int:
+def free_ports(count: int) -> int:
+    """The first of so many that follow each other."""
     while True:
         port = free_port()
-        with socket.socket() as next_one:
+        with ExitStack() as stack:
             try:
-                next_one.bind(("127.0.0.1", port + 1))
+                for further in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + further))
             except OSError:
                 continue
             return port
@@ -83,7 +85,7 @@ async def test_clients_are_spread_over_the_processes_and_speak_with_each_other(
         await other.ended(conversation)
     async with httpx.AsyncClient(trust_env=False) as http:
         port = int(processes.environment["HUB_METRICS_PORT"])
-        pages = [(await http.get(f"http://127.0.0.1:{port + at}/metrics")).text for at in (0, 1)]
+        pages = [(await http.get(f"http://127.0.0.1:{port + at}/metrics")).text for at in (0, 1, 2)]
     assert all("hub_connections" in page for page in pages)
     runtime = json.loads((processes.data_dir / "hub.json").read_text())
     assert processes.process is not None
@@ -97,7 +99,7 @@ async def test_clients_of_a_process_that_is_killed_resume_on_the_other_and_it_co
 ) -> None:
     token = await sign_in(processes, "ada@hub.example", register=True)
     before = pids(processes)
-    assert len(before) == 2
+    assert len(before) == 3
     async with connect(processes.url, token=token, backoff=Backoff(draw=lambda: 0.2)) as library:
         conversation = await library.conversations.create(model="echo")
         stream = conversation.send(slowly(60, 50))
@@ -109,9 +111,9 @@ async def test_clients_of_a_process_that_is_killed_resume_on_the_other_and_it_co
         assert killed is not None
         assert list(stream.texts.values())[-1] == "".join(f"w{at} " for at in range(60))
     await wait_until(
-        lambda: len(pids(processes)) == 2 and killed not in pids(processes), WITHIN_S, "a second"
+        lambda: len(pids(processes)) == 3 and killed not in pids(processes), WITHIN_S, "a third"
     )
-    await wait_until(lambda: processes.log.count("a process is up") == 3, WITHIN_S, "it serves")
+    await wait_until(lambda: processes.log.count("a process is up") == 4, WITHIN_S, "it serves")
     assert "a process died; another follows" in processes.log
     assert processes.stop() == 0
 
@@ -159,6 +161,7 @@ async def test_one_signal_to_the_parent_ends_all_within_the_window_with_status_0
 
 async def test_processes_whose_parent_is_killed_end_by_themselves(processes: HubProcess) -> None:
     before = pids(processes)
+    assert len(before) == 3
     processes.kill()
     await wait_until(
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), WITHIN_S, "all ended"

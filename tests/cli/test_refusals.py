@@ -194,10 +194,11 @@ def test_an_unknown_address_gets_no_token_and_no_link(hub: Hub) -> None:
         assert "nobody@hub.example" in ended.err
 
 
-def test_several_processes_need_redis(hub: Hub) -> None:
-    ended = hub("serve", "--processes", "2")
+@pytest.mark.parametrize("words", [("--processes", "2"), ("--door",)])
+def test_several_processes_need_redis(hub: Hub, words: tuple[str, ...]) -> None:
+    ended = hub("serve", *words)
     assert (ended.status, ended.out) == (1, "")
-    assert ended.err.startswith("hub: 2 processes need HUB_REDIS_URL")
+    assert ended.err.startswith("hub: Several processes need HUB_REDIS_URL")
 
 
 @pytest.mark.parametrize("count", ["-1", "many", "1.5", ""])

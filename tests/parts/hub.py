@@ -48,11 +48,12 @@ async def sign_up(url: str, email: str, password: str = PASSWORD) -> dict[str, A
 
 @dataclass
 class ServedHub:
-    """A hub that serves: its address, and, in process, its rooms."""
+    """A hub that serves: its address, and, in process, its rooms and its server."""
 
     url: str
     data_dir: Path
     hub: Hub
+    server: HubServer
     somebody_stays: bool = False
     """Whether it is ended while somebody is on it (``standing``)."""
 
@@ -96,7 +97,7 @@ async def serving(
             if task.done():
                 task.result()
         try:
-            yield ServedHub(f"http://{host}:{port}", data_dir, hub)
+            yield ServedHub(f"http://{host}:{port}", data_dir, hub, server)
         finally:
             server.should_exit = True
             await task

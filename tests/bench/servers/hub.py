@@ -1,11 +1,13 @@
 """The hub itself: the application and the server of ``hub serve``, with a publisher beside it.
 
 Reads the settings from the environment as the hub does. ``without-runs``: it drives none.
+``near=N``: it hands sign-ins over by this descriptor; ``far=N``: it is the door that takes them in.
 """
 
 import asyncio
 import gc
 import os
+import socket
 import sys
 import threading
 from typing import Any
@@ -15,11 +17,12 @@ from sqlmodel import col, update
 
 from hub.app import running
 from hub.cli import memory
-from hub.cli.serving import HubServer
+from hub.cli.serving import DoorServer, HubServer
 from hub.ids import new_id
 from hub.settings import read_settings
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, User, now
+from hub.transports.door import Handover
 from tests.bench.child import obey
 from tests.bench.servers.appending import Appending
 from tests.bench.servers.furnishing import Furnishing
@@ -122,7 +125,14 @@ async def main() -> None:
                 "threads": threading.active_count(),
             }
 
-        async with memory.settled(), serving(HubServer(hub), listening):  # as `hub serve` does
+        server = HubServer(hub)
+        if (far := _end("far")) is not None:
+            server = DoorServer(hub, far)
+        if (near := _end("near")) is not None:
+            handover = server.server_state.handover = Handover(near, services.metrics.door)
+            handover.open = True
+        # As `hub serve` does.
+        async with memory.settled(server.connected), serving(server, listening):
             await obey(
                 {"port": port},
                 {
@@ -139,6 +149,12 @@ async def main() -> None:
                     "census": census,
                 },
             )
+
+
+def _end(name: str) -> socket.socket | None:
+    """The end of the door's pair that it was given by this name."""
+    found = [word for word in sys.argv[1:] if word.startswith(f"{name}=")]
+    return socket.socket(fileno=int(found[0].partition("=")[2])) if found else None
 
 
 if __name__ == "__main__":
