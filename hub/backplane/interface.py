@@ -102,7 +102,8 @@ LOGS_MAX_BYTES: Final = 512 * 1024 * 1024
 first. In Redis ``maxmemory`` is the bound.
 """
 READ_BYTES: Final = 1024 * 1024
-"""What the data of the entries that one ``read`` answers comes to at most, but for the first."""
+"""What the data of the entries that one ``read`` answers comes to at most, but for the first,
+unless it says less."""
 LOG_TTL_S: Final = 86_400
 """A log is kept for 24 hours after its last entry."""
 IDEMPOTENCY_TTL_S: Final = 3_600
@@ -142,10 +143,12 @@ class Backplane(Protocol):
         ``whole``: the entry says again all there is in the channel; a log can begin with it.
         """
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
-        """Up to ``limit`` entries with ``seq > after``, which come to ``READ_BYTES`` at most, or
-        the first of them; a channel without a log gets one (and an epoch) by being read, so that a
-        position in it can be held.
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
+        """Up to ``limit`` entries with ``seq > after``, whose data come to ``most`` bytes (which
+        are ``READ_BYTES`` at most), or the first of them; a channel without a log gets one (and an
+        epoch) by being read, so that a position in it can be held.
         """
 
     async def discard(self, channel: str) -> None:

@@ -166,7 +166,9 @@ class MemoryBackplane:
         keys[key] = (now + self._shared.limits.key_ttl_s, log.seq + 1)
         return None
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
         log = self._shared.logs.begun(channel, self._shared.clock())
         first = log.seq - len(log.entries) + 1
         start = max(after + 1 - first, 0)
@@ -174,7 +176,7 @@ class MemoryBackplane:
         size = 0
         for entry in islice(log.entries, start, start + limit):
             size += len(entry.data)
-            if size > READ_BYTES and entries:
+            if size > most and entries:
                 break
             entries.append(entry)
         return LogSlice(log.epoch, first, log.seq, tuple(entries))

@@ -152,11 +152,13 @@ class RedisBackplane:
             raise LeaseLost(channel)
         raise away(RedisError("an append was overtaken by a later one after a lost connection"))
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
         keys = self._keys.of(channel)
         script = self._scripts.read
         args = [b"EVALSHA", script.sha, 2, keys.meta, keys.log]
-        args += [b"", self._epoch(), self._ttl_ms, max(after, 0), limit, READ_BYTES]
+        args += [b"", self._epoch(), self._ttl_ms, max(after, 0), limit, most]
         call = Call(keys.partition, args, script=script, stamp=5)
         epoch, first, last, found = await self._topology.call(call)
         entries = tuple(Entry(int(at.partition(b"-")[0]), fields[1]) for at, fields in found)

@@ -19,6 +19,7 @@ from typing import Final
 
 from hub.backplane.interface import (
     LOG_MAX_ENTRIES,
+    READ_BYTES,
     Appended,
     Backplane,
     ControlSink,
@@ -245,14 +246,16 @@ class StandbyBackplane:
         local = self._locals.get(channel)
         return local is not None and local.open
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
         if not self._local(channel):
             try:
-                return await self._remote.read(channel, after, limit)
+                return await self._remote.read(channel, after, limit, most)
             except Fault:
                 if not self._local(channel):
                     raise
-        return await self._memory.read(channel, after, limit)
+        return await self._memory.read(channel, after, limit, most)
 
     async def discard(self, channel: str) -> None:
         if self._local(channel):

@@ -24,12 +24,14 @@ from hub.faults import Fault
 from hub.telemetry.logs import log
 from hub.telemetry.metrics import Metrics
 
-FIRST_PAGE: Final = 8
 PAGE: Final = 500
-"""Entries read from the log at a time: at first, while their size is not known, and at most."""
-
 PAGE_BYTES: Final = 256 * 1024
-"""What a page of the log is to come to: each replay holds one."""
+"""Entries read from the log at a time, and what they come to: each replay holds a page."""
+
+AT_HAND_BYTES: Final = 8 * 1024
+"""What was missed is read with the question whether the log can go on; so much of it is kept until
+the replay begins, which often finds all that it needs. Each subscription that waits holds it.
+"""
 
 TOGETHER: Final = 256
 TOGETHER_BYTES: Final = 256 * 1024
@@ -39,13 +41,6 @@ somebody may append in it again and again. A transport that is full gets no more
 
 FILL_RETRY_S: Final = 0.5
 """Pause before a gap is tried again while the backplane is away."""
-
-
-def next_page(asked: int, page: LogSlice) -> int:
-    """How many entries to ask for after this page, for which so many were: about ``PAGE_BYTES``."""
-    size = sum(len(entry.data) for entry in page.entries)
-    fit = PAGE_BYTES * len(page.entries) // size if size else PAGE
-    return max(1, min(PAGE, 4 * asked, fit))
 
 
 class Join:
@@ -67,6 +62,8 @@ class Join:
         """Why it has ended, when that was before it was answered."""
         self.recovered = at is not None
         self.position = at or channel.at
+        self.at_hand: LogSlice | None = None
+        """What follows the position in the log, if it is little."""
 
     @property
     def log(self) -> str:
@@ -118,7 +115,9 @@ class Fanout:
         channel.joining += 1
         try:
             await self._opened(channel)
-            log_slice = await self._backplane.read(name, 0, 0)
+            after = since.seq if isinstance(since, Position) else 0
+            limit = 0 if since is None else PAGE
+            log_slice = await self._backplane.read(name, after, limit, AT_HAND_BYTES)
         except BaseException:
             channel.joining -= 1
             self._tidy(channel)
@@ -129,6 +128,8 @@ class Fanout:
         join = Join(self, channel, reader, at)
         if at is None:
             join.position = Position(log_slice.epoch, log_slice.last)
+        elif sum(len(entry.data) for entry in log_slice.entries) <= AT_HAND_BYTES:
+            join.at_hand = log_slice
         return join
 
     def leave(self, name: str, reader: Reader) -> None:
@@ -276,12 +277,11 @@ class Fanout:
 
     async def _fill_gap(self, channel: LiveChannel) -> None:
         """Read on from the live position until the log has no more, delivering to all readers."""
-        asked = FIRST_PAGE
         try:
             while True:
                 at, channel.heard = channel.at, NOWHERE
                 try:
-                    page = await self._backplane.read(channel.name, at.seq, asked)
+                    page = await self._backplane.read(channel.name, at.seq, PAGE, PAGE_BYTES)
                 except Fault:
                     await asyncio.sleep(FILL_RETRY_S)
                     continue
@@ -292,7 +292,6 @@ class Fanout:
                     if deliveries:
                         channel.at = deliveries[-1].position
                         self._deliver({channel: deliveries})
-                asked = next_page(asked, page)
                 # Also after a loss: what was heard during the read comes after what it found.
                 if channel.at.seq >= page.last and not channel.behind:
                     break
@@ -321,11 +320,11 @@ class Fanout:
 
     async def _replay(self, channel: LiveChannel, reader: Reader, join: Join) -> None:
         at = join.position
-        asked = FIRST_PAGE
         while not self._is_live(channel, at):
             await reader.room()
-            page = await self._backplane.read(channel.name, at.seq, asked)
-            asked = next_page(asked, page)
+            page, join.at_hand = join.at_hand, None
+            if page is None:
+                page = await self._backplane.read(channel.name, at.seq, PAGE, PAGE_BYTES)
             if join.abandoned:
                 return
             if resume(at, page) is None:

@@ -1,11 +1,11 @@
 """Whose conversations are and with whom they are shared, as the database says it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, and_, bindparam, or_
+from sqlalchemy import ColumnElement, and_, bindparam, or_, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,7 +24,7 @@ GROUP: Final = "group"
 
 _NOBODY: Final[Mapping[str, Granted]] = MappingProxyType({})
 
-_FOUND: Final[Any] = prebuilt(
+_EVERY: Final[Any] = (
     select(  # type: ignore[call-overload]
         Conversation.id,
         Conversation.tenant_id,
@@ -42,6 +42,15 @@ _FOUND: Final[Any] = prebuilt(
         isouter=True,
     )
     .where(col(Conversation.id).in_(bindparam("ids", expanding=True)))
+)
+_FOUND: Final[Any] = prebuilt(_EVERY)
+_FOUND_THERE: Final[Any] = prebuilt(
+    # Not instead of the ids alone, by which an index finds them.
+    _EVERY.where(
+        tuple_(col(Conversation.id), col(Conversation.tenant_id)).in_(
+            bindparam("places", expanding=True)
+        )
+    )
 )
 
 
@@ -71,7 +80,20 @@ class Whose(NamedTuple):
 
 async def look_up(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
     """Each of these conversations that is in the session's scope, in one query."""
-    rows = (await session.exec(_FOUND, params={"ids": padded(ids)})).all()
+    return _read((await session.exec(_FOUND, params={"ids": padded(ids)})).all())
+
+
+async def look_up_there(
+    session: AsyncSession, places: Collection[tuple[str, str]]
+) -> dict[str, Whose]:
+    """Each of these conversations that is in the tenant beside it, in one query. Of one that is in
+    another nothing is read, so that it takes no longer than one that is nowhere.
+    """
+    params = {"ids": padded([id for id, _ in places]), "places": padded(places)}
+    return _read((await session.exec(_FOUND_THERE, params=params)).all())
+
+
+def _read(rows: Iterable[Any]) -> dict[str, Whose]:
     found: dict[str, Whose] = {}
     granted: dict[str, dict[str, Granted]] = {}
     for id, tenant_id, owner_id, subject_id, access, expires_at in rows:

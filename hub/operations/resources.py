@@ -71,12 +71,13 @@ class Resources:
         self._listeners: list[Callable[[str], None]] = []
         self._in_use: list[Callable[[], Iterable[str]]] = []
         self._known: OrderedDict[str, _Found] = OrderedDict()  # conversations
-        self._asking: dict[tuple[str, str], asyncio.Task[Whose | None]] = {}
+        # Questions that are not answered yet, by conversation and tenant, and who asks them.
+        self._asked: dict[tuple[str, str], asyncio.Future[Whose | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._changed_since: set[str] = set()  # conversations, since it was asked
         self._expiring = Agenda(self._expired)  # conversations with grants that end
         # Of runs: the tenant, and the conversation.
         self._conversations: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        # Of questions that are under way, by conversation and tenant: whether it has changed since.
-        self._changed_since: dict[str, dict[str, bool]] = {}
         self._meanwhile: set[str] = set()  # what has changed since it was last looked again
         self._founder: str | None = None
 
@@ -142,9 +143,8 @@ class Resources:
             self._drop(id)
 
     def _drop(self, id: str) -> None:
-        asked_for = self._changed_since.get(id, {})
-        for tenant_id in asked_for:
-            asked_for[tenant_id] = True
+        if self._asking is not None:
+            self._changed_since.add(id)
         self._meanwhile.add(id)
         self._known.pop(id, None)
         self._expiring.drop(id)
@@ -289,31 +289,62 @@ class Resources:
             self._lookups.hits += 1
             return known.whose
         # Asked once, for all who want to know at the same time: a conversation that has changed is
-        # one for all who follow it.
+        # one for all who follow it. And together with all others that are asked for: thousands of
+        # clients that come back have a conversation each.
         self._lookups.misses += 1
         key = (conversation_id, tenant_id)
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = self._asking[key] = asyncio.create_task(self._ask(*key))
-            asking.add_done_callback(_seen)
-        return await asyncio.shield(asking)
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = asyncio.get_running_loop().create_future()
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(asked)  # by one who goes away the others lose nothing
 
-    async def _ask(self, conversation_id: str, tenant_id: str) -> Whose | None:
-        changed = self._changed_since.setdefault(conversation_id, {})
-        changed[tenant_id] = True
+    async def _ask(self) -> None:
+        """Look up all that are asked for, until none is."""
         try:
-            while changed[tenant_id]:
-                changed[tenant_id] = False  # of others it does not matter: some always change
-                began = time.monotonic()
-                async with self._database.read(tenant_id) as session:
-                    found = (await grants.look_up(session, [conversation_id])).get(conversation_id)
+            while self._asked:
+                await self._ask_together(list(islice(self._asked, BATCH)))
+        except BaseException as error:
+            self._fail(list(self._asked), error)
+            raise
         finally:
-            del self._asking[(conversation_id, tenant_id)]  # who asks from now on asks again
-            del changed[tenant_id]
-            if not changed:
-                del self._changed_since[conversation_id]
-        self._learn(conversation_id, tenant_id, found, began)
-        return found
+            self._asking = None
+
+    async def _ask_together(self, keys: list[tuple[str, str]]) -> None:
+        self._changed_since.clear()
+        began = time.monotonic()
+        try:
+            found = await self._look_up(keys)
+        except Fault as fault:
+            self._fail(keys, fault)
+            return
+        for key in keys:
+            id, tenant_id = key
+            if id in self._changed_since:
+                continue  # it is asked for again; of others it does not matter: some always change
+            whose = found.get(id)
+            if whose is not None and whose.tenant_id != tenant_id:
+                whose = None
+            self._learn(id, tenant_id, whose, began)
+            asked = self._asked.pop(key)
+            if not asked.done():
+                asked.set_result(whose)
+
+    async def _look_up(self, keys: list[tuple[str, str]]) -> dict[str, Whose]:
+        tenants = {tenant_id for _, tenant_id in keys}
+        if len(tenants) == 1:
+            async with self._database.read(tenants.pop()) as session:
+                return await grants.look_up(session, [id for id, _ in keys])
+        async with self._database.read(EVERY_TENANT) as session:  # which is in each question
+            return await grants.look_up_there(session, keys)
+
+    def _fail(self, keys: Iterable[tuple[str, str]], error: BaseException) -> None:
+        for key in keys:
+            asked = self._asked.pop(key)
+            if not asked.done():
+                asked.set_exception(error)
+                asked.exception()  # it is seen, even if whoever asked has gone
 
 
 K = TypeVar("K")
@@ -325,12 +356,6 @@ def _remember(known: OrderedDict[K, V], key: K, value: V, most: int | None = Non
     known[key] = value
     known.move_to_end(key)
     return known.popitem(last=False)[0] if len(known) > (most or REMEMBERED) else None
-
-
-def _seen(task: "asyncio.Task[Whose | None]") -> None:
-    """Whoever asked may have been cancelled: then nobody looks at what went wrong."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _other_channel(name: str, actor: Actor) -> Resource:

@@ -6,7 +6,7 @@ import pytest
 
 from hub.agents.conversations import transcript
 from hub.agents.conversations.transcript import Transcript
-from hub.backplane.interface import LogSlice, Position
+from hub.backplane.interface import READ_BYTES, LogSlice, Position
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.events import vocabulary as say
 from hub.storage.database import Database
@@ -20,8 +20,10 @@ class Interrupted(MemoryBackplane):
         super().__init__(shared)
         self._happens: Callable[[], None] | None = happens
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
-        answer = await super().read(channel, after, limit)
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
+        answer = await super().read(channel, after, limit, most)
         happens, self._happens = self._happens, None
         if happens is not None:
             happens()

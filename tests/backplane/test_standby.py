@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hub.backplane.interface import Appended, EntrySink, Lease, LeaseLost, LogSlice
+from hub.backplane.interface import READ_BYTES, Appended, EntrySink, Lease, LeaseLost, LogSlice
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.backplane.standby import StandbyBackplane
@@ -52,9 +52,11 @@ class Plugged(MemoryBackplane):
         self._reached()
         return await super().append(channel, data, **how)
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
         self._reached()
-        return await super().read(channel, after, limit)
+        return await super().read(channel, after, limit, most)
 
     async def subscribe(self, channel: str, sink: EntrySink) -> None:
         self._reached()

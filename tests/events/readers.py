@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from hub.backplane.interface import Backplane, EntrySink, LogSlice, Position
+from hub.backplane.interface import READ_BYTES, Backplane, EntrySink, LogSlice, Position
 from hub.events.delivery import Delivery
 from hub.events.fanout import Fanout, Join
 from hub.events.position import Since
@@ -126,9 +126,11 @@ class Held:
         await self._real.unsubscribe(channel)
         self._sinks.pop(channel, None)
 
-    async def read(self, channel: str, after: int, limit: int = 1_000) -> LogSlice:
+    async def read(
+        self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES
+    ) -> LogSlice:
         self.reads += 1
-        answer = await self._real.read(channel, after, limit)
+        answer = await self._real.read(channel, after, limit, most)
         self.answered.set()
         await self._go.wait()
         for _ in range(self.turns.popleft() if self.turns else 0):

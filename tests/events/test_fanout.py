@@ -8,11 +8,11 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from hub.backplane.interface import Backplane, Position
+from hub.backplane.interface import READ_BYTES, Backplane, Position
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.events.delivery import Delivery
-from hub.events.fanout import PAGE, TOGETHER_BYTES, Fanout
+from hub.events.fanout import AT_HAND_BYTES, PAGE, TOGETHER_BYTES, Fanout
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.faults import Fault
@@ -89,6 +89,24 @@ async def test_a_forged_position_is_not_recovered_and_begins_now(house: House, f
     await house.append()
     await reader.reaches(3)
     assert reader.seqs == [3]
+
+
+async def test_little_that_was_missed_is_read_once_and_much_is_not_held(house: House) -> None:
+    there = await Follower().follow(house.fanout, None)  # so that the channel is open
+    await house.append(40)
+    await there.reaches(40)
+    epoch = (await house.here.read(CHANNEL, 0)).epoch
+    before = house.here.reads
+    reader = Follower()
+    join = await reader.begin(house.fanout, Position(epoch, 10))
+    assert join.at_hand is not None
+    await join.follow()
+    assert (reader.seqs, house.here.reads - before) == (list(range(11, 41)), 1)
+    await house.publisher.append(CHANNEL, b'{"text":"%s"}' % (b"x" * AT_HAND_BYTES))
+    await there.reaches(41)
+    held = await Follower().begin(house.fanout, Position(epoch, 40))
+    assert held.at_hand is None
+    held.abandon()
 
 
 @pytest.mark.parametrize("limits", [SMALL])
@@ -268,11 +286,11 @@ async def test_the_log_is_read_again_until_the_backplane_is_back() -> None:
     class Flaky(MemoryBackplane):
         failures = 0
 
-        async def read(self, channel: str, after: int, limit: int = 1_000):  # type: ignore[no-untyped-def]
+        async def read(self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES):  # type: ignore[no-untyped-def]
             if self.failures:
                 self.failures -= 1
                 raise Fault("backend_unavailable")
-            return await super().read(channel, after, limit)
+            return await super().read(channel, after, limit, most)
 
     backplane = Flaky()
     held = Held(cast(Backplane, backplane))
@@ -294,10 +312,10 @@ async def test_readers_are_told_when_a_gap_cannot_be_filled_for_an_unforeseen_re
     class Wrong(MemoryBackplane):
         wrong = False
 
-        async def read(self, channel: str, after: int, limit: int = 1_000):  # type: ignore[no-untyped-def]
+        async def read(self, channel: str, after: int, limit: int = 1_000, most: int = READ_BYTES):  # type: ignore[no-untyped-def]
             if self.wrong:
                 raise ValueError("an answer that nobody foresaw")
-            return await super().read(channel, after, limit)
+            return await super().read(channel, after, limit, most)
 
     backplane = Wrong()
     held = Held(cast(Backplane, backplane))
@@ -372,7 +390,9 @@ async def test_a_reader_that_is_trimmed_past_is_told_so(house: House) -> None:
 
 
 @pytest.mark.parametrize("limits", [SMALL])
-async def test_a_replay_that_is_trimmed_past_ends_and_is_never_partial(house: House) -> None:
+async def test_a_replay_that_is_trimmed_past_ends_and_leaves_no_hole(
+    house: House,
+) -> None:
     await house.append(5)
     reader = Follower()
     join = await reader.begin(house.fanout, "start")
@@ -383,7 +403,7 @@ async def test_a_replay_that_is_trimmed_past_ends_and_is_never_partial(house: Ho
     await house.append(200)
     reader.read_on()
     await following
-    assert (reader.reason, reader.seqs, reader.faults) == ("resume_gap", [], [])
+    assert (reader.reason, reader.seqs, reader.faults) == ("resume_gap", [1, 2, 3, 4, 5], [])
 
 
 # --- leaving ---
@@ -392,7 +412,8 @@ async def test_a_replay_that_is_trimmed_past_ends_and_is_never_partial(house: Ho
 async def test_an_abandoned_replay_delivers_nothing_more(house: House) -> None:
     await house.append(3)
     reader = Follower()
-    join = await reader.begin(house.fanout, "start")
+    join = await reader.begin(house.fanout, "start")  # the three are at hand
+    await house.append(2)
     house.here.pause_reads()
     following = asyncio.create_task(join.follow())
     await house.here.answered.wait()
@@ -401,7 +422,7 @@ async def test_an_abandoned_replay_delivers_nothing_more(house: House) -> None:
     await following
     await house.append()
     await settle()
-    assert (reader.seqs, reader.faults) == ([], [])
+    assert (reader.seqs, reader.faults) == ([1, 2, 3], [])
 
 
 async def test_who_leaves_gets_nothing_more_and_the_others_do(house: House) -> None:

@@ -107,7 +107,66 @@ async def test_what_changes_while_it_is_looked_up_is_looked_up_again_and_others_
     async with asyncio.timeout(5):
         resource = await found.find("conversation", conversation, actor)
     assert (resource.owner_id, asked) == (actor.user_id, 2)
-    assert not found._changed_since, "nothing is left of it"
+    assert not found._asked, "nothing is left of it"
+
+
+async def test_many_are_looked_up_together_each_in_its_own_tenant(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = served_hub.hub.services
+    owners: list[tuple[Actor, str]] = []
+    for name in ("ada", "bob", "cyd"):
+        session = await served_hub.sign_up(f"{name}@hub.example")
+        actor = await services.authority.actor(services.tokens.read(session["access_token"]))
+        async with open_socket(served_hub.ws_url, session["access_token"]) as socket:
+            made = [await socket.ask("conversation.create") for _ in range(3)]
+        owners += [(actor, each["id"]) for each in made]
+    for _, conversation in owners:
+        services.resources.changed("conversation", conversation)  # forgotten
+    asked = 0
+    read = services.database.read
+
+    def counted(scope: Scope) -> AbstractAsyncContextManager[AsyncSession]:
+        nonlocal asked
+        asked += 1
+        return read(scope)
+
+    async def owner_of(conversation: str, actor: Actor) -> str | None:
+        try:
+            return (await services.resources.find("conversation", conversation, actor)).owner_id
+        except Fault as fault:
+            return fault.reason
+
+    monkeypatch.setattr(services.database, "read", counted)
+    actors = list(dict.fromkeys(actor for actor, _ in owners))
+    places = [(conversation, actor) for _, conversation in owners for actor in actors]
+    found = await asyncio.gather(*(owner_of(*place) for place in places))
+    expected = [
+        actor.user_id if (actor, conversation) in owners else "not_found"
+        for conversation, actor in places
+    ]
+    assert found == expected
+    assert asked <= 2, "the first by itself, the others while it was asked for"
+
+
+async def test_who_asks_while_the_database_is_away_is_told_so_and_asks_again(
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, conversation = await _actor_and_conversation(served_hub)
+    found = served_hub.hub.services.resources
+    found.changed("conversation", conversation)
+
+    async def away(session: AsyncSession, ids: Collection[str]) -> dict[str, Whose]:
+        raise Fault("backend_unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grants, "look_up", away)
+        asking = [found.find("conversation", conversation, actor) for _ in range(3)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [str(getattr(answer, "reason", answer)) for answer in answers] == 3 * [
+        "backend_unavailable"
+    ]
+    assert (await found.find("conversation", conversation, actor)).owner_id == actor.user_id
 
 
 async def test_one_who_goes_away_leaves_the_others_their_answer(served_hub: ServedHub) -> None:
