@@ -9,6 +9,7 @@ operator trusts to say for whom it asks.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -113,6 +114,7 @@ def _named(hop: str) -> str | None:
     return None if "%" in host else _plain(host)
 
 
+@lru_cache(maxsize=4_096)  # it is asked for each request, and so is the next
 def _plain(address: str) -> str:
     """An address in its one usual form; an IPv4 address that came over IPv6 as what it is."""
     try:
@@ -124,6 +126,7 @@ def _plain(address: str) -> str:
     return str(known)
 
 
+@lru_cache(maxsize=4_096)
 def is_loopback(address: str) -> bool:
     """Whether this is an address of the machine itself. False for what is no address."""
     try:

@@ -208,6 +208,24 @@ async def test_what_changed_between_the_look_and_the_watch_is_told(
     assert found.roles == ("viewer",)
 
 
+async def test_who_comes_to_watch_is_looked_up_unless_somebody_watches_that_already(
+    authority: Counted,
+    watches: Watches,
+    people: list[Claims],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hub.identity.access.watches.FRESH_S", -1.0)
+    actors = [await authority.actor(claims) for claims in people]
+    for claims, actor in zip(people, actors, strict=True):
+        for _ in range(50):  # the tabs of one browser, that come back at once
+            watches.add(claims.session_id, Told(), actor)
+            await asyncio.sleep(0)
+    async with asyncio.timeout(3):
+        while watches._looking is not None:
+            await asyncio.wait({watches._looking})
+    assert sorted(map(str, authority.looked_up)) == sorted(each.session_id for each in people)
+
+
 async def test_what_nobody_spoke_of_is_found_by_the_sweep(
     authority: Counted, people: list[Claims], database: Database
 ) -> None:

@@ -94,6 +94,7 @@ class Watches:
         Without an actor the watcher asks the authority, after this.
         """
         watched = self._watched.get(key)
+        begins = watched is None
         if watched is None:
             watched = self._watched[key] = _Watched(*_place(key, actor), actor, time.monotonic())
             for index, id in self._indexed(key, watched):
@@ -101,16 +102,17 @@ class Watches:
         watched.watchers[watcher] = None
         if actor is not None and watched.actor != actor:
             watched.actor = None  # one of the two is of the past: all are told the present
-        if self._outdated(key, actor):
+        if self._outdated(key, actor, begins=begins):
             self._doubt((key,))
 
-    def _outdated(self, key: Key, actor: Actor | None) -> bool:
+    def _outdated(self, key: Key, actor: Actor | None, *, begins: bool) -> bool:
         known = self._authority.known(key)
         if known is None:
             return actor is not None  # something was heard since; or it is about to be asked
         standing, age_s = known
         self._wake(key, standing.remaining_s - age_s)
-        return age_s > FRESH_S or (actor is not None and standing.actor is not actor)
+        # One that is watched already is looked up again in time, whoever else comes to watch it.
+        return (begins and age_s > FRESH_S) or (actor is not None and standing.actor is not actor)
 
     def _indexed(self, key: Key, watched: _Watched) -> Iterator[tuple[dict[str, set[Key]], str]]:
         """Where it is found by what may change."""
