@@ -39,6 +39,7 @@ from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
+from hub.identity.factors.resets import FactorResets
 from hub.identity.factors.rules import FactorRules
 from hub.identity.factors.second_factors import Factors
 from hub.identity.keys.api_keys import ApiKeys
@@ -236,6 +237,7 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
             changed=authority.changed,
         ),
         factor_rules=FactorRules(database, changed=authority.changed),
+        factor_resets=FactorResets(database, throttle, authority.changed),
         providers=_providers(
             settings,
             seal,

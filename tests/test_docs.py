@@ -172,7 +172,7 @@ def test_the_contract_names_every_reason_why_a_session_is_over() -> None:
 def test_the_contract_names_every_path_of_authentication() -> None:
     named = {
         f"{method} {folder}/{name}"
-        for method, folder, names in re.findall(r"`(POST) (/v1/auth)/([a-z |]+)", CONTRACT)
+        for method, folder, names in re.findall(r"`(POST) (/v1/auth)/([a-z/ |]+)", CONTRACT)
         for name in names.split(" | ")
     }
     offered = {

@@ -353,6 +353,24 @@ function choosePassword(token) {
   };
 }
 
+// Not by opening the link alone: some programs open those of letters before anybody reads them.
+function loseFactor(token) {
+  $("lost-factor").hidden = false;
+  $("lost-factor").querySelector("button").focus();
+  $("lost-factor").onsubmit = async (event) => {
+    event.preventDefault();
+    try {
+      await post("/v1/auth/factor/reset", { token });
+    } catch (error) {
+      $("lost-factor-problem").textContent = error.message;
+      return;
+    }
+    $("lost-factor").hidden = true;
+    if (keptSession()) await begin(keptSession());
+    else signIn("Your password alone signs you in now.");
+  };
+}
+
 if (letter.has("problem")) signIn(providerProblem(letter.get("problem")), "problem");
 else if (letter.has("code")) {
   try {
@@ -361,6 +379,7 @@ else if (letter.has("code")) {
     signIn(error instanceof Fault ? `${error.message} Sign in instead.` : String(error), "problem");
   }
 } else if (letter.has("reset")) choosePassword(letter.get("reset"));
+else if (letter.has("factor")) loseFactor(letter.get("factor"));
 else if (letter.has("verify")) {
   await post("/v1/auth/verify", { token: letter.get("verify") }).then(
     () => (keptSession() ? begin(keptSession()) : signIn("The address is verified. Sign in.")),

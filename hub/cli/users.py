@@ -19,7 +19,7 @@ from hub.identity.accounts.moves import Moves
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
-from hub.identity.factors.rules import FactorRules
+from hub.identity.factors.resets import FactorResets
 from hub.identity.sessions.login_sessions import LoginSessions
 from hub.identity.sessions.throttle import Throttle
 from hub.identity.tokens.access_tokens import Tokens
@@ -43,7 +43,7 @@ class _Desk:
     recovery: Recovery
     departures: Departures
     exports: Exports
-    factor_rules: FactorRules
+    factor_resets: FactorResets
     moves: Moves
     tenants: Tenants
 
@@ -74,7 +74,7 @@ async def _desk(settings: Settings) -> AsyncIterator[_Desk]:
                 # Nodes look for conversations that are to be deleted.
                 Departures(database, changed, lambda: None),
                 Exports(database),
-                FactorRules(database, changed=changed),
+                FactorResets(database, throttle, changed),
                 Moves(database, throttle, mailing),
                 Tenants(database, grace_days=settings.tenant_grace_days, changed=changed),
             )
@@ -129,7 +129,14 @@ async def _enable(desk: _Desk, given: argparse.Namespace) -> None:
 async def _update(desk: _Desk, given: argparse.Namespace) -> None:
     if given.new_email is None and given.name is None and not given.no_name:
         raise Fault("invalid_params", "Say what is to be another: --name, --no-name, --new-email.")
+    if given.new_email is not None and given.tenant is not None:
+        raise Fault("invalid_params", "An address is the same in all tenants: without --tenant.")
     user = await desk.users.find(given.email)
+    if (tenant_id := await desk.tenant(given)) is not None:
+        there = await desk.users.rename(tenant_id, None, user.id, given.name)
+        called = f"is {there.name}" if there.name else "has no name"
+        print(f"{user.id} {user.email} {called} in {given.tenant}")
+        return
     if given.new_email is not None:
         moved = await desk.moves.set(user.id, given.new_email)
         print(f"{user.id} {user.email} has the address {moved.email}")
@@ -209,7 +216,7 @@ async def _reset_password(desk: _Desk, given: argparse.Namespace) -> None:
 
 async def _reset_factor(desk: _Desk, given: argparse.Namespace) -> None:
     user = await desk.users.find(given.email)
-    gone = await desk.factor_rules.reset_as_operator(user.id)
+    gone = await desk.factor_resets.by_operator(user.id)
     print(f"{user.id} {user.email} " + ("signs in without one now" if gone else "has none"))
 
 
@@ -276,11 +283,14 @@ def add_actions(user: argparse.ArgumentParser) -> None:
     listing.add_argument("--tenant", help="only of this tenant, by name or id")
     in_one_or_all(of_one("disable", "let a user come in nowhere any more"))
     in_one_or_all(of_one("enable", "let a user come in again"))
-    update = of_one("update", "give a user another name or address, in all of their tenants")
+    update = of_one("update", "give a user another name or address")
+    in_one_or_all(update)
     update.add_argument("--new-email", metavar="EMAIL", help="the address, which is the user's")
     called = update.add_mutually_exclusive_group()
     called.add_argument("--name", type=name_of, help="display name")
-    called.add_argument("--no-name", action="store_true", help="none any more")
+    called.add_argument(
+        "--no-name", action="store_true", help="none any more; in a tenant, that of the account"
+    )
     of_one("verify", "say that the address is the user's")
     reset = of_one("reset-password", "set a user's password, and end their sessions and API keys")
     takes_password(reset)

@@ -302,9 +302,9 @@ async def refresh(call: Call, params: Refresh) -> Session:
 async def logout(call: Call, params: Logout) -> Done:
     """Sign out: end this login session, its tokens and its sockets; or all of yours.
 
-    With `everywhere` sign-ins that wait for a second factor, login links and a move to another
-    address that waits are void too. API keys go on, since what runs by them is not signed in,
-    unless `keys` says so.
+    With `everywhere` sign-ins that wait for a second factor, login links, a move to another address
+    that waits and letters of `factor.reset` are void too. API keys go on, since what runs by them
+    is not signed in, unless `keys` says so.
     """
     if params.keys and not params.everywhere:
         raise Fault("invalid_params", "keys: goes with everywhere alone.")

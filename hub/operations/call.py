@@ -31,6 +31,7 @@ from hub.identity.accounts.moves import Moves
 from hub.identity.accounts.newcomers import Newcomers
 from hub.identity.accounts.recovery import Recovery
 from hub.identity.accounts.users import Users
+from hub.identity.factors.resets import FactorResets
 from hub.identity.factors.rules import FactorRules
 from hub.identity.factors.second_factors import Factors
 from hub.identity.keys.api_keys import ApiKeys
@@ -74,6 +75,7 @@ class Services:
     sightings: Sightings
     factors: Factors
     factor_rules: FactorRules
+    factor_resets: FactorResets
     providers: Providers
     tokens: Tokens
     credentials: Credentials

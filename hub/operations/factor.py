@@ -184,15 +184,21 @@ async def disable(call: Call, params: Disable) -> Done:
     permission="factor:reset",
     kind="write",
     http=Http("POST", "/v1/users/{user_id}/factor/reset"),
-    faults=("not_found", "permission_denied"),
+    guards=("user", "user_id"),
+    cost=5,
+    faults=("not_found", "permission_denied", "conflict", "rate_limited"),
 )
 async def reset(call: Call, params: Reset) -> Done:
-    """Take the second factor from a user of the tenant, who has lost it.
+    """Have a letter sent to a user by which they do without a second factor that is lost.
 
-    Not from who ranks above you, nor your own, nor from who is a member of other tenants as well:
-    that is for the hub's operator (`hub user reset-factor`).
+    Whoever reads it decides (`account.reset_factor`): the factor guards all the tenants that they
+    are in. The answer is the same, after the same time, and the letter is sent, whether they are in
+    others or not, and have a second factor or not. Who ranks above you is `permission_denied`;
+    yourself, and a service account, is a `conflict`; where it is `rate_limited` no letter was sent.
+    The hub's operator takes it away at once (`hub user reset-factor`).
     """
-    await call.services.factor_rules.reset(call.actor, params.user_id)
+    actor = call.actor
+    await call.services.recovery.help("factor", actor.tenant_id, actor, params.user_id)
     return Done()
 
 

@@ -26,7 +26,7 @@ class Member(Result):
 
     user_id: Id
     email: str
-    name: str | None = None
+    name: str | None = Field(None, description="In this tenant, or else of the account.")
     roles: list[str] = Field(description="Names, the highest first.")
     since: datetime
     disabled: bool

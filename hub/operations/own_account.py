@@ -66,7 +66,11 @@ async def get(call: Call, params: Nothing) -> Account:
 
 @operation("account.update", permission=SIGNED_IN, kind="write", http=Http("PATCH", "/v1/account"))
 async def update(call: Call, params: Update) -> Account:
-    """Change the name that you have in all of your tenants."""
+    """Change the name of your account.
+
+    You are called so in each of your tenants, but where its administrators call you something else
+    (`user.update`).
+    """
     user = await call.services.users.set_name(call.actor.user_id, params.name, "account.update")
     return Account.model_validate(user, from_attributes=True)
 
@@ -77,11 +81,12 @@ async def update(call: Call, params: Update) -> Account:
 async def export(call: Call, params: ExportPage) -> Listing[Exported]:
     """Read all that the hub holds of you, page after page until one has no `next_cursor`.
 
-    It is that of every tenant that you are a member of: also the groups that you are in, what was
-    shared by you and with you, the invitations that you sent or came by, that you have a second
-    factor, your quotas. Passwords, secrets, tokens and their hashes are no part of it. Nor is the
-    audit trail, also where it tells of you: it is the tenant's, whose administrators read it
-    (`audit.query`). Of other people there are ids, and what they said in your conversations.
+    It is that of every tenant that you are a member of: also what you are called there in place of
+    the name of your account, the groups that you are in, what was shared by you and with you, the
+    invitations that you sent or came by, that you have a second factor, your quotas. Passwords,
+    secrets, tokens and their hashes are no part of it. Nor is the audit trail, also where it tells
+    of you: it is the tenant's, whose administrators read it (`audit.query`). Of other people there
+    are ids, and what they said in your conversations.
     """
     actor = call.actor
     if params.cursor is None:

@@ -9,6 +9,7 @@ from sqlmodel import col, select
 from hub.events.roster import Present
 from hub.events.seat import Seat
 from hub.faults import Fault
+from hub.identity.access.names import name_in
 from hub.operations.call import Call
 from hub.operations.operation import Done, Http, Params, Result, operation
 from hub.operations.shapes import CHANNEL_PATTERN, Id, fit
@@ -86,8 +87,9 @@ async def take_seat(call: Call, channel: str) -> Seat:
     """
     connection, user_id = call.connection, call.actor.user_id
     assert connection is not None
+    called = select(name_in(call.actor.tenant_id)).where(col(User.id) == user_id)
     async with call.services.database.read(call.actor.tenant_id) as session:
-        name = (await session.exec(select(User.name).where(col(User.id) == user_id))).first()
+        name = (await session.exec(called)).first()
     return await call.services.presence.sit(channel, user_id, name or "", connection)
 
 

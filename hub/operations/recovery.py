@@ -1,4 +1,4 @@
-"""Accounts: verified addresses, and passwords that are forgotten or changed."""
+"""Accounts: verified addresses, forgotten and changed passwords, and lost second factors."""
 
 from collections.abc import Awaitable, Callable
 
@@ -72,10 +72,10 @@ async def recover(call: Call, params: OfAddress) -> Done:
 async def reset(call: Call, params: Reset) -> Done:
     """Choose a new password with the token of a letter; all of the user's sessions end.
 
-    So do sign-ins that wait for a second factor, login links and a move to another address that
-    waits; and the user's API keys, unless `keys` is false: a reset is how an account is taken back
-    from somebody, who may have made one.
-    It verifies the address too. A password that is refused leaves the token as good as it was.
+    So do sign-ins that wait for a second factor, login links, a move to another address that waits
+    and letters of `factor.reset`; and the user's API keys, unless `keys` is false: a reset is how
+    an account is taken back from somebody, who may have made one. It verifies the address too. A
+    password that is refused leaves the token as good as it was.
     """
     token, password = params.token.get_secret_value(), params.password.get_secret_value()
     await call.services.recovery.reset(token, password, call.address, keys=params.keys)
@@ -105,6 +105,20 @@ async def verify(call: Call, params: Proof) -> Done:
     return Done()
 
 
+@_public("account.reset_factor", "/v1/auth/factor/reset", 5, "unauthenticated")
+async def reset_factor(call: Call, params: Proof) -> Done:
+    """Do without your second factor, with the token of a letter that `factor.reset` has sent.
+
+    The link works once, for a day, while the address is yours; enrolling another factor voids it,
+    and so does what voids a move: a new password, and signing out everywhere. From then on the
+    password alone signs you in. Sessions go on, but that a factor was shown in them is worth
+    nothing any more: where a tenant demands one, you enrol another first. It makes no difference
+    whether you had one.
+    """
+    await call.services.factor_resets.by_letter(params.token.get_secret_value(), call.address)
+    return Done()
+
+
 @operation(
     "account.change_password",
     permission=SIGNED_IN,
@@ -116,9 +130,9 @@ async def verify(call: Call, params: Proof) -> Done:
 async def change_password(call: Call, params: Change) -> Done:
     """Change your password; your other sessions end, and this one goes on.
 
-    Sign-ins that wait for a second factor, login links and a move that waits are void. API keys go
-    on unless `keys` says otherwise: passwords are changed as a habit too, and no bot is to stop by
-    that. A wrong current password is `permission_denied`.
+    Sign-ins that wait for a second factor, login links, a move that waits and letters of
+    `factor.reset` are void. API keys go on unless `keys` says otherwise: passwords are changed as a
+    habit too, and no bot is to stop by that. A wrong current password is `permission_denied`.
     """
     await call.services.recovery.change(
         call.actor.user_id,

@@ -12,6 +12,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.disabled import not_disabled
 from hub.identity.access.holdings import lives
+from hub.identity.access.names import name_in
 from hub.ids import new_id
 from hub.operations.call import Call
 from hub.operations.grants import GROUP, KIND, USER, in_force
@@ -146,7 +147,7 @@ async def share(call: Call, params: NewShare) -> Share:
         place = await _held(session, call, params.conversation_id)
         if not all(decide(actor, each, place).allowed for each in CARRIES[params.access]):
             raise Fault("permission_denied", "Nobody grants more than they may do there.")
-        subject = await _subject(session, params, (actor.user_id, place.owner_id))
+        subject = await _subject(session, params, place.tenant_id, (actor.user_id, place.owner_id))
         grants = await _in_force(session, params.conversation_id)
         row = next(filter(subject.has, grants), None)
         before = None if row is None else row.access
@@ -230,8 +231,9 @@ async def unshare(call: Call, params: OneShare) -> Done:
 )
 async def listing(call: Call, params: SharesOf) -> Listing[Share]:
     """List with whom a conversation is shared now, the oldest first."""
+    name = func.coalesce(name_in(call.actor.tenant_id), Group.name)
     statement = (
-        select(Grant, func.coalesce(User.name, Group.name))
+        select(Grant, name)
         .join(User, _is(USER, col(User.id)), isouter=True)
         .join(Group, _is(GROUP, col(Group.id)), isouter=True)
         .where(_of(params.conversation_id), in_force(), or_(_there(User.id), _there(Group.id)))
@@ -289,9 +291,10 @@ async def _held(session: AsyncSession, call: Call, conversation_id: str) -> Reso
 
 
 async def _subject(
-    session: AsyncSession, params: NewShare, never: tuple[str, str | None]
+    session: AsyncSession, params: NewShare, tenant_id: str, never: tuple[str, str | None]
 ) -> _Subject:
-    """With whom it is to be shared. ``never``: the ids of users that it is with anyway.
+    """With whom it is to be shared in the tenant. ``never``: the ids of users that it is with
+    anyway.
 
     Raises Fault not_found.
     """
@@ -302,27 +305,28 @@ async def _subject(
         if group is None:
             raise Fault("not_found", "There is no such group to share it with.")
         return _Subject(GROUP, group.id, group.name)
-    colleague = await _colleague(session, params)
+    colleague = await _colleague(session, params, tenant_id)
     if colleague is None or colleague.id in never:
         raise Fault("not_found", "There is no such colleague to share it with.")
-    return _Subject(USER, colleague.id, colleague.name)
+    return colleague
 
 
-async def _colleague(session: AsyncSession, params: NewShare) -> User | None:
-    """Who is meant, if they are an active member of the session's tenant."""
+async def _colleague(session: AsyncSession, params: NewShare, tenant_id: str) -> _Subject | None:
+    """Who is meant, if they are an active member of the tenant, which is that of the session."""
     if params.user_id is not None:
         meant = col(User.id) == params.user_id
     else:
         meant = col(User.email) == str(params.email).lower()
     statement = (
-        select(User)
+        select(User.id, name_in(tenant_id))
         .join(Membership, col(Membership.user_id) == col(User.id))
         .where(meant, not_disabled(), lives(now()))
         .limit(1)
         # Locked against being removed meanwhile: what is shared with a member ends with them.
         .with_for_update(read=True, key_share=True, of=Membership)
     )
-    return (await session.exec(statement)).first()
+    found = (await session.exec(statement)).first()
+    return None if found is None else _Subject(USER, *found)
 
 
 async def _in_force(session: AsyncSession, conversation_id: str) -> list[Grant]:

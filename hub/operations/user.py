@@ -22,7 +22,7 @@ class User(Result):
 
     id: Id
     email: str
-    name: str | None = None
+    name: str | None = Field(None, description="In this tenant, or else of the account.")
     roles: list[str] = Field(description="Names of the roles in this tenant.")
     joined_at: datetime
     last_seen_at: datetime | None = Field(None, description="Of the sessions in this tenant.")
@@ -63,7 +63,9 @@ class Created(Result):
 
 
 class Update(Named):
-    name: Text | None = Field(max_length=200, min_length=1, description="null: none.")
+    name: Text | None = Field(
+        max_length=200, min_length=1, description="null: that of the account again."
+    )
 
 
 class SessionsOf(Named, PageById):
@@ -137,11 +139,11 @@ async def create(call: Call, params: Create) -> Created:
     faults=(*_FAULTS, "conflict"),
 )
 async def update(call: Call, params: Update) -> User:
-    """Give a user another name, who is in no tenant but this one.
+    """Say what a user is called in this tenant, in place of the name of their account.
 
-    One has one name in all of one's tenants: who is in others as well changes it themself
-    (`account.update`), or the hub's operator does (`hub user update`). They are
-    `permission_denied`, as who ranks above you is; yourself is a `conflict`.
+    Other tenants, and the account, notice nothing; it ends with the membership. Who ranks above you
+    is `permission_denied`; yourself is a `conflict`: see `account.update`; and so is a service
+    account: see `service.update`.
     """
     return User.of(
         await call.services.users.rename(

@@ -95,7 +95,7 @@ PERMISSIONS: Final[Mapping[str, str]] = {
     "user:disable": "Disable users of the tenant whose rank is not higher, enable and rename them.",
     "user:delete": "Delete users from the tenant whose rank is not higher.",
     "user:export": "Read all that the hub holds of a user of the tenant.",
-    "factor:reset": "Take the second factor from another user, who has lost it.",
+    "factor:reset": "Have a letter sent by which another user does without a lost second factor.",
     "factor:require": "Say who must have a second factor in the tenant.",
     "metrics:read": "Read the metrics of the hub, in the tenant that it began with.",
 }

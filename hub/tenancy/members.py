@@ -12,6 +12,7 @@ from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.definitions import role_named
 from hub.identity.access.holdings import hand_of, held_by, is_known, lives
+from hub.identity.access.names import name_in
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.shares import forget_shares
 from hub.identity.accounts import invitations
@@ -24,6 +25,7 @@ from hub.storage.tables import (
     ClientSession,
     GroupMember,
     Invitation,
+    MemberName,
     Membership,
     Role,
     Tenant,
@@ -34,8 +36,9 @@ from hub.storage.tables import (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in a tenant. ``roles`` are the names of those they have now, none for who was a member
-    for a while that is over; ``disabled``: the user can sign in nowhere.
+    """A user in a tenant. ``name``: what they are called there; ``roles`` are the names of those
+    they have now, none for who was a member for a while that is over; ``disabled``: the user can
+    sign in nowhere.
     """
 
     user_id: str
@@ -69,24 +72,30 @@ class Members:
         async with self._database.read(tenant_id) as session:
             user_ids = (await session.exec(ids)).all()
             rows = await session.exec(
-                select(User, Membership.created_at, Role.name, lives(now()))
+                select(User, name_in(tenant_id), Membership, Role.name)
                 .join(Membership, col(Membership.user_id) == User.id)
                 .join(Role, col(Role.id) == Membership.role_id)
                 .where(col(User.id).in_(user_ids))
                 .order_by(col(User.id), col(Role.rank).desc(), col(Role.name))
             )
             found = rows.all()
-        users = {user.id: user for user, *_ in found}
+        moment = now()
+        users = {user.id: (user, name) for user, name, *_ in found}
+        held = [
+            (row.user_id, role)
+            for _, _, row, role in found
+            if row.expires_at is None or row.expires_at > moment
+        ]
         return [
             Member(
                 user.id,
                 user.email,
-                user.name,
-                tuple(role for one, _, role, alive in found if one.id == user.id and alive),
-                min(since for one, since, *_ in found if one.id == user.id),
+                name,
+                tuple(role for user_id, role in held if user_id == user.id),
+                min(row.created_at for _, _, row, _ in found if row.user_id == user.id),
                 user.disabled_at is not None,
             )
-            for user in users.values()
+            for user, name in users.values()
         ]
 
     async def remove(self, tenant_id: str, user_id: str, *, by: Actor | None) -> None:
@@ -107,6 +116,7 @@ class Members:
                 (Membership, col(Membership.user_id)),
                 (GroupMember, col(GroupMember.user_id)),
                 (ClientSession, col(ClientSession.user_id)),
+                (MemberName, col(MemberName.user_id)),
                 (Invitation, col(Invitation.invited_by)),
             ):
                 await session.exec(delete(table).where(whose == user_id))

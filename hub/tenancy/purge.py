@@ -25,6 +25,7 @@ from hub.storage.tables import (
     Conversation,
     LoginLink,
     LoginSession,
+    MemberName,
     Membership,
     RefreshToken,
     Tenant,
@@ -43,7 +44,7 @@ PAUSE_S: Final = 0.01
 """Between two of them."""
 
 # What a user has in tenants that is not what they said there: it goes with them anywhere.
-_WAYS_IN: Final[tuple[Any, ...]] = (LoginSession, LoginLink, ClientSession)
+_THEIRS: Final[tuple[Any, ...]] = (LoginSession, LoginLink, ClientSession, MemberName)
 
 
 class Purge:
@@ -198,7 +199,7 @@ async def _end_without_a_tenant(session: AsyncSession, user_id: str) -> bool:
     user = await session.get(User, user_id, with_for_update=True)
     if user is None or (await session.exec(member)).first() is not None:
         return False
-    for kind in _WAYS_IN:
+    for kind in _THEIRS:
         theirs = kind.user_id == user_id
         if kind is LoginSession:
             of_theirs = select(LoginSession.id).where(theirs)

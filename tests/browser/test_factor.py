@@ -6,6 +6,7 @@ import pyotp
 from playwright.async_api import Page, expect
 
 from tests.parts.hub import PASSWORD, ServedHub, ServeHub
+from tests.parts.mail import MailServer
 from tests.parts.provider import IdentityProvider
 
 EMAIL = "ada@hub.example"
@@ -77,6 +78,36 @@ async def test_who_has_a_factor_shows_it_in_a_session_that_began_without(
     await code.fill(pyotp.TOTP(secret).at(moment + 30))
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
+
+
+async def test_a_lost_factor_is_taken_away_by_the_link_of_a_letter_and_a_click(
+    serve_hub: ServeHub, browser_page: Page, mail: MailServer
+) -> None:
+    page = browser_page
+    async with serve_hub(HUB_SMTP_URL=mail.url) as hub:
+        services = hub.hub.services
+        claims = services.tokens.read((await hub.sign_up(EMAIL))["access_token"])
+        secret = (await services.factors.enrol(claims.user_id, claims.tenant_id)).secret
+        code = pyotp.TOTP(secret).now()
+        await services.factors.confirm(claims.user_id, claims.tenant_id, code)
+        services.recovery._mailing.want("factor", EMAIL)
+        token = await mail.token_to(EMAIL, "factor")
+
+        await page.goto(f"{hub.url}/#factor={token}")
+        button = page.get_by_role("button", name="Take it away")
+        await expect(button).to_be_focused()
+        assert token not in page.url
+        assert (await services.factors.state(claims.user_id)).confirmed_at is not None
+        await button.click()
+        await expect(page.locator("#sign-in-notice")).to_contain_text("password alone")
+        assert (await services.factors.state(claims.user_id)).confirmed_at is None
+        await page.goto("about:blank")
+        await page.goto(f"{hub.url}/#factor={token}")
+        await button.click()
+        await expect(page.locator("#lost-factor-problem")).to_contain_text("Ask for another")
+        await page.goto("about:blank")
+        await _sign_in(page, hub.url)
+        await expect(page.get_by_role("button", name="New conversation")).to_be_visible()
 
 
 async def test_a_button_leads_through_the_provider_and_back(

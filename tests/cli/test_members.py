@@ -71,6 +71,17 @@ def test_a_user_is_renamed_exported_and_deleted_in_one_tenant(peopled: Hub) -> N
     exported = [json.loads(line) for line in lines(peopled, "user", "export", *OF_BOB)]
     assert exported[0]["name"] == "Bob"
     lines(peopled, "user", "export", *OF_BOB, "--tenant", "acme")
+    acme = ("--tenant", "acme")
+    there = lines(peopled, "user", "update", *OF_BOB, *acme, "--name", "Bobby")
+    assert there[0].endswith("is Bobby in acme")
+    assert "all tenants" in complaint(peopled, "user", "update", *OF_BOB, *acme, "--new-email", ADA)
+    assert "no such user" in complaint(
+        peopled, "user", "update", *OF_BOB, "--tenant", "default", "--no-name"
+    )
+    told_there = [json.loads(line) for line in lines(peopled, "user", "export", *OF_BOB, *acme)]
+    assert {"section": "name", "name": "Bobby"}.items() <= told_there[2].items()
+    account = lines(peopled, "user", "update", *OF_BOB, *acme, "--no-name")
+    assert account[0].endswith("is Bob in acme")
     assert lines(peopled, "user", "update", *OF_BOB, "--no-name")[0].endswith("has no name")
     assert peopled("user", "update", *OF_BOB, "--name", "").status == 2
     assert peopled("user", "update", *OF_BOB, "--name", "\x1b[2J").status == 2
@@ -87,7 +98,8 @@ def test_a_user_is_renamed_exported_and_deleted_in_one_tenant(peopled: Hub) -> N
     lines(peopled, "user", "delete", *OF_BOB, *here, "--yes")
     assert BOB not in peopled("user", "list").out, "who is nowhere else is no more"
     assert [action for action, by in told(peopled) if by == "cli"][2:] == [
-        "user.update", "user.export", "user.export", *["user.update"] * 4,
+        "user.update", "user.export", "user.export", "user.update", "user.export",
+        *["user.update"] * 5,
         "user.sign_out", "user.delete",
     ]  # fmt: skip
 

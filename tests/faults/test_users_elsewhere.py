@@ -216,7 +216,8 @@ async def test_a_second_factor_that_is_demanded_or_reset_is_missed_on_another_no
             await each("factor.confirm", {"code": pyotp.TOTP(secret).now()})
         bob.socket.notices.clear()
         await bob.socket.conversation()
-        await house.ada.ask("factor.reset", bob.user)
+        token = await house.here.letter(bob.user["user_id"], "factor")
+        await house.here.hub.services.factor_resets.by_letter(token, None)
         await must_enrol()
 
 

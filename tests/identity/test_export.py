@@ -23,6 +23,7 @@ from hub.storage.tables import (
     Group,
     GroupMember,
     Invitation,
+    MemberName,
     ProvidedRole,
     Quota,
     TotpFactor,
@@ -129,6 +130,7 @@ def _of(house: House, user_id: str, other: str) -> tuple[list[SQLModel], dict[st
     quotas = [quota("user", user_id, "tokens.day"), quota("key", key.id, "runs")]
     told = {
         "disabled": [house.tenant_id],
+        "name": [house.tenant_id],
         "group": [group.id],
         "factor": [user_id],
         "client_session": [client.id],
@@ -145,6 +147,7 @@ def _of(house: House, user_id: str, other: str) -> tuple[list[SQLModel], dict[st
         quota("tenant", house.tenant_id, "tokens.day"),
         GroupMember(tenant_id=at, group_id=group.id, user_id=user_id),
         DisabledMember(tenant_id=at, user_id=user_id),
+        MemberName(tenant_id=at, user_id=user_id, name="the night owl"),
         TotpFactor(user_id=user_id, secret="sealed", confirmed_at=now()),
         given, received, to_the_group,
     ], told  # fmt: skip
@@ -168,8 +171,8 @@ async def test_everything_of_a_user_is_told_once_and_nothing_of_another(
     elsewhere, _ = _of(neighbour, eve.user_id, eve.user_id)
     await _store(database, rows + elsewhere)
     # Where she is no member any more.
-    left = DisabledMember(tenant_id=neighbour.tenant_id, user_id=ada.user_id)
-    await _store(database, [left])
+    left: Any = {"tenant_id": neighbour.tenant_id, "user_id": ada.user_id}
+    await _store(database, [DisabledMember(**left), MemberName(**left, name="the early bird")])
     items = await _whole(Exports(database), ada.user_id, house.tenant_id if inside else None)
     found: dict[str, list[str]] = {}
     for item in items:
@@ -182,7 +185,8 @@ async def test_everything_of_a_user_is_told_once_and_nothing_of_another(
     }
     text = json.dumps([item.data for item in items])
     assert "night shift" in text
-    for never in ("sealed", "guest@hub.example", eve.user_id, neighbour.tenant_id):
+    assert "night owl" in text
+    for never in ("sealed", "guest@hub.example", "early bird", eve.user_id, neighbour.tenant_id):
         assert never not in text
 
 

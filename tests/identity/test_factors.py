@@ -11,16 +11,13 @@ from sqlmodel import select, update
 
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
+from hub.identity.accounts import account_tokens
 from hub.identity.accounts.accounts import Accounts
 from hub.identity.accounts.passwords import Passwords
-from hub.identity.factors.second_factors import (
-    BURST,
-    MOST_FAILURES,
-    RECOVERY_CODES,
-    Factors,
-    forget,
-)
+from hub.identity.factors.resets import FactorResets
+from hub.identity.factors.second_factors import BURST, MOST_FAILURES, RECOVERY_CODES, Factors
 from hub.identity.sessions.login_sessions import TokenPair
+from hub.identity.sessions.throttle import Throttle
 from hub.identity.tokens.seal import Seal
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
@@ -76,6 +73,9 @@ class Ada:
     async def sign_in(self, code: str) -> TokenPair:
         return await self.factors.continue_login(await self.challenge(), code)
 
+    async def changed(self, kind: str, id: str) -> None:
+        self.changes.append((kind, id))
+
     async def audited(self) -> list[tuple[str, str | None]]:
         async with self.database.read(self.tenant) as session:
             rows = (await session.exec(select(AuditEntry).order_by("seq"))).all()
@@ -98,7 +98,7 @@ async def ada(
     user, tenant = await accounts.register(EMAIL, PASSWORD)
 
     async def changed(kind: str, id: str) -> None:
-        somebody.changes.append((kind, id))
+        await somebody.changed(kind, id)
 
     factors = Factors(
         database, passwords, Seal(OLD), backplane, accounts.login_sessions,
@@ -338,12 +338,20 @@ async def test_doing_without_takes_the_password_and_a_code(ada: Ada) -> None:
     assert await reason(ada.factors.disable(*who, PASSWORD, ada.code())) == "conflict"
 
 
-async def test_a_factor_that_is_taken_away_as_it_is_shown_was_shown_in_no_session(ada: Ada) -> None:
+@pytest.mark.parametrize("how", ["by the operator", "by a letter"])
+async def test_a_factor_that_is_taken_away_as_it_is_shown_was_shown_in_no_session(
+    ada: Ada, backplane: MemoryBackplane, how: str
+) -> None:
     await ada.enrol()
+    resets = FactorResets(ada.database, Throttle(backplane), ada.changed)
+    async with ada.database.write(EVERY_TENANT) as session:
+        token = account_tokens.make(session, ada.user, "factor")
 
     async def taken() -> None:
-        async with ada.database.write(EVERY_TENANT) as session:
-            await forget(session, ada.user.id)
+        if how == "by a letter":
+            await resets.by_letter(token, None)
+        else:
+            assert await resets.by_operator(ada.user.id)
 
     async with ada.database.write(EVERY_TENANT) as session:
         await session.get(TotpFactor, ada.user.id, with_for_update=True)  # as who shows a code
@@ -358,6 +366,7 @@ async def test_a_factor_that_is_taken_away_as_it_is_shown_was_shown_in_no_sessio
     await taking
     async with ada.database.read(ada.tenant) as session:
         assert (await session.exec(select(LoginSession.second_factor))).all() == [None]
+    assert ada.changes[-1] == ("user", ada.user.id)
 
 
 async def test_a_hijacked_session_guesses_no_code_either(ada: Ada) -> None:

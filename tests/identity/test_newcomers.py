@@ -256,7 +256,13 @@ async def test_nobody_helps_a_senior_themselves_or_who_is_not_there(
         own = (await admin.ask("session.info"))["user_id"]
         service = (await admin.ask("service.create", {"name": "ticker"}))["id"]
         told: dict[str, list[str]] = {}
-        for method in ("user.reset_password", "user.verify", "user.update", "user.sign_out"):
+        for method in (
+            "user.reset_password",
+            "user.verify",
+            "user.update",
+            "user.sign_out",
+            "factor.reset",
+        ):
             more = {"name": "Changed"} if method == "user.update" else {}
             told[method] = [
                 await reason(admin.ask(method, {"user_id": user_id, **more}))
@@ -309,20 +315,35 @@ async def test_one_changes_ones_name_everywhere_and_each_tenant_notes_it(
         assert await actions(open_hub, tenant) == ["account.update"] * 2
 
 
-async def test_a_tenant_renames_its_own_users_and_not_those_of_others_too(
+async def test_a_tenant_calls_its_users_as_it_likes_and_nobody_else_notices(
     open_hub: ServedHub, names: Names
 ) -> None:
-    bob_id = await in_two(open_hub, names)
+    """Whoever else they are a member of."""
+    bob = {"user_id": await in_two(open_hub, names)}
+    other = await token_of(open_hub, f"x@{names.other}.example")
     token = await peopled(open_hub, "admin", names.main)
-    async with open_socket(open_hub.ws_url, token) as admin:
+    async with (
+        open_socket(open_hub.ws_url, token) as admin,
+        open_socket(open_hub.ws_url, other) as abroad,
+        open_socket(open_hub.ws_url, await token_of(open_hub, names.bob)) as himself,
+    ):
+        for name in ("Robert", "Bobby"):
+            assert (await admin.ask("user.update", {**bob, "name": name}))["name"] == name
+            assert (await admin.ask("user.get", bob))["name"] == name
+        assert (await abroad.ask("user.get", bob))["name"] == "Bob"
+        assert await named(himself) == "Bob"
+        await himself.ask("account.update", {"name": "Bert"})
+        assert (await admin.ask("user.get", bob))["name"] == "Bobby"
+        assert (await abroad.ask("user.get", bob))["name"] == "Bert"
+        assert (await admin.ask("user.update", {**bob, "name": None}))["name"] == "Bert"
+        assert (await admin.ask("user.update", {**bob, "name": None}))["name"] == "Bert"
         made = await admin.ask("user.create", {"email": f"new@{names.main}.example"})
         of_new = {"user_id": made["user"]["id"]}
         assert (await admin.ask("user.update", {**of_new, "name": "Nell"}))["name"] == "Nell"
         assert "name" not in await admin.ask("user.update", {**of_new, "name": None})
-        shared = admin.ask("user.update", {"user_id": bob_id, "name": "Mallory"})
-        assert await reason(shared) == "permission_denied"
-        assert (await admin.ask("user.get", {"user_id": bob_id}))["name"] == "Bob"
-    assert await actions(open_hub, names.main) == ["user.update"] * 2
+    updates = [each for each in await actions(open_hub, names.main) if each == "user.update"]
+    assert len(updates) == 6
+    assert await actions(open_hub, names.other) == ["account.update"]
 
 
 async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub, names: Names) -> None:

@@ -27,6 +27,7 @@ from sqlmodel import SQLModel, select
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from hub.identity.sessions import throttle
 from hub.operations.table import OPERATIONS
 from hub.rbac.permissions import declaration
 from hub.storage.scope import EVERY_TENANT
@@ -314,8 +315,13 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> di
 
 @pytest.fixture
 async def hub(
-    tmp_path: Any, scripted_model: ScriptedModel, parts: dict[str, str]
+    tmp_path: Any,
+    scripted_model: ScriptedModel,
+    parts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Hub]:
+    # All of them show tokens that are none, from one address.
+    monkeypatch.setattr(throttle, "OF_TOKENS", throttle.OF_TOKENS._replace(burst=1_000))
     unlimited = {
         "HUB_USER_RATE": "0",
         "HUB_TENANT_RATE": "0",

@@ -16,7 +16,6 @@ UNGUARDED: Final[dict[str, str]] = {
     "role.explain": "looks for the user among the tenant's, and is not found otherwise",
     "member.remove": "looks for the member in the tenant's own scope, in the transaction that acts",
     "invitation.revoke": "looks for it in the tenant's own scope, in the transaction that acts",
-    "factor.reset": "finds the user among the tenant's members, in the transaction that resets",
 }
 """Operations that take an id and guard nothing, and why."""
 

@@ -9,7 +9,7 @@ from hub.identity.keys.service_accounts import ServiceAccounts
 from hub.ids import new_id
 from hub.operations.sharing import NewShare, _colleague
 from hub.storage.database import Database
-from hub.storage.tables import Conversation, Grant, Membership, User
+from hub.storage.tables import Conversation, Grant, Membership
 from tests.identity.houses import House, waiting
 from tests.identity.houses import share as shared
 from tests.interaction.drivers import eventually
@@ -20,9 +20,9 @@ async def test_nothing_is_shared_with_who_is_being_removed(database: Database) -
     bob = await house.user("member")
     share = NewShare(conversation_id=new_id("c"), user_id=bob.user_id, access="reader")
 
-    async def found() -> User | None:
+    async def found() -> object:
         async with database.write(house.tenant_id) as session:
-            return await _colleague(session, share)
+            return await _colleague(session, share, house.tenant_id)
 
     assert await found() is not None
     async with database.write(house.tenant_id) as session:
@@ -44,7 +44,7 @@ async def test_what_is_shared_with_a_service_as_it_is_deleted_ends_with_it(
     share = NewShare(conversation_id=place.id, user_id=bot, access="reader")
     async with database.write(house.tenant_id) as session:
         session.add(place)
-        assert await _colleague(session, share) is not None
+        assert await _colleague(session, share, house.tenant_id) is not None
         deleting = asyncio.create_task(services.delete(owner, house.tenant_id, bot))
 
         async def waits() -> bool:

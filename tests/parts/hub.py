@@ -25,7 +25,11 @@ import pytest
 
 from hub.app import Hub, running
 from hub.cli.serving import HubServer
+from hub.identity.accounts import account_tokens
+from hub.identity.accounts.account_tokens import Purpose
 from hub.settings import read_settings
+from hub.storage.scope import EVERY_TENANT
+from hub.storage.tables import User
 from tests.parts import sqlite
 from tests.parts.ports import free_port
 from tests.parts.scripted import ScriptedModel
@@ -64,6 +68,11 @@ class ServedHub:
     async def sign_up(self, email: str, password: str = PASSWORD) -> dict[str, Any]:
         """Register and sign in; what ``account.login`` answers."""
         return await sign_up(self.url, email, password)
+
+    async def letter(self, user_id: str, purpose: Purpose) -> str:
+        """The token of a letter to a user, without the letter."""
+        async with self.hub.services.database.write(EVERY_TENANT) as session:
+            return account_tokens.make(session, await session.get_one(User, user_id), purpose)
 
 
 ServeHub = Callable[..., AbstractAsyncContextManager[ServedHub]]

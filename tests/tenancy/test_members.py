@@ -1,6 +1,7 @@
 """Members come by invitation and go; nobody above one's own rank, and never the last owner."""
 
 import asyncio
+import random
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from sqlmodel import col, select, update
 from hub.faults import Fault
 from hub.identity.access.assignments import Assignments, Target
 from hub.identity.access.groups import Groups
+from hub.identity.accounts.departures import Departures
 from hub.identity.accounts.users import Users
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -292,3 +294,81 @@ async def test_the_sessions_of_a_membership_that_ended_do_not_come_back_with_the
         assert await session.get(Tenant, owner.tenant_id) is not None
     assert login is not None
     assert login.revoked_at is not None
+
+
+@pytest.mark.parametrize("how", ["removed", "deleted", "expired"])
+async def test_what_a_member_was_called_ends_with_the_membership(
+    *,
+    database: Database,
+    members: Members,
+    owner: Actor,
+    operator: Actor,
+    joined: Joined,
+    how: str,
+) -> None:
+    users, tenant_id = Users(database, nobody_is_told), owner.tenant_id
+    bob = await joined(tenant_id)
+    await joined(operator.tenant_id, user_id=bob.user_id)  # so that the account stays
+    await users.set_name(bob.user_id, "Bob", "account.update")
+    await users.rename(tenant_id, owner, bob.user_id, "Bobby")
+    await users.rename(operator.tenant_id, operator, bob.user_id, "Robert")
+
+    async def called(tenant_id: str) -> str | None:
+        listed = await members.listed(tenant_id, None, 10)
+        (name,) = [each.name for each in listed if each.user_id == bob.user_id]
+        assert name == (await users.get(tenant_id, bob.user_id)).name
+        return name
+
+    assert (await called(tenant_id), await called(operator.tenant_id)) == ("Bobby", "Robert")
+    if how == "expired":
+        async with database.write(tenant_id) as session:
+            of = col(Membership.user_id) == bob.user_id
+            await session.exec(update(Membership).where(of).values(expires_at=now()))
+        await Assignments(database).give(tenant_id, owner, "viewer", Target(bob.user_id))
+    else:
+        if how == "removed":
+            await members.remove(tenant_id, bob.user_id, by=owner)
+        else:
+            await Departures(database, nobody_is_told, lambda: None).remove(
+                tenant_id, owner, bob.user_id
+            )
+        await joined(tenant_id, user_id=bob.user_id)
+    assert (await called(tenant_id), await called(operator.tenant_id)) == ("Bob", "Robert")
+
+
+async def test_of_names_that_are_given_at_once_one_is_kept(
+    database: Database, owner: Actor, joined: Joined
+) -> None:
+    users, bob = Users(database, nobody_is_told), await joined(owner.tenant_id)
+    names = ["Bobby", None, "Robert", "Rob"]
+    given = await asyncio.gather(
+        *(users.rename(owner.tenant_id, owner, bob.user_id, name) for name in names)
+    )
+    assert [each.name for each in given] == names
+    assert (await users.get(owner.tenant_id, bob.user_id)).name in names
+    renames = [each for each in await trail(database, owner.tenant_id) if "user" in each.action]
+    assert [each.action for each in renames] == ["user.update"] * len(names)
+
+
+async def test_whatever_names_are_given_each_tenant_shows_its_own_or_else_the_accounts(
+    database: Database, members: Members, owner: Actor, operator: Actor, joined: Joined
+) -> None:
+    users, dice = Users(database, nobody_is_told), random.Random(13)
+    bob, ann = await joined(owner.tenant_id), await joined(owner.tenant_id)
+    await joined(operator.tenant_id, user_id=bob.user_id)
+    account: str | None = None
+    given: dict[str, str | None] = {owner.tenant_id: None, operator.tenant_id: None}
+    for _ in range(20):
+        name = dice.choice([None, "Bob", "Bobby", "Robert"])
+        by = dice.choice([None, owner, operator])
+        if by is None:
+            account = name
+            await users.set_name(bob.user_id, name, "account.update")
+        else:
+            given[by.tenant_id] = name
+            await users.rename(by.tenant_id, by, bob.user_id, name)
+        for tenant_id, here in given.items():
+            named = {each.user_id: each.name for each in await members.listed(tenant_id, None, 9)}
+            assert named[bob.user_id] == (here or account)
+        assert named.get(ann.user_id) is None
+        assert (await users.account(bob.user_id)).name == account

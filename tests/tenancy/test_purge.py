@@ -21,6 +21,7 @@ from hub.storage.tables import (
     Invitation,
     LoginLink,
     LoginSession,
+    MemberName,
     Message,
     RefreshToken,
     Role,
@@ -74,6 +75,7 @@ async def furnish(database: Database, who: Actor, messages: int = 3) -> None:
                 **of,
             ),
             ClientSession(id=new_id("p"), user_id=user_id, key="k", expires_at=ends, **of),
+            MemberName(user_id=user_id, name="the boss", **of),
         ],
         [
             Usage(

@@ -2,6 +2,7 @@
 statement, for whatever takes an id; also where it only chooses, or is looked for.
 """
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +18,13 @@ from hub.operations.operation import PUBLIC
 from hub.operations.table import OPERATIONS
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from tests.interaction.matrix.table import FOREIGN, MISSING, RELATIONS, TABLE
+from tests.interaction.matrix.table import FOREIGN, MISSING, RELATIONS, TABLE, THE
 from tests.interaction.matrix.things import House, Things
 from tests.parts.hub import PASSWORD, ServeHub
 from tests.tenancy.test_alike import Ask, somebody
 
+_OWN: Final = re.compile(r'"(?:[a-z]{1,2}_[0-9A-HJKMNP-TV-Z]{26}|20\d\d-\d\d-\d\dT[^"]+)"')
+"""An id, or an instant, in an answer."""
 _SAID: Final[ContextVar[list[str] | None]] = ContextVar("said", default=None)
 
 CHOOSING: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
@@ -110,6 +113,13 @@ class Two:
             _SAID.reset(token)
         return Told(answer, statements)
 
+    async def told_of(self, method: str, params: dict[str, Any], user: str) -> Told:
+        """The same, with nothing in it that is the user's alone, or of this moment."""
+        told = await self.told(method, params)
+        for own in (user, user.lower()):
+            told = told._replace(answer=told.answer.replace(own, "<them>"))
+        return told._replace(answer=_OWN.sub('"<its own>"', told.answer))
+
     async def differing(
         self, method: str, parameter: str, more: dict[str, Any], foreign: str, missing: str
     ) -> str:
@@ -186,6 +196,42 @@ async def test_what_is_acted_on_is_looked_for_in_the_same_way_wherever_it_is(two
         differing.append(await two.differing(row.operation, row.by, more, foreign, missing))
     assert len(cases) > 60
     assert list(filter(None, differing)) == []
+
+
+SAYS_MORE: Final = {
+    "user.delete": "of who is nowhere else the account goes too, which is more to be done",
+}
+"""What is done about a member in more statements where they are in no other tenant, and why."""
+
+
+async def test_a_member_who_is_elsewhere_too_is_answered_in_the_same_way_as_one_who_is_not(
+    two: Two,
+) -> None:
+    """The administrators of a tenant do not learn by it which of the two somebody is."""
+    cases = []
+    for row in TABLE:
+        if THE in RELATIONS[row.on] and row.on in ("user", "colleague"):
+            more = {
+                key: two.things.filled(value, two.user, two.home, "")
+                for key, value in row.params.items()
+            }
+            # The first is asked about for what is looked up for the first time.
+            first, here, both = (two.things.user(two.home.tenant_id) for _ in range(3))
+            two.things.join(both, two.foreign.tenant_id)
+            cases.append((row.operation, row.by, more, (first, here, both)))
+    await two.store()
+    differing = []
+    for method, parameter, more, whose in cases:
+        _, one, other = [
+            await two.told_of(method, {**more, parameter: user}, user) for user in whose
+        ]
+        assert one.answer.startswith("done"), one
+        if one.answer != other.answer or (
+            method not in SAYS_MORE and one.statements != other.statements
+        ):
+            differing.append(f"{method} by {parameter}: {one} and {other}")
+    assert len(cases) > 12
+    assert differing == []
 
 
 async def test_what_chooses_or_is_looked_for_finds_as_much_abroad_as_nowhere(two: Two) -> None:

@@ -9,9 +9,6 @@ import httpx
 import pyotp
 import pytest
 
-from hub.ids import new_id
-from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import Membership
 from tests.interaction.drivers import Refused, Socket, open_socket
 from tests.parts.hub import PASSWORD, ServedHub
 
@@ -212,7 +209,7 @@ async def test_who_is_given_a_role_that_demands_a_factor_is_cut_back_at_once(
         await socket.ask("channel.subscribe", channel)
 
 
-@pytest.mark.parametrize("by", ["themselves", "an owner"])
+@pytest.mark.parametrize("by", ["themselves", "a letter"])
 async def test_that_a_factor_was_shown_is_worth_nothing_once_it_is_gone(
     served_hub: ServedHub, client: httpx.AsyncClient, ada: Api, by: str
 ) -> None:
@@ -227,8 +224,8 @@ async def test_that_a_factor_was_shown_is_worth_nothing_once_it_is_gone(
             given = {"code": later(secret), "password": PASSWORD}
             done = await admin.ask("POST", "/v1/factor/disable", **given)
         else:
-            path = f"/v1/users/{user_of(served_hub, admin)}/factor/reset"
-            done = await ada.ask("POST", path)
+            token = await served_hub.letter(user_of(served_hub, admin), "factor")
+            done = await admin.ask("POST", "/v1/auth/factor/reset", token=token)
         assert done == (200, {})
         await cut_back(socket)
         old = admin.session["refresh_token"]
@@ -253,57 +250,3 @@ async def test_another_tenants_demand_is_its_own(
     bob = Api(client, await served_hub.sign_up("bob@hub.example"))
     await ada.ask("POST", "/v1/factor/policy", role="viewer")
     assert (await bob.ask("GET", "/v1/conversations"))[0] == 200
-
-
-async def test_an_administrator_resets_the_factor_of_who_has_lost_it(
-    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
-) -> None:
-    admin = await member(served_hub, client, ada, "admin")
-    lost = await member(served_hub, client, ada, "member")
-    await lost.enrol()
-    path = f"/v1/users/{user_of(served_hub, lost)}/factor/reset"
-    assert await admin.ask("POST", path) == (200, {})
-    account = {"email": "member@hub.example", "password": PASSWORD}
-    assert (await client.post("/v1/auth/login", json=account)).status_code == 200
-    assert await admin.ask("POST", path) == (200, {})
-
-
-async def test_nobody_resets_above_their_rank_their_own_or_elsewhere(
-    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
-) -> None:
-    admin = await member(served_hub, client, ada, "admin")
-    operator = await member(served_hub, client, ada, "operator")
-    bob = Api(client, await served_hub.sign_up("bob@hub.example"))
-    for somebody in (ada, admin, operator, bob):
-        await somebody.enrol()
-
-    def path(somebody: Api) -> str:
-        return f"/v1/users/{user_of(served_hub, somebody)}/factor/reset"
-
-    assert reason(await admin.ask("POST", path(ada))) == (403, "permission_denied")
-    assert reason(await admin.ask("POST", path(admin))) == (403, "permission_denied")
-    assert reason(await operator.ask("POST", path(admin))) == (403, "permission_denied")
-    assert reason(await ada.ask("POST", path(bob))) == (404, "not_found")
-    missing = "/v1/users/u_01ARZ3NDEKTSV4RRFFQ69G5FAV/factor/reset"
-    assert reason(await ada.ask("POST", missing)) == (404, "not_found")
-    assert await ada.ask("POST", path(admin)) == (200, {})
-
-
-async def test_a_member_of_several_tenants_is_reset_by_the_operator_alone(
-    served_hub: ServedHub, client: httpx.AsyncClient, ada: Api
-) -> None:
-    services = served_hub.hub.services
-    both = await member(served_hub, client, ada, "member")
-    bob = Api(client, await served_hub.sign_up("bob@hub.example"))
-    tenant_id = services.tokens.read(bob.session["access_token"]).tenant_id
-    async with services.database.write(EVERY_TENANT) as session:
-        user_id = user_of(served_hub, both)
-        session.add(
-            Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=user_id, role_id="viewer")
-        )
-    await both.enrol()
-    path = f"/v1/users/{user_of(served_hub, both)}/factor/reset"
-    for somebody in (ada, bob):
-        assert reason(await somebody.ask("POST", path)) == (403, "permission_denied")
-    assert await services.factor_rules.reset_as_operator(user_of(served_hub, both)) is True
-    assert await services.factor_rules.reset_as_operator(user_of(served_hub, both)) is False

@@ -115,6 +115,7 @@ SAYS_MORE: Final = {
     "/v1/auth/recover": "what an address may be, and how often one asks",
     "/v1/auth/resend": "what an address may be, and how often one asks",
     "/v1/auth/verify": "how often one fails",
+    "/v1/auth/factor/reset": "how often one fails",
     "/v1/auth/reset": "how often one fails",
     "/v1/auth/password": "how often one fails",
     "/v1/account/delete": "how often one fails",

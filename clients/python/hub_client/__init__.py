@@ -12,6 +12,7 @@ from hub_client.account import (
     accept_invitation,
     recover,
     resend,
+    reset_factor,
     reset_password,
     verify_email,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "recover",
     "register",
     "resend",
+    "reset_factor",
     "reset_password",
     "verify_email",
 ]

@@ -1,4 +1,6 @@
-"""What one does about an account without being signed in: a new one, its address, its password."""
+"""What one does about an account without being signed in: its address, its password, its second
+factor, another tenant.
+"""
 
 from hub_client.addresses import parse_address
 from hub_client.auth import CodeSource, LoginAuth, http_client, post
@@ -35,6 +37,15 @@ async def verify_email(url: str, *, token: str) -> None:
     Raises Unauthenticated (it was used, or is too old), RateLimited, ConnectFailed.
     """
     await _ask(url, "verify", token=token)
+
+
+async def reset_factor(url: str, *, token: str) -> None:
+    """Do without the second factor from now on, with the token of the letter that an administrator
+    has sent (what follows ``#factor=`` in its link).
+
+    Raises Unauthenticated (it was used, or is too old), RateLimited, ConnectFailed.
+    """
+    await _ask(url, "factor/reset", token=token)
 
 
 async def accept_invitation(

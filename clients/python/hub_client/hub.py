@@ -110,7 +110,9 @@ class Hub:
         await self._connection.call("account.change_email", params)
 
     async def rename(self, name: str | None) -> None:
-        """Change the name that the account has in all of its tenants. Raises InvalidParams."""
+        """Change the name of the account; a tenant may call it something else. Raises
+        InvalidParams.
+        """
         await self._connection.call("account.update", {"name": name})
 
     async def logout(self, *, everywhere: bool = False, keys: bool = False) -> None:

@@ -13,6 +13,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import hand_of, held_by, held_by_group, is_known
+from hub.identity.access.names import name_in
 from hub.identity.access.shares import forget_group_shares
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -68,7 +69,7 @@ class Groups:
     ) -> list[Listed]:
         """So many of who is in a group, by their ids, after one of them."""
         statement = (
-            select(User.id, User.email, User.name, GroupMember.created_at)
+            select(User.id, User.email, name_in(tenant_id), GroupMember.created_at)
             .join(GroupMember, col(GroupMember.user_id) == User.id)
             .where(GroupMember.group_id == group_id)
             .order_by(col(User.id))

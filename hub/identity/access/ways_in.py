@@ -1,8 +1,8 @@
 """The ways in that a user has beside the password, and how they end.
 
 Whoever had an account for a while may have left them behind: a sign-in that waits for its second
-factor, a login link, a move to an address of theirs, an API key. Each is ended in the transaction
-that takes the account back.
+factor, a login link, a move to an address of theirs, a letter that takes the second factor away, an
+API key. Each is ended in the transaction that takes the account back.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,12 @@ async def void_sign_ins(session: AsyncSession, user_id: str) -> None:
         await _void(session, waiting, col(waiting.user_id) == user_id)
 
 
-async def void_moves(session: AsyncSession, user_id: str) -> None:
-    """Void moves of the account to another address that nobody there has confirmed."""
-    moves = (col(AccountToken.user_id) == user_id) & (col(AccountToken.purpose) == "move")
-    await _void(session, AccountToken, moves)
+async def void_letters(session: AsyncSession, user_id: str) -> None:
+    """Void moves of the account to another address that nobody there has confirmed, and letters
+    that take its second factor away.
+    """
+    purposes = col(AccountToken.purpose).in_(("move", "factor"))
+    await _void(session, AccountToken, (col(AccountToken.user_id) == user_id) & purposes)
 
 
 async def _void(

@@ -16,13 +16,16 @@ from hub.faults import Fault
 from hub.identity.sessions.login_sessions import digest
 from hub.storage.tables import AccountToken, User, now
 
-Purpose = Literal["verify", "reset", "move"]
-"""``move``: it was sent to an address that the account is to have."""
+Purpose = Literal["verify", "reset", "move", "factor"]
+"""``move``: it was sent to an address that the account is to have. ``factor``: it takes the second
+factor away.
+"""
 
 LIVES: Final[dict[Purpose, timedelta]] = {
     "verify": timedelta(days=1),
     "reset": timedelta(minutes=30),
     "move": timedelta(days=1),
+    "factor": timedelta(days=1),
 }
 """How long a token is good for."""
 
@@ -70,11 +73,14 @@ async def holder(session: AsyncSession, token: str, purpose: Purpose) -> User:
     return user
 
 
-async def use(session: AsyncSession, token: str, purpose: Purpose) -> User:
-    """Use the token up; its user, whose row is locked. Raises Fault("unauthenticated") for one that
-    was used, is too old, is for something else, or was sent to an address that is not theirs now.
+async def use(
+    session: AsyncSession, token: str, purpose: Purpose, *, referable: bool = False
+) -> User:
+    """Use the token up; its user, whose row is locked, but (``referable``) not against rows that
+    come to refer to it. Raises Fault("unauthenticated") for a token that was used, is too old, is
+    for something else, or was sent to an address that is not theirs now.
     """
-    found = await _used(session, token, purpose)
+    found = await _used(session, token, purpose, referable=referable)
     if found is None or found[0].email != found[1]:
         raise _invalid()
     return found[0]
@@ -87,26 +93,34 @@ async def use_move(session: AsyncSession, token: str) -> tuple[User, str] | None
     return await _used(session, token, "move")
 
 
-async def _used(session: AsyncSession, token: str, purpose: Purpose) -> tuple[User, str] | None:
+async def _used(
+    session: AsyncSession, token: str, purpose: Purpose, *, referable: bool = False
+) -> tuple[User, str] | None:
     moment = now()
+    good = (
+        (col(AccountToken.token_hash) == digest(token))
+        & (col(AccountToken.purpose) == purpose)
+        & col(AccountToken.used_at).is_(None)
+        & (col(AccountToken.expires_at) > moment)
+    )
+    user_id = (await session.exec(select(AccountToken.user_id).where(good))).one_or_none()
+    if user_id is None:
+        return None
+    # Before the token, as whoever voids it locks them; and as it is then, whatever was read of it.
+    user = await session.get(
+        User, user_id, with_for_update={"key_share": referable}, populate_existing=True
+    )
     used = await session.exec(
         update(AccountToken)
-        .where(
-            col(AccountToken.token_hash) == digest(token),
-            col(AccountToken.purpose) == purpose,
-            col(AccountToken.used_at).is_(None),
-            col(AccountToken.expires_at) > moment,
-        )
+        .where(good)
         .values(used_at=moment)
-        .returning(col(AccountToken.user_id), col(AccountToken.email))
+        .returning(col(AccountToken.email))
         .execution_options(synchronize_session=False)
     )
     row = used.one_or_none()
-    if row is None:
+    if row is None or user is None or user.deleted_at is not None:
         return None
-    # As it is once it is locked, whatever was read of it before.
-    user = await session.get(User, row[0], with_for_update=True, populate_existing=True)
-    return (user, row[1]) if user is not None and user.deleted_at is None else None
+    return user, row[0]
 
 
 async def void(session: AsyncSession, user_id: str, purpose: Purpose) -> None:

@@ -29,6 +29,7 @@ from hub.storage.tables import (
     GroupMember,
     Invitation,
     LoginSession,
+    MemberName,
     Membership,
     Message,
     ProvidedRole,
@@ -101,6 +102,11 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "disabled": Section(
         DisabledMember,
         ("tenant_id", "disabled_at"),
+        key="tenant_id",
+    ),
+    "name": Section(
+        MemberName,
+        ("tenant_id", "name"),
         key="tenant_id",
     ),
     "group": Section(

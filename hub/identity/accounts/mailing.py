@@ -29,10 +29,11 @@ AT_ONCE: Final = 2
 PAUSES_S: Final = (2.0, 10.0, 60.0, 240.0)
 """After each attempt to hand a letter over, before the next. Its link is good for longer."""
 
-Kind = Literal["verify", "reset", "known", "welcome", "invited", "move", "taken"]
+Kind = Literal["verify", "reset", "known", "welcome", "invited", "move", "taken", "factor"]
 """What a letter is for. ``known``: somebody registers with an address that has an account.
 ``welcome``: an administrator has made an account for it; ``invited``: wanted to, and it has one.
 ``move``: an account is to have this address; ``taken``: was to, and it has another.
+``factor``: to do without a second factor; to who has none as well, which is for nobody to learn.
 """
 Notice = Literal["moved"]
 """What somebody is told that takes no token. ``moved``: their account has another address now."""
@@ -45,6 +46,7 @@ _SUBJECTS: Final[dict[Kind | Notice, str]] = {
     "invited": "You are invited",
     "move": "Confirm your new e-mail address",
     "taken": "You have an account already",
+    "factor": "Do without your second factor",
     "moved": "Your e-mail address was changed",
 }
 _TOKENS: Final[dict[Kind, Purpose]] = {
@@ -55,6 +57,7 @@ _TOKENS: Final[dict[Kind, Purpose]] = {
     "invited": "reset",
     "move": "move",
     "taken": "reset",
+    "factor": "factor",
 }
 _LIVES: Final[dict[Kind, timedelta]] = {"welcome": timedelta(days=1)}
 """How long the token of a letter is good for that its reader did not ask for; of others, as long as
@@ -95,6 +98,11 @@ _TEXTS: Final[dict[Kind | Notice, str]] = {
     "once, and ends all sessions:\n\n"
     "{link}\n\n"
     "If it was not you, do nothing: whoever it was has not learnt that you have an account.\n",
+    "factor": "An administrator at the agent hub at {url} was told that you have lost your second\n"
+    "factor. To do without it, open this link within a day. It works once; from then on your\n"
+    "password alone signs you in, until you enrol another:\n\n"
+    "{link}\n\n"
+    "If you have not lost one, do nothing: all stays as it is.\n",
     "moved": "Your account at the agent hub at {url} has another e-mail address now, which\n"
     "somebody asked for who knows its password. Letters about it go there from now on.\n\n"
     "If it was not you, tell an administrator of the hub at once.\n",

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from hub.faults import Fault
+from hub.identity.access.ways_in import void_letters
 from hub.identity.accounts import account_tokens, addresses
 from hub.identity.accounts.mailing import Mailing
 from hub.identity.accounts.trails import tell
@@ -78,5 +79,5 @@ async def _move(session: AsyncSession, user: User, address: str, action: str) ->
         await session.flush()
     except IntegrityError:
         raise Fault("conflict", "This address has an account of its own.") from None
-    await account_tokens.void(session, user.id, "move")
+    await void_letters(session, user.id)  # what waits was sent elsewhere, or leads there
     await tell(session, user.id, action)

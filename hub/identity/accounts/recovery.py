@@ -1,4 +1,6 @@
-"""Recovery: whose an address is, and a new password, by the old one or by a letter."""
+"""Recovery: whose an address is, and a new password, by the old one or by a letter; and the letters
+that administrators have sent.
+"""
 
 from typing import Final
 
@@ -9,7 +11,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import may_change
-from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_letters, void_sign_ins
 from hub.identity.accounts import account_tokens
 from hub.identity.accounts.account_tokens import Purpose
 from hub.identity.accounts.addresses import address_or_nobodys, own_parts
@@ -28,6 +30,7 @@ WRONG: Final = "The password is wrong."
 _HELP: Final[dict[Purpose, tuple[str, str]]] = {
     "verify": ("user.verify", "member:invite"),
     "reset": ("user.reset_password", "session:revoke:any"),
+    "factor": ("factor.reset", "factor:reset"),
 }
 """What an administrator has a letter sent for: its name in the audit trail, and by which right."""
 
@@ -170,8 +173,9 @@ class Recovery:
         """Have a letter sent to a member of a tenant, for an administrator there. For a ``reset``
         their sessions in that tenant end, whatever becomes of the letter.
 
-        The password stays, and the address is verified by nobody but who reads the letter: both are
-        of all the tenants that the user is in, or will be. Raises Fault: "not_found",
+        The password and the second factor stay, and the address is verified by nobody but who reads
+        the letter: they are of all the tenants that the user is in, or will be. Nothing tells
+        whether they are in others, or have a second factor. Raises Fault: "not_found",
         "permission_denied" (they rank above ``by``), "conflict" (``by`` themself, or a service
         account), and "rate_limited" where no letter was sent.
         """
@@ -217,5 +221,5 @@ class Recovery:
         session.add(user)
         # What was asked for before is not to undo it.
         await account_tokens.void(session, user.id, "reset")
-        await void_moves(session, user.id)
+        await void_letters(session, user.id)
         await void_sign_ins(session, user.id)

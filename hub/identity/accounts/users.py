@@ -16,6 +16,7 @@ from hub.audit.trail import record
 from hub.faults import Fault
 from hub.identity.access.changes import Changed, announce
 from hub.identity.access.holdings import may_change
+from hub.identity.access.names import name_in
 from hub.identity.access.owners import keep_an_owner
 from hub.identity.access.ways_in import end_sessions, void_sign_ins
 from hub.identity.accounts.addresses import address_or_nobodys, user_of
@@ -24,13 +25,22 @@ from hub.identity.accounts.trails import tell
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import DisabledMember, LoginSession, Membership, Role, Tenant, User, now
+from hub.storage.tables import (
+    DisabledMember,
+    LoginSession,
+    MemberName,
+    Membership,
+    Role,
+    Tenant,
+    User,
+    now,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A user in a tenant. ``roles``: the names of those they have of themselves now;
-    ``disabled_at``: there, or everywhere.
+    """A user in a tenant. ``name``: what they are called there; ``roles``: the names of those they
+    have of themselves now; ``disabled_at``: there, or everywhere.
     """
 
     id: str
@@ -65,12 +75,12 @@ class Users:
             )
         async with self._database.read(tenant_id) as session:
             ids = (await session.exec(members)).all()
-            return await _profiles(session, ids)
+            return await _profiles(session, tenant_id, ids)
 
     async def get(self, tenant_id: str, user_id: str) -> Profile:
         """A member. Raises Fault("not_found")."""
         async with self._database.read(tenant_id) as session:
-            return await _profile(session, user_id)
+            return await _profile(session, tenant_id, user_id)
 
     async def disable(self, tenant_id: str, by: Actor | None, user_id: str) -> Profile:
         """Let a member do nothing in the tenant any more, from now on.
@@ -86,7 +96,7 @@ class Users:
                 await record(session, tenant_id, "user.disable", resource=("user", user_id))
                 if owns:
                     await keep_an_owner(session, tenant_id)
-            profile = await _profile(session, user_id)
+            profile = await _profile(session, tenant_id, user_id)
         await announce(self._changed, ("user", user_id))
         return profile
 
@@ -102,46 +112,44 @@ class Users:
                 await session.delete(row)
                 await record(session, tenant_id, "user.enable", resource=("user", user_id))
                 await session.flush()
-            profile = await _profile(session, user_id)
+            profile = await _profile(session, tenant_id, user_id)
         await announce(self._changed, ("user", user_id))
         return profile
 
-    async def rename(self, tenant_id: str, by: Actor, user_id: str, name: str | None) -> Profile:
-        """Give a member another name, or none: one who is a member of no other tenant, where they
-        are called so too.
+    async def rename(
+        self, tenant_id: str, by: Actor | None, user_id: str, name: str | None
+    ) -> Profile:
+        """Call a member something else in the tenant; None: by the name of their account again.
 
-        Raises Fault: "not_found", "permission_denied" (they rank above ``by``, or are a member
-        elsewhere), "conflict" (``by`` themself, or a service account).
+        Raises Fault: "not_found", "permission_denied" (they rank above ``by``), "conflict" (``by``
+        themself, or a service account).
         """
-        async with self._database.write(EVERY_TENANT) as session:
+        async with self._database.write(tenant_id) as session:
             await may_change(session, tenant_id, by, user_id, "user:disable")
-            elsewhere = select(Membership.id).where(
-                Membership.user_id == user_id, Membership.tenant_id != tenant_id
-            )
-            user = await session.get(User, user_id, with_for_update=True)
+            user = await session.get(User, user_id)
             assert user is not None, "a membership refers to it"
             if user.kind == "service":
                 raise Fault("conflict", "A service account is renamed by service.update.")
-            if (await session.exec(elsewhere.limit(1))).first() is not None:
-                raise Fault(
-                    "permission_denied",
-                    "You may not rename this user; they can, and the hub's operator.",
-                )
-            _call(user, name)
-            session.add(user)
+            row = await session.get(MemberName, {"tenant_id": tenant_id, "user_id": user_id})
+            if name is None and row is not None:
+                await session.delete(row)
+            elif name is not None:
+                row = row or MemberName(tenant_id=tenant_id, user_id=user_id, name=name)
+                row.name = name
+                session.add(row)
             await record(session, tenant_id, "user.update", resource=("user", user_id))
-        async with self._database.read(tenant_id) as session:
-            return await _profile(session, user_id)
+            await session.flush()
+            return await _profile(session, tenant_id, user_id)
 
     async def set_name(self, user_id: str, name: str | None, action: str) -> User:
-        """Give a user another name, or none, in all of their tenants: themself
-        (``account.update``), or the operator (``user.update``). Raises Fault("not_found").
+        """Give an account another name, or none: its user does (``account.update``), or the
+        operator (``user.update``). Raises Fault("not_found").
         """
         async with self._database.write(EVERY_TENANT) as session:
             user = await session.get(User, user_id, with_for_update=True)
             if user is None or user.deleted_at is not None:
                 raise Fault("not_found", "There is no such user.")
-            _call(user, name)
+            user.name, user.updated_at = name, now()
             session.add(user)
             await tell(session, user_id, action)
         return user
@@ -235,19 +243,15 @@ class Users:
             await tell(session, user_id, "account.verify")
 
 
-def _call(user: User, name: str | None) -> None:
-    user.name, user.updated_at = name, now()
-
-
-async def _profile(session: AsyncSession, user_id: str) -> Profile:
-    found = await _profiles(session, [user_id])
+async def _profile(session: AsyncSession, tenant_id: str, user_id: str) -> Profile:
+    found = await _profiles(session, tenant_id, [user_id])
     if not found:
         raise Fault("not_found")
     return found[0]
 
 
-async def _profiles(session: AsyncSession, ids: Sequence[str]) -> Sequence[Profile]:
-    """Of the session's tenant."""
+async def _profiles(session: AsyncSession, tenant_id: str, ids: Sequence[str]) -> Sequence[Profile]:
+    """In the tenant, which is that of the session."""
     memberships = await session.exec(
         select(Membership, Role.name)
         .join(Role, col(Role.id) == Membership.role_id)
@@ -263,7 +267,7 @@ async def _profiles(session: AsyncSession, ids: Sequence[str]) -> Sequence[Profi
         at = joined.setdefault(membership.user_id, membership.created_at)
         joined[membership.user_id] = min(at, membership.created_at)
     users = await session.exec(
-        select(User).where(col(User.id).in_(list(roles))).order_by(col(User.id))
+        select(User, name_in(tenant_id)).where(col(User.id).in_(list(roles))).order_by(col(User.id))
     )
     disabled = await session.exec(
         select(DisabledMember.user_id, DisabledMember.disabled_at).where(
@@ -281,12 +285,12 @@ async def _profiles(session: AsyncSession, ids: Sequence[str]) -> Sequence[Profi
         Profile(
             id=user.id,
             email=user.email,
-            name=user.name,
+            name=name,
             roles=tuple(sorted(roles[user.id])),
             joined_at=joined[user.id],
             last_seen_at=last_seen.get(user.id),
             verified_at=user.verified_at,
             disabled_at=user.disabled_at or disabled_here.get(user.id),
         )
-        for user in users.all()
+        for user, name in users.all()
     ]

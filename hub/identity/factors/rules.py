@@ -1,27 +1,19 @@
-"""What administrators decide of second factors: who must have one, and who may do without again."""
-
-from collections.abc import Awaitable, Callable
-
-from sqlmodel import select
+"""What administrators decide of second factors: who must have one."""
 
 from hub.audit.trail import record
 from hub.faults import Fault
-from hub.identity.access.holdings import hand_of, held_by
-from hub.identity.factors.second_factors import forget
+from hub.identity.access.changes import Changed, announce
+from hub.identity.access.holdings import hand_of
 from hub.rbac.actor import Actor
 from hub.rbac.inheritance import Definitions, rank_of
-from hub.rbac.ranks import why_not_touch
 from hub.storage.database import Database
-from hub.storage.scope import EVERY_TENANT
-from hub.storage.tables import FactorPolicy, Membership, TotpFactor
+from hub.storage.tables import FactorPolicy
 
 
 class FactorRules:
     """The demands of tenants. ``changed(kind, id)`` is told of each change."""
 
-    def __init__(
-        self, database: Database, *, changed: Callable[[str, str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, database: Database, *, changed: Changed) -> None:
         self._database = database
         self._changed = changed
 
@@ -49,56 +41,8 @@ class FactorRules:
             else:
                 policy.rank = rank
             await record(session, tenant_id, "factor.require", details={"role": role, "rank": rank})
-        await self._announce("tenant", tenant_id)
+        await announce(self._changed, ("tenant", tenant_id))
         return rank
-
-    async def reset(self, actor: Actor, user_id: str) -> None:
-        """Take the second factor from a member of the actor's tenant, who then signs in without.
-
-        Raises Fault("not_found") for who is no member; "permission_denied" for who ranks above the
-        actor, is the actor, or is a member elsewhere too (the factor guards that as well: the
-        operator decides, with ``hub user reset-factor``). Which of these is not told.
-        """
-        async with self._database.write(EVERY_TENANT) as session:
-            hand, definitions = await hand_of(session, actor.tenant_id, actor, "factor:reset")
-            theirs = await held_by(session, actor.tenant_id, user_id)
-            if not theirs.member:
-                raise Fault("not_found")
-            elsewhere = select(Membership.id).where(
-                Membership.user_id == user_id, Membership.tenant_id != actor.tenant_id
-            )
-            if (
-                user_id == actor.user_id
-                or why_not_touch(hand, theirs.role_ids, definitions) is not None
-                or (await session.exec(elsewhere.limit(1))).first() is not None
-            ):
-                raise Fault(
-                    "permission_denied",
-                    "You may not reset this user's second factor; the hub's operator can.",
-                )
-            if await session.get(TotpFactor, user_id) is None:
-                return
-            await forget(session, user_id)
-            await record(session, actor.tenant_id, "factor.reset", resource=("user", user_id))
-        await self._announce("user", user_id)
-
-    async def reset_as_operator(self, user_id: str) -> bool:
-        """Take the second factor from a user of whatever tenants; whether there was one."""
-        async with self._database.write(EVERY_TENANT) as session:
-            gone = await forget(session, user_id)
-            tenants = select(Membership.tenant_id).where(Membership.user_id == user_id).distinct()
-            for tenant_id in (await session.exec(tenants)).all() if gone else ():
-                await record(session, tenant_id, "factor.reset", resource=("user", user_id))
-        if gone:
-            await self._announce("user", user_id)
-        return gone
-
-    async def _announce(self, kind: str, id: str) -> None:
-        try:
-            await self._changed(kind, id)
-        except Fault:
-            # It is in the database, and every node looks there within seconds anyway.
-            return
 
 
 def _rank_of_role(role: str, definitions: Definitions) -> int:

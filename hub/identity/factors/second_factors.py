@@ -11,7 +11,7 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
@@ -24,8 +24,10 @@ from hub.audit.origin import acting, current
 from hub.audit.trail import record
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.identity.access.changes import Changed, announce
 from hub.identity.access.owners import lock
 from hub.identity.access.refusal import NotAdmitted
+from hub.identity.accounts import account_tokens
 from hub.identity.accounts.joining import join
 from hub.identity.accounts.passwords import Passwords
 from hub.identity.factors import totp
@@ -79,7 +81,7 @@ class Factors:
         backplane: Backplane,
         sessions: LoginSessions,
         *,
-        changed: Callable[[str, str], Awaitable[None]],
+        changed: Changed,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
@@ -128,6 +130,9 @@ class Factors:
         Raises Fault("conflict") when nothing waits for it, "permission_denied" for a wrong code.
         """
         async with self._database.write(EVERY_TENANT) as session:
+            # A letter takes away what was lost, and not what is enrolled after it was sent.
+            await session.get(User, user_id, with_for_update={"key_share": True})
+            await account_tokens.void(session, user_id, "factor")
             factor = await session.get(TotpFactor, user_id, with_for_update=True)
             if factor is None or factor.confirmed_at is not None:
                 raise Fault("conflict", "There is no enrolment to confirm. Enrol first.")
@@ -138,7 +143,7 @@ class Factors:
             await _shown_in(session, user_id, session_id, "totp")
             codes = await _renew(session, user_id)
             await record(session, tenant_id, "factor.confirm", resource=("user", user_id))
-        await self._announce("user", user_id)
+        await announce(self._changed, ("user", user_id))
         return codes
 
     async def prove(self, user_id: str, tenant_id: str, session_id: str, code: str) -> None:
@@ -156,7 +161,7 @@ class Factors:
             await record(session, tenant_id, "factor.prove", resource=resource)
             if shown == "recovery":
                 await _tell_recovery(session, user_id, tenant_id)
-        await self._announce("session", session_id)
+        await announce(self._changed, ("session", session_id))
 
     async def renew(self, user_id: str, tenant_id: str, code: str) -> list[str]:
         """New recovery codes in place of the old, told this once.
@@ -187,7 +192,7 @@ class Factors:
                 raise Fault("permission_denied", "The password or the code is not right.")
             await forget(session, user_id)
             await record(session, tenant_id, "factor.disable", resource=("user", user_id))
-        await self._announce("user", user_id)
+        await announce(self._changed, ("user", user_id))
 
     async def continue_login(
         self,
@@ -232,7 +237,7 @@ class Factors:
         if isinstance(outcome, Fault):
             raise outcome
         if invitation is not None:
-            await self._announce("user", waiting.user_id)
+            await announce(self._changed, ("user", waiting.user_id))
         return outcome
 
     async def _continue(
@@ -312,13 +317,6 @@ class Factors:
         if step is not None and opened.stale:
             factor.secret = self._seal.seal(opened.plain, purpose)
         return step
-
-    async def _announce(self, kind: str, id: str) -> None:
-        try:
-            await self._changed(kind, id)
-        except Fault:
-            # It is in the database, and every node looks there within seconds anyway.
-            return
 
 
 async def forget(session: AsyncSession, user_id: str) -> bool:

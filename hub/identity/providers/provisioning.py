@@ -20,7 +20,7 @@ from hub.identity.access.holdings import held_by
 from hub.identity.access.owners import has_owner, lock
 from hub.identity.access.refusal import NotAdmitted
 from hub.identity.access.remains import forget_remains
-from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_letters, void_sign_ins
 from hub.identity.accounts.addresses import normal
 from hub.identity.accounts.sign_in import choose_tenant
 from hub.identity.factors.second_factors import forget
@@ -240,7 +240,7 @@ class _Admission:
         user.password_hash, user.verified_at = None, now()
         await forget(self._session, user.id)
         self.altered = user.id
-        await void_moves(self._session, user.id)
+        await void_letters(self._session, user.id)
         await void_sign_ins(self._session, user.id)
         await end_sessions(self._session, col(LoginSession.user_id) == user.id)
         revoked = await revoke_keys(self._session, user.id)

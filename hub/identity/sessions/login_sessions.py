@@ -25,7 +25,7 @@ from hub.faults import Fault
 from hub.identity.access.entry import may_enter
 from hub.identity.access.factor_policy import has_factor
 from hub.identity.access.holdings import may_change
-from hub.identity.access.ways_in import end_sessions, revoke_keys, void_moves, void_sign_ins
+from hub.identity.access.ways_in import end_sessions, revoke_keys, void_letters, void_sign_ins
 from hub.identity.tokens.access_tokens import Tokens
 from hub.ids import new_id
 from hub.rbac.actor import Actor
@@ -185,7 +185,7 @@ class LoginSessions:
         """
         async with self._database.write(EVERY_TENANT) as session:
             await session.get(User, user_id, with_for_update=True)  # none comes in meanwhile
-            await void_moves(session, user_id)
+            await void_letters(session, user_id)
             await void_sign_ins(session, user_id)
             alive = select(LoginSession.tenant_id).where(
                 LoginSession.user_id == user_id, col(LoginSession.revoked_at).is_(None)

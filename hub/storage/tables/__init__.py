@@ -32,6 +32,7 @@ from hub.storage.tables.identity import (
     Invitation,
     LoginLink,
     LoginSession,
+    MemberName,
     RefreshToken,
     User,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "LoginChallenge",
     "LoginLink",
     "LoginSession",
+    "MemberName",
     "Membership",
     "Message",
     "ProvidedRole",

@@ -43,9 +43,21 @@ class DisabledMember(TenantOwned, table=True):
     disabled_at: datetime = instant(default_factory=now)
 
 
+class MemberName(TenantOwned, table=True):
+    """What a user is called in one tenant, as its administrators say, in place of the account's own
+    name. It ends with the membership.
+    """
+
+    __tablename__ = "member_names"
+
+    tenant_id: str = Field(primary_key=True, foreign_key="tenants.id", max_length=32)
+    user_id: str = Field(primary_key=True, foreign_key="users.id", index=True, max_length=32)
+    name: str = Field(max_length=200)
+
+
 class AccountToken(SQLModel, table=True):
     """A single-use token that was sent to an address, stored as its SHA-256: it shows that who has
-    it reads what comes there. Good for one purpose (``verify``, ``reset``, ``move``).
+    it reads what comes there. Good for one purpose (``verify``, ``reset``, ``move``, ``factor``).
     """
 
     __tablename__ = "account_tokens"

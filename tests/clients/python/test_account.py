@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyotp
 import pytest
 from hub_client import (
     accept_invitation,
@@ -9,10 +10,16 @@ from hub_client import (
     recover,
     register,
     resend,
+    reset_factor,
     reset_password,
     verify_email,
 )
-from hub_client.faults import InvalidParams, PermissionDenied, Unauthenticated
+from hub_client.faults import (
+    InvalidParams,
+    PermissionDenied,
+    SecondFactorRequired,
+    Unauthenticated,
+)
 
 from hub.identity.keys.api_keys import Wanted
 from tests.parts.hub import ServeHub
@@ -69,6 +76,31 @@ async def test_a_password_is_changed_and_the_client_goes_on_with_it(serve_hub: S
             session = served.hub.services.tokens.read(await hub._auth.access()).session_id
             await served.hub.services.accounts.logout(session)
             assert await hub._auth.access(renew=True), "it signs in again, with the new password"
+
+
+async def test_who_has_lost_the_second_factor_comes_in_without_it_by_a_letter(
+    serve_hub: ServeHub, mail: MailServer
+) -> None:
+    async with serve_hub(HUB_SMTP_URL=mail.url) as served:
+        services = served.hub.services
+        await register(served.url, email=EMAIL, password=PASSWORD)
+        boss: Any = {"email": "boss@example.org", "password": PASSWORD}
+        _, house = await services.accounts.create_user(**boss, tenant="house", role="owner")
+        async with connect(served.url, email=EMAIL, password=PASSWORD) as hub:
+            me = (await hub.call("session.info"))["user_id"]
+            secret = (await hub.call("factor.enrol"))["secret"]
+            await hub.call("factor.confirm", code=pyotp.TOTP(secret).now())
+        with pytest.raises(SecondFactorRequired):
+            await connect(served.url, email=EMAIL, password=PASSWORD)
+        await services.members.join(me, await services.accounts.invite(house.id, "member"))
+        async with connect(served.url, **boss) as hub:
+            await hub.call("factor.reset", user_id=me)
+        token = await mail.token_to(EMAIL, "factor")
+        await reset_factor(served.url, token=token)
+        with pytest.raises(Unauthenticated):
+            await reset_factor(served.url, token=token)
+        async with connect(served.url, email=EMAIL, password=PASSWORD) as hub:
+            await hub.ping()
 
 
 async def test_an_account_gets_another_name_and_another_address(

@@ -97,6 +97,8 @@ class Things:
     """Of who asks, a group that they are in."""
     _roles: dict[str, str] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
+    _third: str = ""
+    _somebodies: int = 0
 
     def _add(self, row: Any) -> str:
         self.rows.setdefault(type(row), []).append(row)
@@ -149,6 +151,15 @@ class Things:
             return new_id("u")
         return {OWN: user, ANOTHERS: home.colleague, FOREIGN: abroad.colleague}[relation]
 
+    def _somebody(self, tenant_id: str, role: str) -> str:
+        """Every other one is a member of a third tenant too, which nobody is to notice."""
+        user = self.user(tenant_id, role)
+        self._somebodies += 1
+        if self._somebodies % 2:
+            self._third = self._third or self.tenant()
+            self.join(user, self._third)
+        return user
+
     def _make(self, row: Row, house: House, owner: str, user: str, relation: str) -> str:
         tenant_id = house.tenant_id
         if row.on in ("conversation", "channel", "run"):
@@ -162,8 +173,8 @@ class Things:
         if relation == SENIOR and row.on in ("apikey", "key", "session"):
             owner = self._owner(tenant_id)
         makers: dict[str, Callable[[], str]] = {
-            "user": lambda: self.user(tenant_id, role),
-            "colleague": lambda: self.user(tenant_id, role),
+            "user": lambda: self._somebody(tenant_id, role),
+            "colleague": lambda: self._somebody(tenant_id, role),
             "service": lambda: self.user(tenant_id, "service", kind="service"),
             "apikey": lambda: self._key(tenant_id, owner),
             "key": lambda: self._key(tenant_id, owner),
@@ -195,8 +206,12 @@ class Things:
         id = new_id("u")
         self.tenants[id] = tenant_id
         self._add(User(id=id, kind=kind, email=f"{id.lower()}@hub.example", name=id))
-        self._add(Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=id, role_id=role))
+        self.join(id, tenant_id, role)
         return id
+
+    def join(self, user: str, tenant_id: str, role: str = "member") -> None:
+        """Make them a member of a tenant, also of one more."""
+        self._add(Membership(id=new_id("ms"), tenant_id=tenant_id, user_id=user, role_id=role))
 
     def _owner(self, tenant_id: str) -> str:
         """Who ranks above all: they have what is of a higher rank."""
