@@ -112,7 +112,7 @@ class Watches:
         standing, age_s = known
         self._wake(key, standing.remaining_s - age_s)
         # One that is watched already is looked up again in time, whoever else comes to watch it.
-        return (begins and age_s > FRESH_S) or (actor is not None and standing.actor is not actor)
+        return (begins and age_s > FRESH_S) or (actor is not None and standing.actor != actor)
 
     def _indexed(self, key: Key, watched: _Watched) -> Iterator[tuple[dict[str, set[Key]], str]]:
         """Where it is found by what may change."""
