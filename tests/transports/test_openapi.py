@@ -112,6 +112,7 @@ described_api = schemathesis.openapi.from_dict(DOCUMENT).exclude(path=EVENTS_PAT
 
 SAYS_MORE: Final = {
     "/v1/auth/login": "how often one fails",
+    "/v1/auth/logout": "that keys end with all sessions alone",
     "/v1/auth/recover": "what an address may be, and how often one asks",
     "/v1/auth/resend": "what an address may be, and how often one asks",
     "/v1/auth/verify": "how often one fails",
