@@ -15,9 +15,10 @@ from hub.operations.call import Services
 from hub.operations.dispatcher import Dispatcher
 from hub.protocol.limits import SESSION_KEY_PATTERN, SUBPROTOCOL
 from hub.protocol.session import Event
+from hub.transports.asgi import AsgiWriter
 from hub.transports.connection import SocketConnection
 from hub.transports.seats import House
-from hub.transports.wire import AsgiWriter, ConnectionWriter
+from hub.transports.wire import ConnectionWriter
 
 SESSION_KEY_HEADER: Final = "Hub-Session-Key"
 """Names the persistent session of a client that shows its token in the handshake too."""
@@ -113,7 +114,7 @@ class SocketEndpoint:
             await websocket.send_denial_response(refusal)
             return
         await websocket.accept(SUBPROTOCOL)
-        await self._serve(websocket, send)
+        await self._serve(websocket, receive, send)
 
     def _refusal(self, websocket: WebSocket) -> JSONResponse | None:
         if SUBPROTOCOL not in websocket.scope["subprotocols"]:
@@ -146,11 +147,15 @@ class SocketEndpoint:
             return JSONResponse({"error": fault.body()}, 400)
         return None
 
-    async def _serve(self, websocket: WebSocket, send: Send) -> None:
+    async def _serve(self, websocket: WebSocket, receive: Receive, send: Send) -> None:
         wire = websocket.scope.get("extensions", {}).get("hub.wire")
-        writer: ConnectionWriter = wire if wire is not None else AsgiWriter(send)
+        writer: ConnectionWriter
         if wire is not None:
+            writer = wire
             wire.ponged = self._ponged
+        else:
+            writer = plain = AsgiWriter(receive, send)
+            receive = plain.receive
         client = websocket.client
         connection = SocketConnection(
             self._services,
@@ -176,7 +181,7 @@ class SocketEndpoint:
             ):
                 return
             while connection.open:
-                message = await websocket.receive()
+                message = await receive()
                 if message["type"] == "websocket.disconnect":
                     connection.closing(message.get("code") or 1005, by="peer")
                     return
@@ -185,9 +190,6 @@ class SocketEndpoint:
                     connection.on(Event.BINARY_FRAME)
                     return
                 connection.received(text)
-        except asyncio.CancelledError:
-            if not writer.aborted:
-                raise
         finally:
             self.connections.remove(connection)
             await connection.settled()

@@ -2,12 +2,11 @@
 
 ``HubProtocol`` is uvicorn's WebSocket protocol with its transport offered to the application by the
 ASGI scope (``extensions["hub.wire"]``), so that ready frames are written with one call and a reader
-that stalls can be aborted. On another ASGI server ``AsgiWriter`` does the same through
-``send``, at the cost of a task per burst.
+that stalls can be aborted. On another ASGI server ``AsgiWriter`` (``asgi``) does what it can.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from random import random
 from typing import Any, Final, Protocol
 
@@ -15,7 +14,7 @@ from websockets.frames import Frame
 
 from hub.events.outbox import Writer
 from hub.protocol.codec import close_reason
-from hub.protocol.rfc6455 import LOST, payloads
+from hub.protocol.rfc6455 import LOST
 from hub.transports.inbox import Gate, Inbox
 from hub.transports.peer import BoundedSocket
 
@@ -26,8 +25,6 @@ SEND_S: Final = 10.0
 """A peer that takes nothing for this long, while the transport is full, is cut off."""
 
 NO_PONG: Final = 4012
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def _nothing(*_: object) -> None:
@@ -40,10 +37,6 @@ class ConnectionWriter(Writer, Protocol):
     stalled: Callable[[], None]
     """Called when the transport was full for ``SEND_S`` and nothing left it."""
 
-    @property
-    def aborted(self) -> bool:
-        """Whether ``abort`` ended the task that serves the connection."""
-
     def close(self, code: int, reason: str, *, heed: bool = True) -> object:
         """Send a close frame behind what was written. ``heed`` what the peer sends until it closes,
         too, or throw it away.
@@ -53,7 +46,7 @@ class ConnectionWriter(Writer, Protocol):
         """Cut the peer off."""
 
     async def settled(self) -> None:
-        """Return when what was written, and a close frame, are with the server."""
+        """Return when the server may end the connection."""
 
 
 class Wire:
@@ -62,8 +55,6 @@ class Wire:
     ``write`` is the transport's own until a close frame is sent, by whichever side: then it drops
     what it is given, as RFC 6455 section 5.5.1 has it.
     """
-
-    aborted = False  # a transport that is cut off tells its task by itself
 
     __slots__ = ("_left", "_protocol", "_since", "_timer", "closing", "finished", "heard", "opened",
                  "paused", "ponged", "resumed", "stalled", "write")  # fmt: skip
@@ -274,68 +265,3 @@ class HubProtocol(BoundedSocket):
         super().handle_close(event)
         # A peer may close while a message of its own is still unread.
         self.continue_reading()
-
-
-class AsgiWriter:
-    """A writer over ASGI ``send``, for servers other than ours, made by the task that serves."""
-
-    def __init__(self, send: Send) -> None:
-        self.opened = asyncio.get_running_loop().time()  # as far as ASGI tells
-        self._send = send
-        self._server = asyncio.current_task()
-        self.aborted = False
-        self._task: asyncio.Task[None] | None = None
-        self._closing: tuple[int, str] | None = None
-        self.paused: Callable[[], None] = _nothing
-        self.resumed: Callable[[], None] = _nothing
-        self.finished: Callable[[], None] = _nothing
-        self.stalled: Callable[[], None] = _nothing
-
-    def write(self, data: bytes) -> None:
-        self._task = asyncio.create_task(self._write(data))
-        self.paused()
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            for payload in payloads(data):
-                async with asyncio.timeout(SEND_S):
-                    await self._send({"type": "websocket.send", "text": payload.decode()})
-        except TimeoutError:
-            self.stalled()
-            return
-        except (OSError, RuntimeError):
-            return  # the peer is gone; receive() says so too
-        self._task = None
-        if self._closing is not None:
-            self.close(*self._closing)
-        else:
-            self.resumed()
-
-    def abort(self) -> None:
-        # ASGI has no word for it: the application ends, and the server does what it does then.
-        self.aborted = True
-        for task in (self._task, self._server):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-
-    def close(self, code: int, reason: str, *, heed: bool = True) -> None:
-        if self._task is not None:
-            self._closing = (code, reason)
-        else:
-            self._task = asyncio.create_task(self._close(code, reason))
-
-    async def _close(self, code: int, reason: str) -> None:
-        try:
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except (OSError, RuntimeError):
-            return  # closed by the peer meanwhile
-
-    async def settled(self) -> None:
-        """Return when the server has taken all, or does not for too long."""
-        try:
-            async with asyncio.timeout(ABORT_S):
-                while self._task is not None and not self._task.done():
-                    await asyncio.wait({self._task})
-        except TimeoutError:
-            if self._task is not None:
-                self._task.cancel()

@@ -79,9 +79,30 @@ ServeHub = Callable[..., AbstractAsyncContextManager[ServedHub]]
 """``serve_hub(**settings by environment name)``, as an async context manager."""
 
 
+Server = Callable[[Hub, socket.socket], AbstractAsyncContextManager[Any]]
+"""Serves a hub at a socket that listens, and drains it at the end: what serves, if it is ours."""
+
+
+@asynccontextmanager
+async def by_ours(hub: Hub, listening: socket.socket) -> AsyncIterator[HubServer]:
+    """The server of ``hub serve``."""
+    server = HubServer(hub)
+    # Not serve(): the signals of the test run are pytest's.
+    task = asyncio.create_task(server._serve([listening]))
+    while not server.started:
+        await asyncio.sleep(0.001)
+        if task.done():
+            task.result()
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await task
+
+
 @asynccontextmanager
 async def serving(
-    data_dir: Path, *, worker: bool = True, **environment: str
+    data_dir: Path, by: Server = by_ours, /, *, worker: bool = True, **environment: str
 ) -> AsyncIterator[ServedHub]:
     """A hub in this event loop, with these settings."""
     # By its number: asyncio sets TCP_NODELAY on no others, and each answer would take 40 ms more.
@@ -98,18 +119,8 @@ async def serving(
         HUB_HOST=host, HUB_PORT=port, HUB_DATA_DIR=data_dir, HUB_BCRYPT_COST="4", **environment
     )
     async with running(settings, worker=worker) as hub:
-        server = HubServer(hub)
-        # Not serve(): the signals of the test run are pytest's.
-        task = asyncio.create_task(server._serve([listening]))
-        while not server.started:
-            await asyncio.sleep(0.001)
-            if task.done():
-                task.result()
-        try:
+        async with by(hub, listening) as server:
             yield ServedHub(f"http://{host}:{port}", data_dir, hub, server)
-        finally:
-            server.should_exit = True
-            await task
         missing = hub.services.metrics.audit_missing.collect()
         assert not [s.labels for m in missing for s in m.samples], "no entry in the audit trail"
 
@@ -118,9 +129,9 @@ async def serving(
 def serve_hub(tmp_path: Path, scripted_model: ScriptedModel) -> ServeHub:
     """Serve hubs with the scripted model; several at once share the data directory."""
 
-    def serve(*, worker: bool = True, **environment: str) -> Any:
+    def serve(by: Server = by_ours, /, *, worker: bool = True, **environment: str) -> Any:
         environment.setdefault("OLLAMA_HOST", scripted_model.host)
-        return serving(tmp_path / ".hub", worker=worker, **environment)
+        return serving(tmp_path / ".hub", by, worker=worker, **environment)
 
     return serve
 

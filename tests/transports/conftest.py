@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts.hub import ServedHub, ServeHub, serving
+from tests.parts.hub import ServedHub, ServeHub, Server, serving
 from tests.parts.scripted import ScriptedModel
 from tests.parts.standing import accounted, tracebacks
 
@@ -33,8 +33,8 @@ async def hub(
 def serve_hub(serve_hub: ServeHub) -> ServeHub:
     """Serve hubs that leave nothing behind."""
 
-    def serve(*, worker: bool = True, **environment: str) -> Any:
-        return accounted(serve_hub(worker=worker, **environment))
+    def serve(*by: Server, **more: Any) -> Any:
+        return accounted(serve_hub(*by, **more))
 
     return serve
 

@@ -1,4 +1,4 @@
-"""How a WebSocket ends, and that nothing is left of it; on our server and on a plain one."""
+"""How a WebSocket ends, and that nothing is left of it."""
 
 import asyncio
 import gc
@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
@@ -17,7 +16,6 @@ from websockets.typing import Subprotocol
 from hub.backplane.interface import LogSlice
 from hub.cli import serving as cli_serving
 from hub.events.outbox import REPLAY_BYTES
-from hub.protocol.rfc6455 import text_frame
 from hub.transports import login, wire
 from hub.transports.bounds import READS_AT_ONCE
 from hub.transports.connection import SocketConnection
@@ -361,71 +359,3 @@ def _truth(check: Callable[[], object]) -> Callable[[], Awaitable[bool]]:
         return bool(check())
 
     return ask
-
-
-@asynccontextmanager
-async def plain_server(hub: ServedHub) -> AsyncIterator[str]:
-    """The hub's application on a stock server: the address of its socket."""
-    listening = sockets.socket()
-    listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        hub.hub.application, ws="websockets-sansio", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([listening]))
-    await eventually(_truth(lambda: server.started))
-    try:
-        yield f"ws://127.0.0.1:{listening.getsockname()[1]}/ws"
-    finally:
-        server.should_exit = True
-        await task
-
-
-async def test_on_a_plain_server_answers_stream_and_closes_keep_their_codes(
-    served_hub: ServedHub,
-) -> None:
-    session = await served_hub.sign_up("ada@hub.example")
-    token = session["access_token"]
-    async with plain_server(served_hub) as url:
-        async with open_socket(url, token) as socket:
-            await socket.notice("session.ready")
-            conversation = (await socket.ask("conversation.create", {"model": "count"}))["id"]
-            await socket.ask("channel.subscribe", {"channel": f"conversation:{conversation}"})
-            await socket.ask(
-                "message.send",
-                {"conversation_id": conversation, "client_message_id": "1", "content": "to 300"},
-            )
-            at, said = 0, ""
-            while True:
-                event = await socket.event()
-                assert event["seq"] - event.get("span", 1) == at
-                at = event["seq"]
-                said += event["event"].get("delta", "")
-                if event["event"]["type"] == "RUN_FINISHED":
-                    break
-            assert said.split() == [str(number) for number in range(1, 301)]
-            await socket.send(b"binary")
-            assert (await socket.closed())[0] == 1003
-        async with open_socket(url, "nonsense") as socket:
-            assert (await socket.closed())[0] == 4500
-        async with open_socket(url, token) as socket:
-            await socket.notice("session.ready")
-            await served_hub.hub.services.accounts.logout(session["session_id"])
-            await socket.notice("session.revoked")
-            assert (await socket.closed())[0] == 4503
-        await eventually(_truth(lambda: not len(served_hub.hub.socket.connections)))
-
-
-async def test_a_server_that_has_closed_already_is_no_error() -> None:
-    reported: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-
-    async def send(message: object) -> None:
-        raise RuntimeError("Unexpected message, after the close.")
-
-    writer = wire.AsgiWriter(send)
-    writer.write(text_frame(b"{}"))
-    await writer.settled()
-    del writer
-    gc.collect()
-    assert reported == []

@@ -13,7 +13,7 @@ from hub.events.vocabulary import text_content
 from hub.transports import wire
 from tests.interaction.drivers import eventually, open_socket
 from tests.parts.hub import ServedHub
-from tests.transports.test_closing import _read_all, plain_server, stalling
+from tests.transports.test_closing import _read_all, stalling
 
 TURN = 500
 """Deltas appended between two looks at who reads them."""
@@ -110,35 +110,31 @@ async def test_a_late_joiner_gets_the_text_so_far_in_few_events_and_resumes_insi
         assert _text(1_234) + rest.text == _text(2_000)
 
 
-@pytest.mark.parametrize("server", ["ours", "plain"])
 async def test_a_reader_that_takes_nothing_is_cut_off_at_the_send_deadline(
-    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch, server: str
+    served_hub: ServedHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "SEND_S", 0.5)
     token = (await served_hub.sign_up("ada@hub.example"))["access_token"]
     channel = await _conversation(served_hub, token)
     connections = served_hub.hub.socket.connections
     await eventually(_none_left(connections))
-    async with plain_server(served_hub) as plain:
-        url = plain if server == "plain" else served_hub.ws_url
-        async with stalling(served_hub, token, url) as stalled:
-            await _subscribe(stalled, channel)
-            (connection,) = connections._all
-            sent = 0
-            while not connection._outbox.size:  # until the transport is full, and no further
-                await _told(served_hub, channel, sent, TURN)
-                sent += TURN
-                await asyncio.sleep(0.05)  # for all that can be written to be written
-            assert connection.open
-            # Nothing is sent any more, and nothing overflows: only time passes.
-            await eventually(_closed(connection))
-            assert connection._outbox.size == 0
-            assert len(connection.subscriptions) == 0
-            await eventually(_none_left(connections))
-            if server == "ours":
-                with pytest.raises(ConnectionClosed) as closed:
-                    await _read_all(stalled)
-                assert closed.value.rcvd is None  # no close frame could have reached it
+    async with stalling(served_hub, token) as stalled:
+        await _subscribe(stalled, channel)
+        (connection,) = connections._all
+        sent = 0
+        while not connection._outbox.size:  # until the transport is full, and no further
+            await _told(served_hub, channel, sent, TURN)
+            sent += TURN
+            await asyncio.sleep(0.05)  # for all that can be written to be written
+        assert connection.open
+        # Nothing is sent any more, and nothing overflows: only time passes.
+        await eventually(_closed(connection))
+        assert connection._outbox.size == 0
+        assert len(connection.subscriptions) == 0
+        await eventually(_none_left(connections))
+        with pytest.raises(ConnectionClosed) as closed:
+            await _read_all(stalled)
+        assert closed.value.rcvd is None  # no close frame could have reached it
     closes = served_hub.hub.services.metrics.closes
     assert closes.labels("hub", 4008)._value.get() == 1
 
