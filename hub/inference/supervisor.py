@@ -92,7 +92,11 @@ class LocalModel:
         wait, loop = FIRST_WAIT_S, asyncio.get_running_loop()
         while True:
             began = loop.time()
-            served, reason = await self._live_once()
+            try:
+                served, reason = await self._live_once()
+            except Exception:  # or nobody would ever start it again, and nobody know
+                _log.exception("local_model_not_supervised")
+                served, reason = False, "The embedded model failed in the hub; its log says why."
             # What was serving a moment ago will most likely serve again: worth waiting for.
             await self._enter("starting" if served else "failed", reason)
             if loop.time() - began > STEADY_S:

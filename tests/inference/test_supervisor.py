@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from hub.faults import Fault
 from hub.inference.interface import ChatPart
@@ -103,6 +104,29 @@ async def test_a_program_that_is_not_there_has_failed() -> None:
     model.start()
     await until_state(model, "failed")
     assert "cannot be started" in model.reason
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    "unforeseen",
+    [("a program's name has no\0in it",), child("print('[' * 60_000, flush=True); input()")],
+    ids=["before it is there", "while it is there"],
+)
+async def test_what_nobody_foresaw_is_logged_and_said_and_tried_again(
+    unforeseen: tuple[str, ...],
+) -> None:
+    command = list(unforeseen)
+    model = LocalModel(command=command)
+    with capture_logs() as logged:
+        model.start()
+        await until_state(model, "failed")
+        assert model.reason == "The embedded model failed in the hub; its log says why."
+        assert (model.host, model.pid) == (None, None)
+        command[:] = SCRIPTED
+        await until_state(model, "ready")
+    assert [line["event"] for line in logged if line.get("exc_info")] == [
+        "local_model_not_supervised"
+    ]
     await model.close()
 
 
