@@ -1,6 +1,7 @@
 """``hub group``: groups of a tenant and who is in them, for an operator at the machine."""
 
 import argparse
+from functools import partial
 from typing import Any, Final
 
 from hub.cli.place import PAGE, Place, add_action, add_family, opened
@@ -12,12 +13,7 @@ from hub.storage.tables import Group
 def add_commands(commands: Any) -> None:
     """Add ``group`` to the commands of ``hub``."""
     actions = add_family(commands, "group", "administer the groups of a tenant, and who is in them")
-
-    def of_one(name: str, summary: str, *, acts: bool = True) -> argparse.ArgumentParser:
-        added = add_action(actions, name, summary, acts=acts)
-        added.add_argument("group", metavar="GROUP", help="name or id")
-        return added
-
+    of_one = partial(add_action, actions, to="group")
     add_action(actions, "list", "list the groups, the oldest first", acts=False)
     of_one("show", "print a group, the roles that it has and who is in it", acts=False)
     create = add_action(actions, "create", "make a group, with nobody in it")

@@ -121,13 +121,23 @@ def add_family(commands: Any, name: str, about: str) -> Any:
 
 
 def add_action(
-    actions: Any, name: str, summary: str, *, acts: bool = True
+    actions: Any,
+    name: str,
+    summary: str,
+    *,
+    acts: bool = True,
+    to: str | None = None,
+    known_by: str = "name or id",
 ) -> argparse.ArgumentParser:
-    """Add what a command can do in a tenant; ``acts``: it changes something."""
+    """Add what a command can do in a tenant; ``acts``: it changes something; ``to``: the kind of
+    the one thing that it is done to.
+    """
     text = f"{summary.capitalize()}." + (f" {EFFECT}" if acts else "")
     added: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=text)
     added.add_argument("--data-dir", metavar="DIR", help="default: HUB_DATA_DIR or .hub")
     added.add_argument("--tenant", default="default", help="tenant's name or id (default: default)")
+    if to is not None:
+        added.add_argument(to, metavar=to.upper(), help=known_by)
     return added
 
 

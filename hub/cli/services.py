@@ -1,6 +1,7 @@
 """``hub service``: the service accounts of a tenant, for an operator at the machine."""
 
 import argparse
+from functools import partial
 from typing import Any, Final
 
 from hub.cli.place import PAGE, Place, add_action, add_family, name_of, opened, printable
@@ -11,12 +12,7 @@ from hub.settings import Settings
 def add_commands(commands: Any) -> None:
     """Add ``service`` to the commands of ``hub``."""
     actions = add_family(commands, "service", "administer the service accounts of a tenant")
-
-    def of_one(name: str, summary: str, *, acts: bool = True) -> argparse.ArgumentParser:
-        added = add_action(actions, name, summary, acts=acts)
-        added.add_argument("service", metavar="SERVICE", help="name or id; of a name the oldest")
-        return added
-
+    of_one = partial(add_action, actions, to="service", known_by="name or id; of a name the oldest")
     add_action(actions, "list", "list the service accounts, the newest first", acts=False)
     of_one("show", "print a service account", acts=False)
     create = add_action(actions, "create", "make one; `hub apikey create --service` makes its key")

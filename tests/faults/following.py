@@ -11,12 +11,13 @@ import httpx
 from tests.agents.agui import Reading
 from tests.agents.client import Client, Refused, run_of, said
 from tests.backplane.sinks import eventually
+from tests.faults.ongoing import Ongoing
 from tests.parts.figures import Figures
 
 NOTICE = "subscription.ended"
 
 
-class Following:
+class Following(Ongoing):
     """Follows a conversation on a client, through every end of its subscription, and has of it what
     it was told: a snapshot where it could not go on, and each event once. Use as ``async with``.
 
@@ -27,6 +28,7 @@ class Following:
     def __init__(
         self, client: Client, conversation: str, since: Any = None, has: Reading | None = None
     ) -> None:
+        super().__init__()
         self.client = client
         self.conversation = conversation
         self.reading = has or Reading()
@@ -35,11 +37,9 @@ class Following:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.moments: list[float] = []
         self.at = since
-        self._more = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Following":
-        self._task = asyncio.create_task(self._follow())
+        self._begin(self._follow())
         await self.until(lambda: self.joins)
         return self
 
@@ -49,23 +49,7 @@ class Following:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def until(self, true: Any, within: float = 15.0) -> None:
-        """Wait until what it has satisfies ``true``. Raises what went wrong with following."""
-        assert self._task is not None
-        async with asyncio.timeout(within):
-            while not true():
-                self._more.clear()
-                more = asyncio.create_task(self._more.wait())
-                try:
-                    await asyncio.wait({more, self._task}, return_when="FIRST_COMPLETED")
-                finally:
-                    more.cancel()
-                if self._task.done():
-                    self._task.result()
+        await self._break_off()
 
     async def says(self, text: str, within: float = 15.0) -> None:
         await self.until(lambda: any(text in each for each in self.reading.texts.values()), within)

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from websockets.exceptions import ConnectionClosed
 
 from tests.agents.client import TERMINAL, Client, Refused, opened, run_of
+from tests.faults.ongoing import Ongoing
 
 REFUSALS: Final = ("backend_unavailable", "conversation_busy")
 """What may be answered to a message while something is away."""
@@ -29,7 +30,7 @@ class Acknowledged(NamedTuple):
     answered_at: float
 
 
-class Sender:
+class Sender(Ongoing):
     """Sends into a conversation of its own on a client, until the block ends or the node is gone.
     Use as ``async with``; ``refused`` counts the messages that were, by reason.
 
@@ -44,6 +45,7 @@ class Sender:
         on_busy: Literal["queue", "interrupt"] = "queue",
         pace_s: float = 0.05,
     ) -> None:
+        super().__init__()
         self.client = client
         self.conversation = conversation
         self.acknowledged: list[Acknowledged] = []
@@ -51,11 +53,9 @@ class Sender:
         self._on_busy = on_busy
         self._pace_s = pace_s
         self._enough = asyncio.Event()
-        self._more = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._send_on())
+        self._begin(self._send_on())
         await self.until(lambda: self.acknowledged)
         return self
 
@@ -65,33 +65,16 @@ class Sender:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        assert self._task is not None
         if error is None:
             await self.stop()
         else:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._break_off()
 
     async def stop(self) -> None:
         """Send no more, once what is under way was answered. Raises what went wrong."""
         assert self._task is not None
         self._enough.set()
         await self._task
-
-    async def until(self, true: Any, within: float = 15.0) -> None:
-        """Wait until what was answered satisfies ``true``. Raises what went wrong with sending."""
-        assert self._task is not None
-        async with asyncio.timeout(within):
-            while not true():
-                self._more.clear()
-                more = asyncio.create_task(self._more.wait())
-                try:
-                    await asyncio.wait({more, self._task}, return_when="FIRST_COMPLETED")
-                finally:
-                    more.cancel()
-                if self._task.done():
-                    self._task.result()
-                    raise AssertionError("the node is gone")
 
     def under_way(self, since: float, until: float) -> int:
         """How many were acknowledged that somebody waited for at some time between these."""

@@ -1,6 +1,7 @@
 """Users whom an administrator makes and helps, and what they may of an account that others have."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -116,6 +117,24 @@ async def in_two(hub: ServedHub, names: Names) -> str:
     return bob.id
 
 
+@asynccontextmanager
+async def bob_in_two(
+    hub: ServedHub, names: Names
+) -> AsyncIterator[tuple[dict[str, str], Socket, Socket, Socket]]:
+    """Bob, and sockets of an admin of the main tenant, of Bob there, and of Bob in the other."""
+    bob = {"user_id": await in_two(hub, names)}
+    here = await token_of(hub, names.bob, tenant=names.main)
+    there = await token_of(hub, names.bob, tenant=names.other)
+    token = await peopled(hub, "admin", names.main)
+    async with (
+        open_socket(hub.ws_url, token) as admin,
+        open_socket(hub.ws_url, here) as in_main,
+        open_socket(hub.ws_url, there) as in_other,
+    ):
+        await in_main.notice("session.ready")
+        yield bob, admin, in_main, in_other
+
+
 # --- making ---------------------------------------------------------------------------------------
 
 
@@ -205,17 +224,8 @@ async def test_where_addresses_are_verified_nobody_learns_which_have_an_account(
 async def test_a_password_is_chosen_by_whose_it_is_and_other_tenants_notice_nothing(
     open_hub: ServedHub, mail: MailServer, names: Names
 ) -> None:
-    bob_id = await in_two(open_hub, names)
-    here = await token_of(open_hub, names.bob, tenant=names.main)
-    there = await token_of(open_hub, names.bob, tenant=names.other)
-    token = await peopled(open_hub, "admin", names.main)
-    async with (
-        open_socket(open_hub.ws_url, token) as admin,
-        open_socket(open_hub.ws_url, here) as in_main,
-        open_socket(open_hub.ws_url, there) as in_other,
-    ):
-        await in_main.notice("session.ready")
-        await admin.ask("user.reset_password", {"user_id": bob_id})
+    async with bob_in_two(open_hub, names) as (bob, admin, in_main, in_other):
+        await admin.ask("user.reset_password", bob)
         assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
         await in_other.ask("session.info")
         # Nobody but Bob has the password, and nobody but he is sent the letter.
@@ -347,18 +357,9 @@ async def test_a_tenant_calls_its_users_as_it_likes_and_nobody_else_notices(
 
 
 async def test_signing_a_user_out_is_of_the_tenant_alone(open_hub: ServedHub, names: Names) -> None:
-    bob_id = await in_two(open_hub, names)
-    here = await token_of(open_hub, names.bob, tenant=names.main)
-    there = await token_of(open_hub, names.bob, tenant=names.other)
-    token = await peopled(open_hub, "admin", names.main)
-    async with (
-        open_socket(open_hub.ws_url, token) as admin,
-        open_socket(open_hub.ws_url, here) as in_main,
-        open_socket(open_hub.ws_url, there) as in_other,
-    ):
-        await in_main.notice("session.ready")
-        await admin.ask("user.sign_out", {"user_id": bob_id})
+    async with bob_in_two(open_hub, names) as (bob, admin, in_main, in_other):
+        await admin.ask("user.sign_out", bob)
         assert (await in_main.notice("session.revoked", within=1))["reason"] == "session_revoked"
         await in_other.ask("session.info")
-        assert (await admin.ask("user.sessions", {"user_id": bob_id}))["items"] == []
+        assert (await admin.ask("user.sessions", bob))["items"] == []
     assert await actions(open_hub, names.main) == ["user.sign_out"]
