@@ -14,6 +14,7 @@ from hub.events.delivery import Delivery
 from hub.events.recovery import acknowledged, resume
 from hub.events.span import joined
 from hub.faults import Fault
+from hub.operations import joining
 from hub.operations.call import Call
 from hub.operations.operation import SIGNED_IN, Done, Http, Params, Result, operation
 from hub.operations.presence import Attendee, attendees, only_conversations, take_seat
@@ -153,15 +154,18 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         if isinstance(params.since, At)
         else (params.since)
     )
-    fanout = call.services.fanout
-    tenant_id = call.actor.tenant_id
-    await call.services.audit.followed(params.channel, tenant_id)
-    join = await fanout.join(log_of(params.channel, tenant_id), connection.reader, since)
+    services, tenant_id = call.services, call.actor.tenant_id
+    await services.audit.followed(params.channel, tenant_id)
+    join, snapshot = await joining.begin(
+        services.fanout,
+        services.transcript,
+        connection.reader,
+        channel=params.channel,
+        tenant_id=tenant_id,
+        since=since,
+    )
     seat = None
     try:
-        snapshot = None
-        if not join.recovered:
-            join.position, snapshot = await _snapshot(call, params.channel, join.position)
         if params.presence:
             seat = await take_seat(call, params.channel)
         connection.subscribed(params.channel, join, seat)
@@ -185,16 +189,6 @@ async def subscribe(call: Call, params: Subscribe) -> Subscribed:
         snapshot=snapshot,
         presence=None if seat is None else attendees(seat.present()),
     )
-
-
-async def _snapshot(
-    call: Call, channel: str, at: Position
-) -> tuple[Position, Mapping[str, Any] | None]:
-    kind, _, identifier = channel.partition(":")
-    if kind != "conversation":
-        return at, None
-    taken = await call.services.transcript.snapshot(call.actor.tenant_id, identifier)
-    return taken.position, taken.event
 
 
 @operation("channel.unsubscribe", permission="channel:subscribe", kind="read", ordered_by="channel")

@@ -6,9 +6,9 @@ browser's ``Last-Event-ID`` resumes it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
@@ -17,11 +17,11 @@ from starlette.routing import Route
 
 from hub.audit.origin import acting
 from hub.backplane.interface import Position
-from hub.events.channels import log_of
 from hub.events.fanout import Join
 from hub.events.position import Since, parse_since
 from hub.faults import Fault
 from hub.identity.access.standing import Key
+from hub.operations import joining
 from hub.operations.call import Call, Services
 from hub.operations.dispatcher import (
     Dispatcher,
@@ -172,20 +172,21 @@ class EventStreams:
         services, tenant_id = self._services, call.actor.tenant_id
         count_joined = services.metrics.joined.labels("outbox").inc
         reader = StreamReader(channel, self._seat(call), count_joined)
-        join: Join | None = None
         try:
             await services.audit.followed(channel, tenant_id)
-            join = await services.fanout.join(log_of(channel, tenant_id), reader, since)
-            kind, _, identifier = channel.partition(":")
-            if not join.recovered and kind == "conversation":
-                taken = await services.transcript.snapshot(tenant_id, identifier)
-                join.position = taken.position
-                reader.put(_snapshot(taken.position, taken.event))
+            join, snapshot = await joining.begin(
+                services.fanout,
+                services.transcript,
+                reader,
+                channel=channel,
+                tenant_id=tenant_id,
+                since=since,
+            )
         except BaseException:
             reader.seated.leave()
-            if join is not None:
-                join.abandon()
             raise
+        if snapshot is not None:
+            reader.put(_snapshot(join.position, snapshot))
         return reader, join
 
     async def _stream(
@@ -243,5 +244,5 @@ def _full(scope: str, most: int) -> Fault:
     )
 
 
-def _snapshot(at: Position, event: dict[str, object]) -> bytes:
+def _snapshot(at: Position, event: Mapping[str, Any]) -> bytes:
     return encode_sent(at.epoch, at.seq, orjson.dumps(event), "snapshot")

@@ -18,7 +18,7 @@ from hub.agents.permission import Asker
 from hub.agents.runner import Runner
 from hub.backplane.interface import Backplane, Lease, LeaseLost, Position
 from hub.events.delivery import Delivery
-from hub.events.fanout import Fanout, Join
+from hub.events.fanout import Fanout
 from hub.events.outbox import FlushScheduler, Outbox
 from hub.events.position import Since
 from hub.faults import Fault
@@ -32,12 +32,14 @@ from hub.inference.interface import (
     ReasoningDelta,
     TextDelta,
 )
+from hub.operations import joining
 from hub.protocol.rfc6455 import payloads
 from hub.rbac.actor import Actor
 from hub.storage.database import Database
 from hub.storage.scope import EVERY_TENANT
 from hub.storage.tables import Conversation, Tenant, User
 from hub.telemetry.metrics import Metrics
+from hub.transports.subscriptions import Subscriptions
 from tests.agents.agui import Reading
 from tests.events.test_outbox import Pipe
 
@@ -348,6 +350,10 @@ async def _keep(node: Node, lease: Lease, runner: Runner) -> None:
             continue
 
 
+async def _allowed(channel: str) -> None:
+    """Whoever is here may be here."""
+
+
 class Tab:
     """A client with one subscription: what it has read, assembled.
 
@@ -369,9 +375,9 @@ class Tab:
         self.pipe = Pipe()
         self.over: str | None = None
         self.stalled = False
-        self.join: Join | None = None
         self.following: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(0))
         self.outbox = Outbox(self.pipe, self.node.scheduler, self, OUTBOX)
+        self.subscriptions = Subscriptions(self.node.fanout, self, self._told, self.outbox.forget)
 
     # --- Reader ---
 
@@ -386,7 +392,7 @@ class Tab:
         await self.outbox.room()
 
     def ended(self, channel: str, reason: str) -> None:
-        self.over = reason
+        self.subscriptions.ended(channel, reason)
 
     # --- the outbox's owner ---
 
@@ -397,9 +403,12 @@ class Tab:
         raise AssertionError("a pipe takes everything")
 
     def turned(self) -> None:
-        self.node.fanout.turned(self.talk.channel, self)
+        self.subscriptions.turned()
 
     # --- what a client does ---
+
+    def _told(self, channel: str, reason: str) -> None:
+        self.over = reason
 
     async def begin(self, since: Since) -> "Tab":
         try:
@@ -410,18 +419,26 @@ class Tab:
         return self
 
     async def _begin(self, since: Since) -> None:
-        talk = self.talk
-        self.join = join = await self.node.fanout.join(talk.channel, self, since)
-        if not join.recovered:
-            taken = await self.node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
-            join.position = taken.position
-            self._know(Reading(cast(dict[str, Any], taken.event)), late=False)
+        talk, node = self.talk, self.node
+        join, snapshot = await joining.begin(
+            node.fanout,
+            node.transcript,
+            self,
+            channel=talk.channel,
+            tenant_id=talk.house.tenant,
+            since=since,
+        )
+        self.subscriptions.add(talk.channel, join, None)
+        if snapshot is not None:
+            self._know(Reading(dict(snapshot)), late=False)
         elif since == "start" and not talk.losses:
             self._know(Reading(), late=False)
         self.at = join.position
-        self.following = asyncio.create_task(join.follow())
+        self.following = asyncio.create_task(
+            self.subscriptions.follow(talk.channel, join, _allowed)
+        )
         if since is None:
-            taken = await self.node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
+            taken = await node.transcript.snapshot(talk.house.tenant, talk.house.conversation)
             if taken.position.epoch == join.position.epoch:
                 self._know(Reading(cast(dict[str, Any], taken.event)), late=True)
                 self.found = taken.position
@@ -467,10 +484,8 @@ class Tab:
             self.pipe.drained()
 
     def leave(self) -> None:
-        if self.join is not None:
-            self.join.abandon()
-        self.node.fanout.leave(self.talk.channel, self)
         self.outbox.close()
+        self.subscriptions.drop(self.talk.channel)
 
     async def reconnect(self, node: Node) -> None:
         """The connection breaks, and what was on its way is lost; it comes back at a node."""
@@ -484,11 +499,7 @@ class Tab:
         self.read_on()
         self.read()
         if self.following.done() and not self.following.cancelled():
-            error = self.following.exception()
-            if isinstance(error, Fault):  # Redis went away in the midst of what was missed
-                self.over = error.reason
-            elif error is not None:
-                raise error
+            self.following.result()
         if self.over is not None:
             await self.reconnect(self.node)
 

@@ -251,6 +251,13 @@ def machine(place: Place) -> type[RuleBasedStateMachine]:
             self.talk.losses += 1
             place.lose()
 
+        @rule(node=st.integers(0, 1))
+        def a_client_comes_between_two_losses(self, node: int) -> None:
+            """The next log has the number at which it begins, too."""
+            self.the_log_is_lost()
+            self.a_client_comes(node, "start")
+            self.the_log_is_lost()
+
         @rule()
         def messages_are_lost(self) -> None:
             place.hiccup()
