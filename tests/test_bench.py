@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,9 +74,8 @@ def test_a_quick_look_at_the_doors_prints_what_they_cost(tmp_path: Path) -> None
     assert len(flood["rows"]) == 5
 
 
+@pytest.mark.usefixtures("redis_installed")
 def test_what_is_taken_away_on_another_node_is_timed_with_redis_and_without(tmp_path: Path) -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is missing; install it with: apt-get install -y redis-server")
     done = _run("revocation", "--quick", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
     tables = json.loads((tmp_path / "figures.json").read_text())["tables"]
@@ -133,9 +131,8 @@ def test_a_choice_of_nothing_is_refused(
     assert "tests/bench/run: error: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("redis_installed")
 def test_clients_that_lose_their_node_resume_on_the_other_and_are_counted(tmp_path: Path) -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is missing; install it with: apt-get install -y redis-server")
     done = _run("failover", "--quick", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr
     [table] = json.loads((tmp_path / "figures.json").read_text())["tables"]

@@ -211,7 +211,7 @@ async def _reset_password(desk: _Desk, given: argparse.Namespace) -> None:
         print(link("reset", token, desk.settings.url))
         return
     await desk.recovery.set(user.id, asked_password(given.password_stdin))
-    print(f"{user.id} {user.email} has a new password; their sessions have ended")
+    print(f"{user.id} {user.email} has a new password; their sessions and API keys have ended")
 
 
 async def _reset_factor(desk: _Desk, given: argparse.Namespace) -> None:

@@ -1,11 +1,11 @@
 """A data directory serves one hub at a time, unless Redis lets several share the work."""
 
 import os
-import socket
 import subprocess
 import sys
 
 from tests.parts.hub import ROOT, HubProcess
+from tests.parts.ports import free_port
 from tests.parts.redis import RedisProcess
 
 
@@ -38,10 +38,7 @@ def test_hubs_on_redis_share_a_data_directory(
     hub_process: HubProcess, redis_server: RedisProcess
 ) -> None:
     hub_process.environment["HUB_REDIS_URL"] = redis_server.url
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    other = HubProcess(hub_process.data_dir, port, hub_process.environment)
+    other = HubProcess(hub_process.data_dir, free_port(), hub_process.environment)
     hub_process.start()
     try:
         other.start()

@@ -159,7 +159,7 @@ async def test_a_redis_that_is_flushed_in_the_middle_of_an_answer_costs_no_words
         conversation, beside, behind = [await client.conversation(follow=False) for _ in range(3)]
         async with Following(client, conversation) as reader:
             sent = await client.send(conversation, slowly(150, 20))
-            busy = await client.send(beside, slowly(150, 20))
+            busy = await client.send(beside, slowly(1_000, 100))
             await reader.says("w5 ")
             await eventually(lambda: is_(client, busy["run_id"], "running"))
             # No worker is free: what is sent now waits in Redis.

@@ -6,6 +6,7 @@ and begins again with nothing, or that a node cannot reach for a while.
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ class Place:
         self.loop = loop
         self.database = database
         self.names = itertools.count(1)
+        self.seen: Counter[bool] = Counter()
+        """How often a client was compared, and how often (False) nothing could be said of it."""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
@@ -145,7 +148,9 @@ class RedisPlace(Place):
 
 
 def machine(place: Place) -> type[RuleBasedStateMachine]:
-    """The machine on this place; each example has a conversation of its own."""
+    """The machine on this place; each example has a conversation of its own, and from the beginning
+    a client at each node: many examples have rules by which none comes.
+    """
 
     class ResumeMachine(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -156,6 +161,9 @@ def machine(place: Place) -> type[RuleBasedStateMachine]:
             house = await begin_house(place.database, f"house {next(place.names)}")
             self.backplanes = await place.backplanes()
             self.talk = Talk(place.database, self.backplanes, house)
+            self.talk.tabs += [
+                await Tab(self.talk, node).begin("start") for node in self.talk.nodes
+            ]
 
         @rule(
             words=st.lists(WORD, min_size=1, max_size=12),
@@ -281,6 +289,7 @@ def machine(place: Place) -> type[RuleBasedStateMachine]:
 
         def _all_have(self, tabs: list[Tab], fresh: dict[str, str]) -> None:
             for tab in tabs:
+                place.seen[tab.reading is not None] += 1
                 assert tab.reading is None or tab.reading.texts == fresh
 
         def teardown(self) -> None:
@@ -382,6 +391,7 @@ def _prove(place: Place, machine: type[RuleBasedStateMachine], examples: int) ->
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert place.seen[True] > max(3 * examples, 5 * place.seen[False]), place.seen
 
 
 @pytest.fixture(autouse=True)
@@ -396,7 +406,8 @@ def _who_comes_back_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_pubsub, "SUBSCRIBE_S", 0.1)
     monkeypatch.setattr(fanout, "FILL_RETRY_S", 0.005)
     monkeypatch.setattr(run_log, "RETRY_S", 0.005)
-    monkeypatch.setattr(run_log, "BACK_S", 0.05)
+    for module in (run_log, runner):
+        monkeypatch.setattr(module, "BACK_S", 0.05)
 
 
 @pytest.fixture

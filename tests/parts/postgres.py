@@ -9,7 +9,6 @@ that is already migrated (a copy of a template). ``sqlite_url``, ``postgres_url`
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +23,7 @@ from sqlalchemy import make_url
 from hub.storage import schema
 from hub.storage.database import Database
 from tests.parts import sqlite
+from tests.parts.ports import free_port
 
 APT = "apt-get install -y postgresql"
 SUPERUSER = "postgres"
@@ -71,7 +71,7 @@ class PostgresCluster:
         self._programs = programs
         self._user = _unprivileged()
         self.directory = Path(tempfile.mkdtemp(prefix="hub-postgres-", dir=_fast_place()))
-        self.port = _free_port()
+        self.port = free_port()
         if self._user is not None:
             entry = pwd.getpwnam(self._user)
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
@@ -223,10 +223,3 @@ def _fast_place() -> Path | None:
     if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 1 << 30:
         return place
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

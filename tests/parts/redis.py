@@ -210,6 +210,12 @@ def _binary() -> str:
 
 
 @pytest.fixture(scope="session")
+def redis_installed() -> None:
+    """For a test that has its Redis started elsewhere: skips (with CI=true: fails) without one."""
+    _binary()
+
+
+@pytest.fixture(scope="session")
 def redis_folder() -> Iterator[Path]:
     """A short path: the tests' own temporary directories are too deep for some sockets."""
     with tempfile.TemporaryDirectory(prefix="hub-redis-") as folder:

@@ -11,6 +11,7 @@ from hub.events.seat import TYPING_BURST, TYPING_RATE
 from hub.faults import CLOSES, FAULTS, CloseKind, FaultKind
 from hub.protocol import limits
 from hub.protocol.session import LIVE, TABLE, Event, State
+from hub.transports.deadlines import BODY_S, HEAD_S
 from hub.transports.wire import ABORT_S, SEND_S
 from tests.protocol.vectors import rows
 
@@ -43,7 +44,8 @@ def test_every_limit_of_a_client_is_documented(name: str, value: int) -> None:
 
 def test_the_times_are_those_of_the_code() -> None:
     flat = " ".join(TEXT.split())
-    assert f"within {limits.AUTHENTICATE_DEADLINE_S:.0f} s" in flat
+    assert f"comes whole within {HEAD_S:g} s, its body within {BODY_S:g} s more" in flat
+    assert f"no valid ones {limits.AUTHENTICATE_DEADLINE_S:g} s after it opened the TCP" in flat
     assert f"pings every {limits.HEARTBEAT_S:.0f} s" in flat
     assert f"closes after {limits.PONG_DEADLINE_S:.0f} s without a pong" in flat
     assert f"`session.expiring` comes {limits.EXPIRING_NOTICE_S:.0f} s before" in flat

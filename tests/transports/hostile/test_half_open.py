@@ -12,6 +12,7 @@ from math import inf
 from typing import Final
 from urllib.parse import urlsplit
 
+from hub.transports.deadlines import HEAD_S
 from tests.parts.figures import Figures
 from tests.transports.hostile.baseline import Watched
 from tests.transports.hostile.frames import PING, frame
@@ -145,6 +146,7 @@ async def test_whoever_does_not_open_a_connection_in_good_time_is_gone_within_te
     lasted = dict(zip(OPENERS, times, strict=True))
     figures(f"who opens slowly is let go after {', '.join(f'{s:.1f} s' for s in times)}")
     assert max(times) < GONE_S + BUSY_S, lasted
+    assert min(times) >= HEAD_S, lasted  # so long a peer may take that is slow
 
 
 async def test_ten_thousand_sockets_that_are_left_half_open_are_gone_and_hurt_nobody(
