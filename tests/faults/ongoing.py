@@ -18,7 +18,9 @@ class Ongoing:
     async def _break_off(self) -> None:
         assert self._task is not None
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        [failure] = await asyncio.gather(self._task, return_exceptions=True)
+        if isinstance(failure, AssertionError):  # what was heard after the last look, too
+            raise failure
 
     async def until(self, true: Any, within: float = 15.0) -> None:
         """Wait until what has come of it satisfies ``true``. Raises what went wrong with it."""
