@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from hub.backplane.interface import LogSlice
 from hub.cli import serving as cli_serving
+from hub.events.fanout import PAGE_BYTES
 from hub.events.outbox import REPLAY_BYTES
 from hub.transports import login, wire
 from hub.transports.bounds import READS_AT_ONCE
@@ -121,10 +122,10 @@ async def test_what_fails_behind_a_reply_closes_the_connection_so_that_it_is_res
         await _flood(served_hub, channel, 1)
         read = backplane.read
 
-        async def fails(channel: str, after: int, limit: int = 1_000) -> LogSlice:
-            if limit:
+        async def fails(channel: str, after: int, limit: int = 1_000, most: int = 0) -> LogSlice:
+            if most == PAGE_BYTES:
                 raise ValueError("an error that nobody foresaw")
-            return await read(channel, after, limit)
+            return await read(channel, after, limit, most)
 
         monkeypatch.setattr(backplane, "read", fails)
         at = await socket.ask("channel.subscribe", {"channel": channel, "since": "start"})

@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from hub.backplane.interface import LogSlice
 from hub.events import delivery
+from hub.events.fanout import AT_HAND_BYTES, PAGE_BYTES
 from hub.faults import Fault
 from hub.identity.tokens.keyring import LEEWAY_S
 from hub.ids import new_id
@@ -222,12 +223,13 @@ async def test_a_stream_that_cannot_be_replayed_says_so_and_ends(
         request.getfixturevalue("failing")
     backplane = ada.hub.hub.services.backplane
     read = backplane.read
-    await backplane.append(f"conversation:{ada.conversation}", b'{"type":"CUSTOM"}')
+    much = b'{"type":"CUSTOM","value":"%s"}' % (b"x" * AT_HAND_BYTES)
+    await backplane.append(f"conversation:{ada.conversation}", much)
 
-    async def fails(channel: str, after: int, limit: int = 1_000) -> LogSlice:
-        if limit:  # a replay's; what is asked at the beginning is where the log stands
+    async def fails(channel: str, after: int, limit: int = 1_000, most: int = 0) -> LogSlice:
+        if most == PAGE_BYTES:  # a replay's; before, it is asked where the log stands
             raise error
-        return await read(channel, after, limit)
+        return await read(channel, after, limit, most)
 
     monkeypatch.setattr(backplane, "read", fails)
     async with ada.stream("?since=start") as stream:

@@ -8,7 +8,7 @@ import pytest
 
 from hub.backplane.interface import Backplane
 from hub.backplane.memory import MemoryBackplane, MemoryShared
-from hub.events.fanout import Fanout, Join
+from hub.events.fanout import AT_HAND_BYTES, Fanout, Join
 from hub.events.position import Since
 from hub.telemetry.metrics import Metrics
 from hub.transports.subscriptions import REPLAYS, Subscriptions
@@ -35,9 +35,9 @@ class Seated:
             self.fanout, self.reader, self.reader.ended, lambda channel: None
         )
 
-    async def append(self, channel: str = CHANNEL, count: int = 1) -> None:
+    async def append(self, channel: str = CHANNEL, count: int = 1, data: bytes = b"{}") -> None:
         for _ in range(count):
-            await self.backplane.append(channel, b"{}")
+            await self.backplane.append(channel, data)
 
     async def asked(self, since: Since, channel: str = CHANNEL) -> Join:
         """A subscription that is noted, and not answered yet."""
@@ -77,7 +77,7 @@ async def test_who_leaves_in_the_midst_of_a_replay_and_comes_back_is_told_what_f
 async def test_a_few_channels_of_a_connection_are_replayed_at_a_time(seated: Seated) -> None:
     channels = [f"conversation:c_{number}" for number in range(3 * REPLAYS)]
     for channel in channels:
-        await seated.append(channel, 2)
+        await seated.append(channel, 2, bytes(AT_HAND_BYTES + 1))  # which is not at hand
     seated.reader.on_deliver = seated.reader.faults.clear  # it takes many channels for one
     seated.reader.stall()
     follows = [await seated.subscribe("start", channel) for channel in channels]
