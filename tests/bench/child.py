@@ -13,8 +13,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -141,6 +141,17 @@ class Child:
             self._log.seek(0)
             raise ChildFailed(f"{self.name} has ended:\n{self._log.read()[-4000:]}")
         return json.loads(line)
+
+
+@contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """What is started inside runs on this one of the cores, of which there may be fewer."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[number % len(before)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def process_cpu(pid: int) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from hub.transports.door import pair
 from tests.bench.backs import redis_server, shared
 from tests.bench.child import Child
 from tests.parts.redis import RedisProcess
@@ -32,21 +31,6 @@ def quiet_hub(*words: str, **settings: str) -> Iterator[Child]:
         ends = [int(word.partition("=")[2]) for word in words if "=" in word]
         hub = Child("tests.bench.servers.hub", *words, environ=environ, passed=ends)
         yield stack.enter_context(hub)
-
-
-@contextmanager
-def hub_with_door(**settings: str) -> Iterator[Child]:
-    """A hub whose sign-ins are served by another process, as by ``hub serve --door``. It needs a
-    Redis.
-    """
-    near, far = pair()
-    with (
-        near,
-        far,
-        quiet_hub("without-runs", f"far={far.fileno()}", **settings),
-        quiet_hub(f"near={near.fileno()}", **settings) as hub,
-    ):
-        yield hub
 
 
 class Nodes(NamedTuple):

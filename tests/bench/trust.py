@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final, NamedTuple
 
+from hub.transports.door import pair
 from tests.bench.ages import percentile
-from tests.bench.backs import EMBEDDED, OUTGROWN, backs
-from tests.bench.child import Child
-from tests.bench.node import hub_with_door, quiet_hub, raise_file_limit, subscription
+from tests.bench.backs import EMBEDDED, OUTGROWN, backs, redis_server, shared
+from tests.bench.child import Child, on_core
+from tests.bench.node import quiet_hub, raise_file_limit, subscription
 from tests.bench.report import Table, say
 from tests.parts.rank_sum import rank_sum
 
@@ -75,8 +76,8 @@ def trust(*, quick: bool) -> list[Table]:
         alike = _alike(hub, visitors, load, 4 if quick else COST)
         say("trust: a flood at the door")
         floods = [_flood(hub, visitors, crowd, owner, load)]
-        if OUTGROWN in ways:
-            floods.append(_flood_with_door(visitors, settings, load))
+        if OUTGROWN in backs():
+            floods.append(_flood_with_door(settings, load))
         return [checks, doors, alike, *floods]
 
 
@@ -238,15 +239,23 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
     return table
 
 
-def _flood_with_door(visitors: Child, settings: Mapping[str, str], load: Load) -> Table:
+def _flood_with_door(settings: Mapping[str, str], load: Load) -> Table:
     """The same where the sign-ins are another process's, on PostgreSQL and Redis."""
     table = _flood_table("trust door", f"{OUTGROWN}, one process and its door", load)
     with ExitStack() as stack:
         start = stack.enter_context
-        environ = {**start(backs()[OUTGROWN]()), **settings}
-        hub, crowd = start(hub_with_door(**environ)), start(Child("tests.bench.crowd"))
+        near, far = map(start, pair())
+        with on_core(0):
+            redis = start(redis_server())
+        with on_core(1):
+            environ = {**start(shared(redis)), **settings}
+            start(quiet_hub("without-runs", f"far={far.fileno()}", **environ))
+            other = start(quiet_hub(**settings))
+            visitors = start(Child("tests.bench.visitors"))
+        with on_core(0):
+            hub = start(quiet_hub(f"near={near.fileno()}", **environ))
+            crowd = start(Child("tests.bench.crowd"))
         [owner] = hub.ask("sign_in", users=1)
-        other = start(quiet_hub(**settings))
         [somebody] = other.ask("sign_in", users=1)
         streaming = Streaming(hub, crowd, _readers(hub, crowd, owner, load))
         for flood in (
@@ -259,8 +268,9 @@ def _flood_with_door(visitors: Child, settings: Mapping[str, str], load: Load) -
             table.rows.append(_row(flood, streaming, visitors, load))
     _add_ratios(table)
     table.notes = [
-        "As above, with `hub serve --door`. The other hub is on the same machine, embedded, and",
-        "has nothing to do with the sockets: what it does to them is the machine's.",
+        "As above, with `hub serve --door`. What streams (the hub, Redis, the sockets) has a core,",
+        "and all else another: the door, PostgreSQL, and another hub, embedded, which has nothing",
+        "to do with the sockets. What a flood there does to them is the machine's.",
     ]
     return table
 
