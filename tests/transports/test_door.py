@@ -39,6 +39,11 @@ class Both(NamedTuple):
         registry = of.hub.services.metrics.registry
         return int(registry.get_sample_value("hub_door_total", {"outcome": outcome}) or 0)
 
+    def _clients(self) -> list[Any]:
+        """The addresses from which there are connections here."""
+        connections = self.hub.server.server_state.connections
+        return [getattr(each, "client", None) for each in connections]
+
     async def handed(self) -> None:
         """Wait until one was handed over."""
         async with asyncio.timeout(WITHIN_S):
@@ -53,6 +58,10 @@ class Both(NamedTuple):
         """All that is answered to what is sent part by part, until the connection ends."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         with closing(writer):
+            here = writer.get_extra_info("sockname")
+            async with asyncio.timeout(WITHIN_S):
+                while here not in self._clients():  # noqa: ASYNC110  # of uvicorn's
+                    await asyncio.sleep(0)  # else parts that are sent meanwhile come as one
             for part in parts:
                 writer.write(part)
                 await writer.drain()
