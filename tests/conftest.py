@@ -43,8 +43,19 @@ def _place(path: str) -> int:
 
 
 def pytest_collection_finish() -> None:
+    _settle()
+
+
+@pytest.hookimpl(trylast=True)  # what the module's fixtures held is gone
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        _settle()
+
+
+def _settle() -> None:
     """A hub in this process is to pause no longer than in one of its own: a full collection of all
-    that was imported stops it for half a second on a loaded machine.
+    that was imported, or that modules have left behind, stops it for half a second to a second on
+    a loaded machine.
     """
     gc.collect()
     gc.freeze()
