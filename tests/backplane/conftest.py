@@ -1,5 +1,6 @@
 """Two nodes of each backplane, and how to make it lose what it holds."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ import pytest_asyncio
 from hub.backplane.interface import Backplane
 from hub.backplane.limits import LogLimits
 from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.backplane.memory_server import MemoryServer
 from hub.backplane.redis import RedisBackplane
+from hub.backplane.remote_memory import RemoteMemory
 from hub.backplane.standby import StandbyBackplane
 from hub.telemetry.metrics import Metrics
 from tests.parts.redis import RedisClusterProcesses, RedisProcess
@@ -18,7 +21,7 @@ from tests.parts.redis import RedisClusterProcesses, RedisProcess
 LIMITS = LogLimits(entries=10, ttl_s=60, key_ttl_s=60)
 BRIEF = LogLimits(entries=10, ttl_s=0.15, key_ttl_s=0.15)
 
-KINDS = ("memory", "redis", "cluster", "standby")
+KINDS = ("memory", "remote", "redis", "cluster", "standby")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,14 @@ def limits() -> LogLimits:
     return LIMITS
 
 
+def _remote(server: MemoryServer) -> RemoteMemory:
+    theirs, ours = socket.socketpair()
+    for end in (theirs, ours):
+        end.setblocking(False)
+    server.admit(theirs)
+    return RemoteMemory(ours)
+
+
 @pytest_asyncio.fixture
 async def nodes(
     kind: str, limits: LogLimits, request: pytest.FixtureRequest
@@ -54,15 +65,20 @@ async def nodes(
         one: Backplane = MemoryBackplane(shared)
         two: Backplane = MemoryBackplane(shared)
         lose = shared.clear
+    elif kind == "remote":
+        shared = MemoryShared(limits)
+        server = MemoryServer(shared)
+        one, two = _remote(server), _remote(server)
+        lose = shared.clear
     elif kind in ("redis", "standby"):
-        server: RedisProcess = request.getfixturevalue("redis_server")
-        one = RedisBackplane(server.url, node="n_one", limits=limits)
-        two = RedisBackplane(server.url, node="n_two", limits=limits)
+        redis: RedisProcess = request.getfixturevalue("redis_server")
+        one = RedisBackplane(redis.url, node="n_one", limits=limits)
+        two = RedisBackplane(redis.url, node="n_two", limits=limits)
         if kind == "standby":
             one, two = StandbyBackplane(one, Metrics()), StandbyBackplane(two, Metrics())
 
         def lose() -> None:
-            with server.client() as client:
+            with redis.client() as client:
                 client.flushall()
 
     else:
