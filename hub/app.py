@@ -19,6 +19,7 @@ from hub.agents.orchestrator import Orchestrator
 from hub.agents.worker import Worker
 from hub.audit.keeper import Keeper
 from hub.backplane.choice import open_backplane
+from hub.backplane.interface import Backplane
 from hub.backplane.pulse import Pulse
 from hub.events.fanout import Fanout
 from hub.events.outbox import FlushScheduler
@@ -110,15 +111,18 @@ class Hub:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, worker: bool = True) -> AsyncIterator[Hub]:
-    """A node with everything started, and ended in the reverse order.
+async def running(
+    settings: Settings, *, worker: bool = True, backplane: Backplane | None = None
+) -> AsyncIterator[Hub]:
+    """A node with everything started, and ended in the reverse order. ``backplane``: by default
+    that of the settings.
 
     Makes the data directory, the signing key and the database's tables if they are not there.
     Raises Fault("backend_unavailable") when the database or the backplane cannot be reached, and
     BadSettings when a setting cannot be.
     """
     async with AsyncExitStack() as stack:
-        services = await _services(settings, stack)
+        services = await _services(settings, stack, worker=worker, backplane=backplane)
         driver = None
         if worker:
             driver = Worker(
@@ -152,7 +156,9 @@ async def _running(stack: AsyncExitStack, room: _R) -> _R:
     return room
 
 
-async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
+async def _services(
+    settings: Settings, stack: AsyncExitStack, *, worker: bool, backplane: Backplane | None
+) -> Services:
     check_production(settings)
     keys = open_ring(settings)
     delivery = open_delivery(settings)
@@ -162,7 +168,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     database = await _running(stack, Database(settings.database))
     await _walled(database, settings)
-    backplane = open_backplane(settings.redis_url, node, metrics)
+    if backplane is None:
+        backplane = open_backplane(settings.redis_url, node, metrics)
     stack.push_async_callback(backplane.close)  # also if it cannot be reached
     await backplane.start()
     passwords = Passwords(settings.bcrypt_cost)
@@ -186,7 +193,8 @@ async def _services(settings: Settings, stack: AsyncExitStack) -> Services:
         stack, ClientSessions(database, backplane, keep_s=SESSION_KEEP_S, most=MAX_SESSIONS)
     )
     catalogue = await _running(
-        stack, Catalogue(settings, backplane, lookups=metrics.caches["models"])
+        stack,
+        Catalogue(settings, backplane, lookups=metrics.caches["models"], drives=worker),
     )
     quotas = Quotas(database, backplane, settings, metrics)
     await quotas.start()

@@ -3,8 +3,9 @@ joins the two: each is a node beside this process's own.
 
 A frame is its length (4 bytes, big-endian) and MessagePack. A request is ``[number, method, args,
 named]``, with the arguments of that method of a backplane; its answer ``[number, value]`` or
-``[number, None, error, message]``. What a node listens to comes as ``[0, kind, args]``. Requests are
-answered in their order, but for ``dequeue``, which waits; ``[number, "cancel", [], {}]`` ends that.
+``[number, None, error, message]``. What a node listens to comes as ``[0, kind, args]``. Requests
+are answered in their order, but for ``dequeue``, which waits; ``[number, "cancel", [], {}]`` ends
+that wait.
 
 Both sides are of one program and trust each other.
 """
@@ -31,10 +32,6 @@ LEASE_LOST: Final = "lease_lost"
 INVALID: Final = "invalid"
 
 _LENGTH: Final = 4
-_ANSWERED: Final = frozenset(
-    "ping append read discard unsubscribe whisper disregard attend publish acquire renew release"
-    " enqueue cache_get cache_set cache_delete take".split()
-)
 
 
 def framed(message: Any) -> bytes:
@@ -124,13 +121,11 @@ class _Node:
     async def _call(self, method: str, args: list[Any], named: dict[str, Any]) -> Any:
         backplane = self._backplane
         if method == "subscribe":
-            return await backplane.subscribe(*args, partial(self._push, ENTRY))
+            return await backplane.subscribe(args[0], partial(self._push, ENTRY))
         if method == "overhear":
-            return await backplane.overhear(*args, partial(self._push, WHISPER))
+            return await backplane.overhear(args[0], partial(self._push, WHISPER))
         if method == "listen":
-            return await backplane.listen(*args, partial(self._push, CONTROL, *args))
-        if method not in _ANSWERED:
-            raise ValueError(method)
+            return await backplane.listen(args[0], partial(self._push, CONTROL, args[0]))
         if method in ("renew", "release"):
             args[0] = Lease(*args[0])
         elif named.get("lease") is not None:

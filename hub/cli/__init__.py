@@ -114,8 +114,9 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
     if given.joint is not None:
         share = processes.Share(given.index, given.joint, given.near, given.far)
         return processes.serve_share(settings, share, worker=worker)
-    door = given.processes > 1 if given.door is None else given.door
-    if given.processes > 1 or door:
+    many = given.processes > 1
+    door = (many or settings.environment == "production") if given.door is None else given.door
+    if many or door:
         return processes.serve_many(
             settings, given.processes, worker=worker, greet=given.greet, door=door
         )
@@ -166,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "--door",
         action=argparse.BooleanOptionalAction,
         help="one more process, which serves sign-ins, so that a flood of them does not hold up "
-        "what streams (default: where there are several; needs HUB_REDIS_URL)",
+        "what streams (default: where there are several, and in production)",
     )
     # How a process of several is told which it is.
     for name in ("--joint", "--near", "--far"):

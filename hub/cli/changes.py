@@ -75,12 +75,12 @@ class Changes:
                 found.append((kind, id))
         return found
 
-    async def follow(self, found: Callable[[str, str], None]) -> None:
-        """Call ``found(kind, id)`` for each change; for ever."""
+    async def follow(self, changed: Callable[[str, str], Awaitable[None]]) -> None:
+        """Call ``changed(kind, id)`` for each change; for ever."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
                 for kind, id in self.news():
-                    found(kind, id)
+                    await changed(kind, id)
             except OSError as error:
                 log.warning("changes cannot be read", file=FILE, why=error.strerror)

@@ -8,7 +8,7 @@ and by its end either side knows that the other is dead.
 
 One more process is their door (``hub.transports.door``), unless there is to be none: it does not
 listen, and serves the sign-ins that the others hand over to it while the parent says that it is
-there.
+there. Without Redis there is one process and its door, which shares its memory (``lending``).
 """
 
 import asyncio
@@ -16,14 +16,14 @@ import os
 import socket
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from typing import Final, NamedTuple
 
 import uvloop
 
 from hub.app import running
-from hub.cli import memory
+from hub.cli import lending, memory
 from hub.cli.administration import prepare
 from hub.cli.greeting import ANY_NAME, Welcome, greeting
 from hub.cli.serving import (
@@ -33,7 +33,8 @@ from hub.cli.serving import (
     DoorServer,
     HubServer,
     bind,
-    check_redis_url,
+    claimed,
+    following,
     listen,
     runtime_file,
     serve_metrics,
@@ -75,26 +76,30 @@ def serve_many(settings: Settings, count: int, *, worker: bool, greet: bool, doo
 
     Raises CannotServe, Fault, BadSettings, OSError.
     """
-    if settings.redis_url is None:
+    if settings.redis_url is None and count > 1:
         raise CannotServe(
             "Several processes need HUB_REDIS_URL: without Redis a hub is one. Start a Redis and "
-            "set it, or serve with --processes 1 and without --door."
+            "set it, or serve with --processes 1."
         )
-    check_redis_url(settings)
-    # Others on this port would share it unnoticed, were they of this user and as generous.
-    bind(settings.host, settings.port).close()
-    held = bind(settings.host, settings.port, shared=True)
-    with closing(held):
-        check_production(settings)  # before processes are started that could not go on without it
-        bound = settings.model_copy(update={"port": held.getsockname()[1]})
-        return asyncio.run(Parent(bound, count, worker=worker, door=door).run(greet=greet))
+    with claimed(settings, worker=worker) as lock:
+        # Others on this port would share it unnoticed, were they of this user and as generous.
+        bind(settings.host, settings.port).close()
+        with closing(bind(settings.host, settings.port, shared=True)) as held:
+            check_production(settings)  # before processes are started that cannot go on without it
+            bound = settings.model_copy(update={"port": held.getsockname()[1]})
+            parent = Parent(bound, count, worker=worker, door=door, lock=lock)
+            return asyncio.run(parent.run(greet=greet))
 
 
 class Parent:
     """Starts the processes, and has them end. ``run`` once."""
 
-    def __init__(self, settings: Settings, count: int, *, worker: bool, door: bool) -> None:
+    def __init__(
+        self, settings: Settings, count: int, *, worker: bool, door: bool, lock: int | None
+    ) -> None:
+        """``lock``: a descriptor that the processes are to have as well."""
         self._settings = settings
+        self._passed = [] if lock is None else [lock]
         self._count = count
         self._worker = worker
         self._door = count if door else None  # its number
@@ -171,7 +176,9 @@ class Parent:
         is_door = index == self._door
         end = self._ends and self._ends[1 if is_door else 0]
         worker = self._worker and not is_door
-        child = await Child.start(self._settings, index, worker=worker, is_door=is_door, end=end)
+        child = await Child.start(
+            *(self._settings, index, self._passed), worker=worker, is_door=is_door, end=end
+        )
         self._children[index] = child
         if self._ending.is_set():
             child.tell(AT_ONCE if self._at_once else END)
@@ -215,12 +222,15 @@ class Child:
         cls,
         settings: Settings,
         index: int,
+        passed: Sequence[int],
         *,
         worker: bool,
         is_door: bool,
         end: socket.socket | None,
     ) -> "Child":
-        """``end``: its own of the pair that leads to the door, if there is one."""
+        """``passed``: descriptors that it is to have open. ``end``: its own of the pair that leads
+        to the door, if there is one.
+        """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -230,7 +240,7 @@ class Child:
                 *(() if worker else ("--no-worker",)),
                 *("--joint", str(theirs.fileno()), "--index", str(index)),
             ]
-            passed = [theirs.fileno()]
+            passed = [*passed, theirs.fileno()]
             if end is not None:
                 passed.append(end.fileno())
                 words += ["--far" if is_door else "--near", str(end.fileno())]
@@ -298,12 +308,21 @@ async def _serve_share(
     far: socket.socket | None,
     worker: bool,
 ) -> int:
-    async with running(settings, worker=worker) as hub:
+    gone = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        backplane = None
+        if settings.redis_url is None:
+            shared = lending.backplane(near, far, settings.drain_s + GRACEFUL_S, gone.set)
+            backplane = await stack.enter_async_context(shared)
+        hub = await stack.enter_async_context(running(settings, worker=worker, backplane=backplane))
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
         server = HubServer(hub) if far is None else DoorServer(hub, far)
         if near is not None:
             server.server_state.handover = Handover(near, hub.services.metrics.door)
+        if settings.redis_url is None and far is None:
+            stack.enter_context(following(settings, hub))
+        stack.callback(asyncio.create_task(_end_without(gone, server)).cancel)
         async with memory.settled(server.connected):
             with _obeying(parent, server):
                 parent.send(UP)
@@ -315,6 +334,13 @@ async def _serve_share(
                 )
                 await server.serve(sockets=[] if listening is None else [listening])
     return 0
+
+
+async def _end_without(gone: asyncio.Event, server: HubServer) -> None:
+    """End at once when what it cannot be without is gone; another follows."""
+    await gone.wait()
+    server.end()
+    server.end_at_once()
 
 
 @contextmanager

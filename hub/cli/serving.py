@@ -44,10 +44,7 @@ class CannotServe(Exception):
 
 def serve(settings: Settings, *, worker: bool, greet: bool) -> int:
     """Serve until SIGTERM or SIGINT. Raises CannotServe, Claimed, Fault, BadSettings, OSError."""
-    if not worker and settings.redis_url is None:
-        raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
-    check_redis_url(settings)
-    with _claimed(settings):
+    with claimed(settings, worker=worker):
         return _serve_claimed(settings, worker=worker, greet=greet)
 
 
@@ -61,8 +58,14 @@ def check_redis_url(settings: Settings) -> None:
         ) from None
 
 
-def _claimed(settings: Settings) -> AbstractContextManager[None]:
-    """The data directory, alone where the backplane is this process's memory."""
+def claimed(settings: Settings, *, worker: bool) -> AbstractContextManager[int | None]:
+    """The data directory, alone where the backplane is memory: then the descriptor of the lock.
+
+    Raises CannotServe, Claimed, BadSettings, OSError.
+    """
+    if not worker and settings.redis_url is None:
+        raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
+    check_redis_url(settings)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return nullcontext() if settings.redis_url is not None else claim(settings.data_dir)
 
@@ -231,9 +234,7 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
         if settings.redis_url is None:
-            changes = Changes(settings.data_dir / CHANGES_FILE)
-            following = asyncio.create_task(changes.follow(hub.services.authority.found))
-            stack.callback(following.cancel)
+            stack.enter_context(following(settings, hub))
         server = HubServer(hub)
         url = settings.local_url
         stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
@@ -246,6 +247,17 @@ async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, 
             await server.serve(sockets=[listening])
     log.info("the hub has ended")
     return 0
+
+
+@contextmanager
+def following(settings: Settings, hub: Hub) -> Iterator[None]:
+    """Meanwhile what commands change in the data directory acts at once."""
+    changes = Changes(settings.data_dir / CHANGES_FILE)
+    task = asyncio.create_task(changes.follow(hub.services.authority.changed))
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def serve_metrics(settings: Settings, hub: Hub) -> None:

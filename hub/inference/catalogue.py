@@ -32,6 +32,9 @@ long at most is a model offered that is gone, should no node find out before."""
 MISSED_S: Final = 0.5
 """The same where a model is asked for that was not there: it may just have come."""
 LOADING_S: Final = 30.0
+EMBEDDED: Final = "models:embedded"
+"""The name of what the embedded models of nodes have, for nodes that have none."""
+EMBEDDED_KEPT_S: Final = 3 * REPROBE_S
 
 GET_ONE: Final = (
     "Install Ollama and run `ollama pull llama3.2`, or set OLLAMA_HOST to one that runs, or "
@@ -59,6 +62,9 @@ class Catalogue:
     What an Ollama has is asked for by one of the nodes that have it and shared by all of them, over
     the ``backplane``. An embedded model is a child of its node, and so its alone; and what a server
     shows to who has credentials may be for them alone.
+
+    A node that ``drives`` no runs has no embedded model: without an Ollama it offers what those of
+    others have.
     """
 
     def __init__(
@@ -70,11 +76,15 @@ class Catalogue:
         reprobe_s: float = REPROBE_S,
         loading_s: float = LOADING_S,
         lookups: Lookups | None = None,
+        drives: bool = True,
     ) -> None:
+        self._drives = drives
         self._lookups = lookups or Lookups()
         self._settings = settings
         self._loading_s = loading_s
         self._local = local or LocalModel(gguf=settings.local_model)
+        if not drives:
+            self._local.reason = "This process drives no runs, and has no model of its own."
         self._ollama = self._client(settings.ollama_host, "ollama")
         self._embedded: OllamaClient | None = None
         self._stale: list[OllamaClient] = []
@@ -96,7 +106,7 @@ class Catalogue:
         await self._shared.start(self._changed)
         if await self._ollama.answers(PROBE_S):
             self._choice = "ollama"
-        else:
+        elif self._drives:
             self._local.start()
         _log.info("model_server_chosen", choice=self._choice, host=self._ollama.bare_host)
         self._chosen_lately = True
@@ -123,6 +133,8 @@ class Catalogue:
         seconds (default: ``FRESH_S``). Waits for an embedded model that loads. Raises
         Fault("model_unavailable").
         """
+        if self._choice == "local" and not self._drives:
+            return await self._elsewhere()
         fresh_s = FRESH_S if within_s is None else within_s
         if self._choice == "local" and self._local.state == "starting":
             await self._local.ready(self._loading_s)
@@ -134,6 +146,12 @@ class Catalogue:
                 return cached.models
             told = await self._told(client) if fresh_s > KEPT_S else None
             return await self._asked(client) if told is None else told
+
+    async def _elsewhere(self) -> tuple[ModelInfo, ...]:
+        found = await self._shared.find(EMBEDDED)
+        if found is None:
+            raise Fault("model_unavailable", f"There is no model to ask. {GET_ONE}")
+        return self._ordered(found)
 
     async def _told(self, client: OllamaClient) -> tuple[ModelInfo, ...] | None:
         """What another node was told by the server, if one was lately."""
@@ -159,6 +177,8 @@ class Catalogue:
         remembered = self._remember(client, found, 0.0)
         if self._shares(client):
             await self._shared.put(self._name, found, changed=changed)
+        elif client is self._embedded:
+            await self._shared.put(EMBEDDED, found, changed=True, kept_s=EMBEDDED_KEPT_S)
         return remembered
 
     def _shares(self, client: OllamaClient) -> bool:
@@ -266,7 +286,8 @@ class Catalogue:
         elif self._choice == "local" and answers and await self._is_better():
             self._choose("ollama")
         if self._choice == "local":
-            self._local.start()
+            if self._drives:
+                self._local.start()
         elif self._embedded is None or not self._embedded.active:
             await self._local.close()
         while self._stale:

@@ -72,7 +72,9 @@ class SharedCatalogue:
             _log.warning("shared_catalogue_is_none", key=name)
             return None
 
-    async def put(self, name: str, models: Sequence[ModelInfo], *, changed: bool) -> None:
+    async def put(
+        self, name: str, models: Sequence[ModelInfo], *, changed: bool, kept_s: float = KEPT_S
+    ) -> None:
         """Tell the others what a server has, as this node was told just now, and whether that is
         something else than what it had been told before.
 
@@ -82,7 +84,7 @@ class SharedCatalogue:
         data = _CATALOGUE.dump_json(tuple(models))
         try:
             async with asyncio.timeout(WAIT_S):
-                await self._backplane.cache_set(name, data, KEPT_S, only_new=not changed)
+                await self._backplane.cache_set(name, data, kept_s, only_new=not changed)
                 if changed:
                     await self._backplane.publish(TOPIC, orjson.dumps([self._self, name]))
         except (Fault, TimeoutError):

@@ -20,12 +20,13 @@ from tests.parts.redis import RedisProcess
 ADA: Final = "ada@hub.example"
 
 
-@pytest.fixture
-async def hub(hub_process: HubProcess, redis_server: RedisProcess, sqlite_url: str) -> HubProcess:
+@pytest.fixture(params=["redis", "memory"])
+async def hub(hub_process: HubProcess, request: pytest.FixtureRequest) -> HubProcess:
     """A hub of one process with sockets, and its door; Ada has an account there."""
+    if request.param == "redis":
+        server: RedisProcess = request.getfixturevalue("redis_server")
+        hub_process.environment["HUB_REDIS_URL"] = server.url
     hub_process.environment |= {
-        "HUB_REDIS_URL": redis_server.url,
-        "HUB_DATABASE_URL": sqlite_url,
         "HUB_METRICS_PORT": str(free_ports(2)),
         "HUB_DRAIN_SECONDS": "2",
     }
