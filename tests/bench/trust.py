@@ -1,5 +1,6 @@
 """Trust: what a check per message costs, how long signing in takes, and whether a flood is felt."""
 
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ def trust(*, quick: bool) -> list[Table]:
         alike = _alike(hub, visitors, load, 4 if quick else COST)
         say("trust: a flood at the door")
         floods = [_flood(hub, visitors, crowd, owner, load)]
+        floods.append(_flood_with_door(settings, load, EMBEDDED))
         if OUTGROWN in backs():
-            floods.append(_flood_with_door(settings, load))
+            floods.append(_flood_with_door(settings, load, OUTGROWN))
         return [checks, doors, alike, *floods]
 
 
@@ -239,22 +241,25 @@ def _flood(hub: Child, visitors: Child, crowd: Child, owner: dict[str, str], loa
     return table
 
 
-def _flood_with_door(settings: Mapping[str, str], load: Load) -> Table:
-    """The same where the sign-ins are another process's, on PostgreSQL and Redis."""
-    table = _flood_table("trust door", f"{OUTGROWN}, one process and its door", load)
+def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Table:
+    """The same where the sign-ins are another process's."""
+    table = _flood_table("trust door", f"{back}, one process and its door", load)
     with ExitStack() as stack:
         start = stack.enter_context
         near, far = map(start, pair())
         with on_core(0):
-            redis = start(redis_server())
+            redis = start(redis_server()) if back == OUTGROWN else None
         with on_core(1):
-            environ = {**start(shared(redis)), **settings}
-            start(quiet_hub("without-runs", f"far={far.fileno()}", **environ))
+            folder = start(tempfile.TemporaryDirectory(prefix="hub-bench-"))
+            place = {"HUB_DATA_DIR": folder} if redis is None else start(shared(redis))
+            environ = {**place, **settings}
             other = start(quiet_hub(**settings))
             visitors = start(Child("tests.bench.visitors"))
         with on_core(0):
             hub = start(quiet_hub(f"near={near.fileno()}", **environ))
             crowd = start(Child("tests.bench.crowd"))
+        with on_core(1):
+            start(quiet_hub("without-runs", f"far={far.fileno()}", **environ))
         [owner] = hub.ask("sign_in", users=1)
         [somebody] = other.ask("sign_in", users=1)
         streaming = Streaming(hub, crowd, _readers(hub, crowd, owner, load))
@@ -268,9 +273,9 @@ def _flood_with_door(settings: Mapping[str, str], load: Load) -> Table:
             table.rows.append(_row(flood, streaming, visitors, load))
     _add_ratios(table)
     table.notes = [
-        "As above, with `hub serve --door`. What streams (the hub, Redis, the sockets) has a core,",
-        "and all else another: the door, PostgreSQL, and another hub, embedded, which has nothing",
-        "to do with the sockets. What a flood there does to them is the machine's.",
+        "As above, with `hub serve --door`. What streams (the hub, the sockets, Redis if there is",
+        "one) has a core, and all else another: the door, PostgreSQL, and another hub, embedded,",
+        "that has nothing to do with the sockets. What a flood there does to them is the machine's.",
     ]
     return table
 

@@ -10,13 +10,14 @@ import os
 import socket
 import sys
 import threading
+from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
 from sqlmodel import col, update
 
 from hub.app import running
-from hub.cli import memory
+from hub.cli import lending, memory
 from hub.cli.serving import DoorServer, HubServer
 from hub.ids import new_id
 from hub.settings import read_settings
@@ -39,7 +40,13 @@ async def main() -> None:
     cost = os.environ.get("HUB_BCRYPT_COST", "4")
     unlimited = {"HUB_CONNECTIONS_PER_USER": 0, "HUB_USER_RATE": 0, "HUB_TENANT_RATE": 0}
     settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST=cost, **unlimited)
-    async with running(settings, worker="without-runs" not in sys.argv[1:]) as hub:
+    near, far = _end("near"), _end("far")
+    async with AsyncExitStack() as stack:
+        backplane = None
+        if settings.redis_url is None:
+            backplane = await stack.enter_async_context(lending.backplane(near, far, 2, os.abort))
+        drives = "without-runs" not in sys.argv[1:]
+        hub = await stack.enter_async_context(running(settings, worker=drives, backplane=backplane))
         services = hub.services
         sampler = Sampler()
         appending = Appending(services.backplane)
@@ -125,10 +132,8 @@ async def main() -> None:
                 "threads": threading.active_count(),
             }
 
-        server = HubServer(hub)
-        if (far := _end("far")) is not None:
-            server = DoorServer(hub, far)
-        if (near := _end("near")) is not None:
+        server = HubServer(hub) if far is None else DoorServer(hub, far)
+        if near is not None:
             handover = server.server_state.handover = Handover(near, services.metrics.door)
             handover.open = True
         # As `hub serve` does.
