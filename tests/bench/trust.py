@@ -275,7 +275,7 @@ def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Tabl
     table.notes = [
         "As above, with `hub serve --door`. What streams (the hub, the sockets, Redis if there is",
         "one) has a core, and all else another: the door, PostgreSQL, and another hub, embedded,",
-        "that has nothing to do with the sockets. What a flood there does to them is the machine's.",
+        "that has nothing to do with the sockets: what a flood there does to them, the machine does.",
     ]
     return table
 
