@@ -274,8 +274,8 @@ def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Tabl
     _add_ratios(table)
     table.notes = [
         "As above, with `hub serve --door`. What streams (the hub, the sockets, Redis if there is",
-        "one) has a core, and all else another: the door, PostgreSQL, and another hub, embedded,",
-        "that has nothing to do with the sockets: what a flood there does to them, the machine does.",
+        "one) has a core, and all else another: the door, PostgreSQL, and another hub, embedded.",
+        "That one has nothing to do with the sockets: what a flood there does, the machine does.",
     ]
     return table
 
