@@ -79,8 +79,8 @@ class MemoryServer:
             while (request := await read_frame(reader)) is not None:
                 await node.answer(*request)
         finally:
-            await node.close()
             writer.close()
+            await node.close()
 
 
 class _Node:
@@ -145,9 +145,10 @@ class _Node:
 
     def _write(self, message: list[Any]) -> None:
         transport = self._writer.transport
+        if transport.is_closing():
+            return
         if transport.get_write_buffer_size() > MOST_WAITING:
-            if not transport.is_closing():
-                log.error("a process does not read what it asked this one for; it is left")
-                transport.abort()
+            log.error("a process does not read what it asked this one for; it is left")
+            transport.abort()
             return
         self._writer.write(framed(message))

@@ -48,12 +48,19 @@ def limits() -> LogLimits:
     return LIMITS
 
 
-def _remote(server: MemoryServer) -> RemoteMemory:
-    theirs, ours = socket.socketpair()
-    for end in (theirs, ours):
+def joined() -> tuple[socket.socket, socket.socket]:
+    """Two ends that do not block."""
+    ends = socket.socketpair()
+    for end in ends:
         end.setblocking(False)
+    return ends
+
+
+def remote(server: MemoryServer, lost: Callable[[], None] | None = None) -> RemoteMemory:
+    """A node that the server serves."""
+    theirs, ours = joined()
     server.admit(theirs)
-    return RemoteMemory(ours)
+    return RemoteMemory(ours, lost)
 
 
 @pytest_asyncio.fixture
@@ -68,7 +75,7 @@ async def nodes(
     elif kind == "remote":
         shared = MemoryShared(limits)
         server = MemoryServer(shared)
-        one, two = _remote(server), _remote(server)
+        one, two = remote(server), remote(server)
         lose = shared.clear
     elif kind in ("redis", "standby"):
         redis: RedisProcess = request.getfixturevalue("redis_server")

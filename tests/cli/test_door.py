@@ -4,12 +4,14 @@ import asyncio
 import os
 import re
 import signal
+from contextlib import suppress
 from typing import Final
 
 import httpx
 import pytest
 
-from tests.agents.client import opened
+from hub.cli.claim import Claimed, claim
+from tests.agents.client import opened, said
 from tests.agents.test_runs import slowly
 from tests.cli.test_processes import WITHIN_S, free_ports, pids
 from tests.faults.processes import wait_until
@@ -112,3 +114,64 @@ async def test_without_its_door_a_hub_answers_sign_ins_until_it_has_another(
         while not await counted(hub, "taken"):  # the other is told in a moment
             await client.post("/v1/auth/login", json=account, headers={"Connection": "close"})
     assert hub.stop() == 0
+
+
+@pytest.mark.parametrize("hub", ["memory"], indirect=True)
+async def test_who_comes_in_by_the_door_and_the_sockets_are_of_one_hub(hub: HubProcess) -> None:
+    taken = await counted(hub, "taken")
+    account = {"email": ADA, "password": PASSWORD}
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as by_door:
+        answer = (await by_door.post("/v1/auth/login", json=account)).raise_for_status()
+        token = answer.json()["access_token"]
+        by_door.headers["Authorization"] = f"Bearer {token}"
+        async with opened(hub.url, token) as client:
+            conversation = await client.conversation()
+            sent = await by_door.post(
+                f"/v1/conversations/{conversation}/messages",
+                json={"client_message_id": "1", "content": "said at the door"},
+            )
+            sent.raise_for_status()
+            await client.ended(conversation)
+            assert said(client.events(conversation)) == "said at the door"
+            log = await by_door.get(f"/v1/channels/conversation:{conversation}/history")
+            assert [item["event"] for item in log.raise_for_status().json()["items"]] == (
+                await client.past(conversation)
+            )
+            assert (await by_door.post("/v1/auth/logout", json={"everywhere": True})).is_success
+            await client.until(lambda: client.closed, within=2)
+            assert "session.revoked" in dict(client.notices)
+        assert (await by_door.get("/v1/conversations")).status_code == 401
+    assert await counted(hub, "taken") == taken + 1, "it was one connection, and the door's"
+
+
+@pytest.mark.parametrize("hub", ["memory"], indirect=True)
+async def test_a_door_ends_with_the_memory_that_it_shares_and_both_come_back(
+    hub: HubProcess,
+) -> None:
+    [streams] = [pid for pid in pids(hub) if not _is_door(pid)]
+    os.kill(streams, signal.SIGKILL)
+    await wait_until(lambda: hub.log.count("a process is up") == 4, WITHIN_S, hub.log)
+    assert await sign_in(hub, ADA)
+    assert await counted(hub, "taken") == 1
+    assert await sign_in(hub, "bob@hub.example", register=True)
+    assert hub.stop() == 0
+    assert "Traceback" not in hub.log
+
+
+@pytest.mark.parametrize("hub", ["memory"], indirect=True)
+async def test_no_other_hub_has_the_data_while_one_lives_whose_parent_has_died(
+    hub: HubProcess,
+) -> None:
+    [streams] = [pid for pid in pids(hub) if not _is_door(pid)]
+    os.kill(streams, signal.SIGSTOP)
+    assert hub.process is not None
+    hub.process.kill()
+    await asyncio.to_thread(hub.process.wait)
+    with pytest.raises(Claimed), claim(hub.data_dir):
+        pass
+    os.kill(streams, signal.SIGCONT)
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            with suppress(Claimed), claim(hub.data_dir):
+                break
+            await asyncio.sleep(0.05)

@@ -73,8 +73,8 @@ async def test_an_ollama_that_answers_is_used(scripted_model: ScriptedModel) -> 
 
 
 async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
-    local, backplane = LocalModel(command=SCRIPTED), MemoryBackplane()
-    async with running(Catalogue(settings(nobody), backplane, local=local)) as catalogue:
+    local = LocalModel(command=SCRIPTED)
+    async with running(Catalogue(settings(nobody), local=local)) as catalogue:
         assert catalogue.status()["state"] == "starting"
         # To ask which models there are waits for it.
         info = await catalogue.resolve("count")
@@ -85,7 +85,24 @@ async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
         assert status["stand_in"] is True
         assert "stand-in" in status["detail"]
         assert "Ollama" in status["detail"]
-        assert not len(backplane._shared.cache), "it is this node's alone"
+
+
+async def test_a_node_that_drives_no_runs_offers_the_embedded_models_of_those_that_do(
+    nobody: str,
+) -> None:
+    backplane, local = MemoryBackplane(), LocalModel(command=SCRIPTED)
+    idle = Catalogue(settings(nobody), backplane, local=local, drives=False)
+    async with running(idle):
+        with pytest.raises(Fault, match="no model to ask"):
+            await idle.models()
+        driving = Catalogue(settings(nobody), backplane, local=LocalModel(command=SCRIPTED))
+        async with running(driving):
+            assert await driving.models() == await idle.models()
+            with pytest.raises(Fault, match="no model to ask"):
+                idle.client()  # it is its node's alone
+        status = idle.status()
+        assert (status["state"], local.pid) == ("absent", None)
+        assert "drives no runs" in status["detail"]
 
 
 async def test_starting_does_not_wait_for_a_model_that_loads(nobody: str) -> None:

@@ -1,0 +1,125 @@
+"""What only a backplane can show that is the memory of another process: how either side goes."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from hub.backplane import memory_server, remote_memory
+from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.backplane.memory_server import MemoryServer, framed
+from hub.backplane.remote_memory import RemoteMemory
+from hub.faults import Fault
+from tests.backplane.conftest import joined, remote
+from tests.backplane.sinks import DEADLINE_S, Sink, eventually
+
+CHANNEL = "conversation:c_1"
+
+
+@pytest.fixture
+def shared() -> MemoryShared:
+    return MemoryShared()
+
+
+@pytest_asyncio.fixture
+async def server(shared: MemoryShared) -> AsyncIterator[MemoryServer]:
+    server = MemoryServer(shared)
+    yield server
+    await server.close()
+
+
+async def until(true: Callable[[], object]) -> None:
+    async def ask() -> object:
+        return true()
+
+    await eventually(ask)
+
+
+async def test_when_the_memory_is_gone_nothing_waits_and_its_node_is_told(
+    server: MemoryServer, shared: MemoryShared
+) -> None:
+    gone = asyncio.Event()
+    node = remote(server, gone.set)
+    await node.start()
+    waiting = asyncio.create_task(node.dequeue("runs", DEADLINE_S))
+    await until(lambda: "runs" in shared.queues and shared.queues["runs"].takers)
+    await server.close()
+    async with asyncio.timeout(DEADLINE_S):
+        await gone.wait()
+        for call in (waiting, node.ping(), node.publish("authority", b"x"), node.read(CHANNEL, 0)):
+            with pytest.raises(Fault) as failure:
+                await call
+            assert failure.value.reason == "backend_unavailable"
+    await node.close()
+
+
+async def test_a_node_that_goes_leaves_nothing_behind(
+    server: MemoryServer, shared: MemoryShared
+) -> None:
+    node = remote(server)
+    await node.start()
+    await node.subscribe(CHANNEL, Sink())
+    await node.overhear(CHANNEL, lambda _, __: None)
+    await node.listen("authority", lambda _: None)
+    waiting = asyncio.create_task(node.dequeue("runs", DEADLINE_S))
+    await until(lambda: "runs" in shared.queues and shared.queues["runs"].takers)
+    await node.close()
+    with pytest.raises(Fault):
+        await waiting
+    await until(lambda: not (shared.sinks or shared.whisperers or shared.listeners["authority"]))
+    await until(lambda: not shared.queues["runs"].takers)
+
+
+async def test_a_memory_that_does_not_answer_is_said_to_be_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote_memory, "PING_S", 0.05)
+    monkeypatch.setattr(remote_memory, "ANSWER_S", 0.05)
+    theirs, ours = joined()
+    monkeypatch.setattr(remote_memory, "START_S", 0.05)
+    node = RemoteMemory(ours)
+    with theirs:
+        for call in (node.start, node.ping, lambda: node.take("b", 1, rate=1, burst=1)):
+            with pytest.raises(Fault, match="try again"):
+                await call()
+        await node.close()
+
+
+async def test_an_item_that_was_given_to_who_waits_no_more_is_put_back(
+    server: MemoryServer, shared: MemoryShared
+) -> None:
+    node, here = remote(server), MemoryBackplane(shared)
+    await node.start()
+    waiting = asyncio.create_task(node.dequeue("runs", DEADLINE_S))
+    await until(lambda: "runs" in shared.queues and shared.queues["runs"].takers)
+    await here.enqueue("runs", "r_1")  # it is on its way
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await here.dequeue("runs", DEADLINE_S) == "r_1"
+    await node.close()
+
+
+async def test_a_node_that_does_not_read_is_left_and_costs_no_more_than_its_share(
+    server: MemoryServer, shared: MemoryShared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_server, "MOST_WAITING", 1024 * 1024)
+    theirs, ours = joined()
+    server.admit(theirs)
+    with ours:
+        ours.send(framed([1, "subscribe", [CHANNEL], {}]))
+        await until(lambda: CHANNEL in shared.sinks)
+        here = MemoryBackplane(shared)
+        for _ in range(30):
+            await here.append(CHANNEL, b"x" * 100_000)
+        await until(lambda: CHANNEL not in shared.sinks)
+        assert len((await here.read(CHANNEL, 0)).entries) > 0
+        await asyncio.to_thread(_read_to_the_end, ours)
+
+
+def _read_to_the_end(end: socket.socket) -> None:
+    end.settimeout(DEADLINE_S)
+    while end.recv(65_536):
+        pass
