@@ -112,15 +112,15 @@ def _run(given: argparse.Namespace) -> int:
 def _serve(settings: Settings, given: argparse.Namespace) -> int:
     worker = not given.no_worker
     if given.joint is not None:
-        share = processes.Share(given.index, given.joint, given.near, given.far)
+        share = processes.Share(given.index, given.joint, given.near, given.far, given.memory)
         return processes.serve_share(settings, share, worker=worker)
     many = given.processes > 1
     door = (many or settings.environment == "production") if given.door is None else given.door
-    if many or door:
+    if many:
         return processes.serve_many(
             settings, given.processes, worker=worker, greet=given.greet, door=door
         )
-    return serving.serve(settings, worker=worker, greet=given.greet)
+    return serving.serve(settings, worker=worker, greet=given.greet, door=door)
 
 
 _WRITERS: Final = {
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         "what streams (default: where there are several, and in production)",
     )
     # How a process of several is told which it is.
-    for name in ("--joint", "--near", "--far"):
+    for name in ("--joint", "--near", "--far", "--memory"):
         serve.add_argument(name, type=int, help=argparse.SUPPRESS)
     serve.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
     serve.add_argument("--no-worker", action="store_true", help="leave runs to `hub worker`")

@@ -17,9 +17,8 @@ class Claimed(Exception):
 
 
 @contextmanager
-def claim(data_dir: Path) -> Iterator[int]:
-    """Hold the data directory for this process; the lock goes with the process, however it ends,
-    and with all to whom it passes on the descriptor.
+def claim(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process; the lock goes with the process, however it ends.
 
     Raises Claimed, OSError.
     """
@@ -31,4 +30,4 @@ def claim(data_dir: Path) -> Iterator[int]:
                 f"another hub uses {data_dir}. Stop it, choose another directory with --data-dir, "
                 "or set HUB_REDIS_URL so that several can share the work."
             ) from None
-        yield file.fileno()
+        yield

@@ -17,15 +17,19 @@ from prometheus_client import start_http_server
 
 from hub.app import Hub, running
 from hub.backplane.choice import open_backplane
+from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.cli import memory
 from hub.cli.administration import first_administrator
 from hub.cli.changes import FILE as CHANGES_FILE
 from hub.cli.changes import Changes
 from hub.cli.claim import claim
 from hub.cli.greeting import ANY_NAME, Welcome, greeting
+from hub.cli.kept import AT_ONCE, END
+from hub.cli.own_door import own_door
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
+from hub.settings.production import check_production
 from hub.telemetry.logs import log
 from hub.transports.door import Door
 from hub.transports.http_wire import HandedOver, HttpProtocol, HttpState
@@ -42,10 +46,13 @@ class CannotServe(Exception):
     """The node cannot start; the message says why and what to do."""
 
 
-def serve(settings: Settings, *, worker: bool, greet: bool) -> int:
+def serve(settings: Settings, *, worker: bool, greet: bool, door: bool) -> int:
     """Serve until SIGTERM or SIGINT. Raises CannotServe, Claimed, Fault, BadSettings, OSError."""
-    with claimed(settings, worker=worker):
-        return _serve_claimed(settings, worker=worker, greet=greet)
+    if not worker and settings.redis_url is None:
+        raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
+    check_redis_url(settings)
+    with _claimed(settings):
+        return _serve_claimed(settings, worker=worker, greet=greet, door=door)
 
 
 def check_redis_url(settings: Settings) -> None:
@@ -58,23 +65,18 @@ def check_redis_url(settings: Settings) -> None:
         ) from None
 
 
-def claimed(settings: Settings, *, worker: bool) -> AbstractContextManager[int | None]:
-    """The data directory, alone where the backplane is memory: then the descriptor of the lock.
-
-    Raises CannotServe, Claimed, BadSettings, OSError.
-    """
-    if not worker and settings.redis_url is None:
-        raise CannotServe("--no-worker needs HUB_REDIS_URL: a worker process shares Redis with it.")
-    check_redis_url(settings)
+def _claimed(settings: Settings) -> AbstractContextManager[None]:
+    """The data directory, alone where the backplane is this process's memory."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return nullcontext() if settings.redis_url is not None else claim(settings.data_dir)
 
 
-def _serve_claimed(settings: Settings, *, worker: bool, greet: bool) -> int:
+def _serve_claimed(settings: Settings, *, worker: bool, greet: bool, door: bool) -> int:
+    check_production(settings)  # before a door is started that could not go on without it
     listening = listen(settings.host, settings.port)
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(bound, listening, worker=worker, greet=greet))
+        return runner.run(_serve(bound, listening, worker=worker, greet=greet, door=door))
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -134,6 +136,8 @@ class HubServer(uvicorn.Server):
             )
         )
         self.server_state = HttpState()
+        self.told: Callable[[bytes], None] | None = None
+        """Called with END and AT_ONCE when the server is told to end."""
         self._hub = hub
 
     @contextmanager
@@ -158,9 +162,13 @@ class HubServer(uvicorn.Server):
 
     def end(self) -> None:
         self.should_exit = True
+        if self.told is not None:
+            self.told(END)
 
     def end_at_once(self) -> None:
         self.force_exit = True
+        if self.told is not None:
+            self.told(AT_ONCE)
         self._hub.draining.hurry()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -227,15 +235,26 @@ def signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[N
             loop.remove_signal_handler(number)
 
 
-async def _serve(settings: Settings, listening: socket.socket, *, worker: bool, greet: bool) -> int:
+async def _serve(
+    settings: Settings, listening: socket.socket, *, worker: bool, greet: bool, door: bool
+) -> int:
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(running(settings, worker=worker))
+        own, backplane = None, None
+        if door:
+            shared = MemoryShared() if settings.redis_url is None else None
+            within_s = settings.drain_s + GRACEFUL_S
+            own = await stack.enter_async_context(own_door(settings, shared, within_s))
+            backplane = None if shared is None else MemoryBackplane(shared)
+        hub = await stack.enter_async_context(running(settings, worker=worker, backplane=backplane))
         generated = await first_administrator(hub.services)
         if settings.metrics_port is not None:
             serve_metrics(settings, hub)
         if settings.redis_url is None:
             stack.enter_context(following(settings, hub))
         server = HubServer(hub)
+        if own is not None:
+            server.server_state.handover = own.handover(hub.services.metrics.door)
+            server.told = own.end
         url = settings.local_url
         stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
         log.info("the hub is up", url=url, node=hub.services.node)

@@ -126,7 +126,10 @@ def turn_away(far: socket.socket) -> int:
         try:
             _, descriptors, _, _ = socket.recv_fds(far, MOST_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return count
+            break
         for descriptor in descriptors:
             count += 1
             os.close(descriptor)
+    if count:
+        log.warning("the door is gone; who stood there was turned away", connections=count)
+    return count

@@ -1,5 +1,6 @@
 """Trust: what a check per message costs, how long signing in takes, and whether a flood is felt."""
 
+import socket
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final, NamedTuple
 
+from hub.cli.kept import joint
 from hub.transports.door import pair
 from tests.bench.ages import percentile
 from tests.bench.backs import EMBEDDED, OUTGROWN, backs, redis_server, shared
@@ -247,8 +249,10 @@ def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Tabl
     with ExitStack() as stack:
         start = stack.enter_context
         near, far = map(start, pair())
+        lends, memory = map(start, joint())
         with on_core(0):
             redis = start(redis_server()) if back == OUTGROWN else None
+        lending = ({}, {}) if redis else ({"lends": lends}, {"memory": memory})
         with on_core(1):
             folder = start(tempfile.TemporaryDirectory(prefix="hub-bench-"))
             place = {"HUB_DATA_DIR": folder} if redis is None else start(shared(redis))
@@ -256,10 +260,10 @@ def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Tabl
             other = start(quiet_hub(**settings))
             visitors = start(Child("tests.bench.visitors"))
         with on_core(0):
-            hub = start(quiet_hub(f"near={near.fileno()}", **environ))
+            hub = start(quiet_hub(*_given(near=near, **lending[0]), **environ))
             crowd = start(Child("tests.bench.crowd"))
         with on_core(1):
-            start(quiet_hub("without-runs", f"far={far.fileno()}", **environ))
+            start(quiet_hub("without-runs", *_given(far=far, **lending[1]), **environ))
         [owner] = hub.ask("sign_in", users=1)
         [somebody] = other.ask("sign_in", users=1)
         streaming = Streaming(hub, crowd, _readers(hub, crowd, owner, load))
@@ -278,6 +282,10 @@ def _flood_with_door(settings: Mapping[str, str], load: Load, back: str) -> Tabl
         "That one has nothing to do with the sockets: what a flood there does, the machine does.",
     ]
     return table
+
+
+def _given(**ends: socket.socket) -> list[str]:
+    return [f"{name}={end.fileno()}" for name, end in ends.items()]
 
 
 def _flood_table(name: str, where: str, load: Load) -> Table:

@@ -4,13 +4,14 @@ import asyncio
 import os
 import re
 import signal
+import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
 
-from hub.cli.claim import Claimed, claim
 from tests.agents.client import opened, said
 from tests.agents.test_runs import slowly
 from tests.cli.test_processes import WITHIN_S, free_ports, pids
@@ -32,8 +33,8 @@ async def hub(hub_process: HubProcess, request: pytest.FixtureRequest) -> HubPro
         "HUB_METRICS_PORT": str(free_ports(2)),
         "HUB_DRAIN_SECONDS": "2",
     }
-    await asyncio.to_thread(hub_process.start, "--door", "--greet")
-    await wait_until(lambda: "The hub is up at" in hub_process.log, WITHIN_S, hub_process.log)
+    await asyncio.to_thread(hub_process.start, "--door")
+    await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
     await sign_in(hub_process, ADA, register=True)
     return hub_process
 
@@ -59,7 +60,8 @@ async def becomes(hub: HubProcess, outcome: str, count: int) -> None:
 
 
 def _door_of(hub: HubProcess) -> int:
-    [door] = [pid for pid in pids(hub) if _is_door(pid)]
+    [door] = pids(hub)
+    assert _is_door(door)
     return door
 
 
@@ -108,7 +110,7 @@ async def test_without_its_door_a_hub_answers_sign_ins_until_it_has_another(
     )
     assert await sign_in(hub, ADA)
     assert await counted(hub, "kept") == 1
-    await wait_until(lambda: hub.log.count("a process is up") == 3, WITHIN_S, hub.log)
+    await wait_until(lambda: hub.log.count("a process is up") == 2, WITHIN_S, hub.log)
     account = {"email": ADA, "password": PASSWORD}
     async with asyncio.timeout(WITHIN_S), httpx.AsyncClient(base_url=hub.url) as client:
         while not await counted(hub, "taken"):  # the other is told in a moment
@@ -145,33 +147,52 @@ async def test_who_comes_in_by_the_door_and_the_sockets_are_of_one_hub(hub: HubP
 
 
 @pytest.mark.parametrize("hub", ["memory"], indirect=True)
-async def test_a_door_ends_with_the_memory_that_it_shares_and_both_come_back(
-    hub: HubProcess,
-) -> None:
-    [streams] = [pid for pid in pids(hub) if not _is_door(pid)]
-    os.kill(streams, signal.SIGKILL)
-    await wait_until(lambda: hub.log.count("a process is up") == 4, WITHIN_S, hub.log)
-    assert await sign_in(hub, ADA)
-    assert await counted(hub, "taken") == 1
-    assert await sign_in(hub, "bob@hub.example", register=True)
-    assert hub.stop() == 0
+async def test_a_door_ends_at_once_with_the_memory_that_it_shares(hub: HubProcess) -> None:
+    door = _door_of(hub)
+    assert hub.process is not None
+    account = {"email": ADA, "password": PASSWORD}
+    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as by_door:
+        (await by_door.post("/v1/auth/login", json=account)).raise_for_status()
+        hub.kill()
+        await wait_until(lambda: not _lives(door), WITHIN_S, hub.log)
     assert "Traceback" not in hub.log
 
 
-@pytest.mark.parametrize("hub", ["memory"], indirect=True)
-async def test_no_other_hub_has_the_data_while_one_lives_whose_parent_has_died(
-    hub: HubProcess,
+async def test_a_door_that_cannot_start_costs_a_hub_nothing_but_the_door(
+    hub_process: HubProcess,
 ) -> None:
-    [streams] = [pid for pid in pids(hub) if not _is_door(pid)]
-    os.kill(streams, signal.SIGSTOP)
-    assert hub.process is not None
-    hub.process.kill()
-    await asyncio.to_thread(hub.process.wait)
-    with pytest.raises(Claimed), claim(hub.data_dir):
-        pass
-    os.kill(streams, signal.SIGCONT)
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            with suppress(Claimed), claim(hub.data_dir):
-                break
-            await asyncio.sleep(0.05)
+    first = free_ports(2)
+    hub_process.environment["HUB_METRICS_PORT"] = str(first)
+    with socket.create_server(("127.0.0.1", first + 1)):  # which the door wants
+        await asyncio.to_thread(hub_process.start, "--door")
+        assert await sign_in(hub_process, ADA, register=True)
+        await wait_until(
+            lambda: "a process died; another follows" in hub_process.log, WITHIN_S, hub_process.log
+        )
+        assert f"cannot serve metrics on port {first + 1}" in hub_process.log
+    await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
+    assert await sign_in(hub_process, ADA)
+    assert await counted(hub_process, "taken") == 1
+    assert hub_process.stop() == 0
+
+
+async def test_in_production_a_hub_has_a_door_unless_it_is_told_to_do_without(
+    hub_process: HubProcess,
+) -> None:
+    hub_process.environment |= {
+        "HUB_ENVIRONMENT": "production",
+        "HUB_SMTP_URL": "smtp://127.0.0.1:9",
+        "HUB_PUBLIC_URL": "https://hub.example",
+        "HUB_BCRYPT_COST": "10",
+    }
+    for words, doors in ((("--no-door",), []), ((), [True])):
+        await asyncio.to_thread(hub_process.start, *words)
+        assert [_is_door(pid) for pid in pids(hub_process)] == doors
+        assert hub_process.stop() == 0
+
+
+def _lives(pid: int) -> bool:
+    """Whether it has not ended, also where nobody asks for its status."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

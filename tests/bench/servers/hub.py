@@ -2,6 +2,7 @@
 
 Reads the settings from the environment as the hub does. ``without-runs``: it drives none.
 ``near=N``: it hands sign-ins over by this descriptor; ``far=N``: it is the door that takes them in.
+``lends=N``: by this one its memory is the backplane of another; ``memory=N``: that is its own.
 """
 
 import asyncio
@@ -10,14 +11,17 @@ import os
 import socket
 import sys
 import threading
-from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
 from sqlmodel import col, update
 
 from hub.app import running
-from hub.cli import lending, memory
+from hub.backplane.interface import Backplane
+from hub.backplane.memory import MemoryBackplane, MemoryShared
+from hub.backplane.memory_server import MemoryServer
+from hub.backplane.remote_memory import RemoteMemory
+from hub.cli import memory
 from hub.cli.serving import DoorServer, HubServer
 from hub.ids import new_id
 from hub.settings import read_settings
@@ -40,13 +44,14 @@ async def main() -> None:
     cost = os.environ.get("HUB_BCRYPT_COST", "4")
     unlimited = {"HUB_CONNECTIONS_PER_USER": 0, "HUB_USER_RATE": 0, "HUB_TENANT_RATE": 0}
     settings = read_settings(HUB_HOST="127.0.0.1", HUB_PORT=port, HUB_BCRYPT_COST=cost, **unlimited)
-    near, far = _end("near"), _end("far")
-    async with AsyncExitStack() as stack:
-        backplane = None
-        if settings.redis_url is None:
-            backplane = await stack.enter_async_context(lending.backplane(near, far, 2, os.abort))
-        drives = "without-runs" not in sys.argv[1:]
-        hub = await stack.enter_async_context(running(settings, worker=drives, backplane=backplane))
+    near, far, lends, lent = map(_end, ("near", "far", "lends", "memory"))
+    backplane: Backplane | None = None if lent is None else RemoteMemory(lent, os.abort)
+    if lends is not None:
+        shared = MemoryShared()
+        backplane = MemoryBackplane(shared)
+        MemoryServer(shared).admit(lends)
+    drives = "without-runs" not in sys.argv[1:]
+    async with running(settings, worker=drives, backplane=backplane) as hub:
         services = hub.services
         sampler = Sampler()
         appending = Appending(services.backplane)
@@ -157,9 +162,13 @@ async def main() -> None:
 
 
 def _end(name: str) -> socket.socket | None:
-    """The end of the door's pair that it was given by this name."""
+    """The end of a pair that it was given by this name."""
     found = [word for word in sys.argv[1:] if word.startswith(f"{name}=")]
-    return socket.socket(fileno=int(found[0].partition("=")[2])) if found else None
+    if not found:
+        return None
+    end = socket.socket(fileno=int(found[0].partition("=")[2]))
+    end.setblocking(False)
+    return end
 
 
 if __name__ == "__main__":
