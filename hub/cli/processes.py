@@ -242,7 +242,7 @@ def _obeying(joint: socket.socket, server: HubServer) -> Iterator[None]:
             if word == AT_ONCE:
                 server.end_at_once()
         if not words:
-            log.warning("the process that keeps this one is gone")
+            log.warning("the parent is gone")
             loop.remove_reader(joint)
 
     loop.add_reader(joint, said)

@@ -72,8 +72,8 @@ def _claimed(settings: Settings) -> AbstractContextManager[None]:
 
 
 def _serve_claimed(settings: Settings, *, worker: bool, greet: bool, door: bool) -> int:
-    check_production(settings)  # before a door is started that could not go on without it
     listening = listen(settings.host, settings.port)
+    check_production(settings)  # before a door is started that could not go on without it
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(bound, listening, worker=worker, greet=greet, door=door))
