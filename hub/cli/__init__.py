@@ -114,8 +114,10 @@ def _serve(settings: Settings, given: argparse.Namespace) -> int:
     if given.joint is not None:
         share = processes.Share(given.index, given.joint, given.near, given.far, given.memory)
         return processes.serve_share(settings, share, worker=worker)
-    many = given.processes > 1
-    door = (many or settings.environment == "production") if given.door is None else given.door
+    many, door = given.processes > 1, given.door
+    if door is None:
+        # Sockets that keep messages apart, and pass on descriptors, are tried there alone.
+        door = sys.platform == "linux" and (many or settings.environment == "production")
     if many:
         return processes.serve_many(
             settings, given.processes, worker=worker, greet=given.greet, door=door

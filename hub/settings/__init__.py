@@ -107,8 +107,8 @@ class Settings(
         le=65535,
         alias="HUB_METRICS_PORT",
         description="Serve `/metrics` on this port of the same address without credentials. "
-        "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant. With "
-        "`--processes N` each process has its own: this one and the N − 1 ports that follow.",
+        "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant. Each "
+        "of several processes has its own, this one and those that follow; the door the last.",
     )
     model_first_token_s: float = Field(
         120.0,
