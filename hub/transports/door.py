@@ -1,10 +1,10 @@
 """The door: sign-ins are served by a process of their own.
 
 A request over HTTP holds up the event loop that serves it for half a millisecond, a sign-in for
-several times that, and all that streams there waits meanwhile. Where a hub has a door, its processes
-with sockets hand a connection that asks for ``/v1/auth/`` over to it: the descriptor as it stands
-(SCM_RIGHTS, unix(7)), with what was read of it. The door is a node like any other, and answers
-whatever the connection asks for after that.
+several times that, and all that streams there waits meanwhile. Where a hub has a door, those of
+its processes that have sockets hand a connection that asks for ``/v1/auth/`` over to it: the
+descriptor as it stands (SCM_RIGHTS, unix(7)), with what was read of it. The door is a node like any
+other, and answers whatever the connection asks for after that.
 
 When the door is away, or more waits for it than a socket holds, a sign-in is served where it came.
 """
