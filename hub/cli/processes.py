@@ -82,10 +82,9 @@ class Parent:
 
     def __init__(self, settings: Settings, count: int, *, worker: bool, door: bool) -> None:
         self._settings = settings
-        self._worker = worker
-        self._ends = pair() if door else None
-        self._serving = [self._kept(index) for index in range(count)]
-        self._door = self._kept(count) if door else None
+        near, self._far = pair() if door else (None, None)
+        self._serving = [self._kept(index, worker=worker, near=near) for index in range(count)]
+        self._door = self._kept(count, worker=False, far=self._far) if door else None
         self._door_is_up = False
         self._all_up = asyncio.Event()
         self._ending = asyncio.Event()
@@ -116,28 +115,19 @@ class Parent:
     def _all(self) -> list[Kept]:
         return self._serving if self._door is None else [*self._serving, self._door]
 
-    def _kept(self, index: int) -> Kept:
-        async def start() -> Child:
-            is_door = index == len(self._serving)
-            ends = (
-                {"far" if is_door else "near": self._ends[1 if is_door else 0]}
-                if self._ends
-                else {}
-            )
-            worker = self._worker and not is_door
-            return await Child.start(self._settings, index, worker=worker, **ends)
-
+    def _kept(self, index: int, *, worker: bool, **ends: socket.socket | None) -> Kept:
+        start = partial(Child.start, self._settings, index, worker=worker, **ends)
         return Kept(index, start, self._changed, must_start=lambda: not self._all_up.is_set())
 
     def _changed(self) -> None:
         if all(each.up for each in self._all()):
             self._all_up.set()
-        if self._door is None or self._ends is None or self._ending.is_set():
+        if self._door is None or self._far is None or self._ending.is_set():
             return
         for each in self._serving:
             each.tell(DOOR if self._door.up else NO_DOOR)
         if self._door_is_up and not self._door.up:
-            turn_away(self._ends[1])
+            turn_away(self._far)
         self._door_is_up = self._door.up
 
     def _end(self, word: bytes = END) -> None:

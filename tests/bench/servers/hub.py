@@ -49,7 +49,8 @@ async def main() -> None:
     if lends is not None:
         shared = MemoryShared()
         backplane = MemoryBackplane(shared)
-        MemoryServer(shared).admit(lends)
+        lending = MemoryServer(shared)
+        lending.admit(lends)
     drives = "without-runs" not in sys.argv[1:]
     async with running(settings, worker=drives, backplane=backplane) as hub:
         services = hub.services
