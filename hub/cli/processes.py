@@ -82,9 +82,10 @@ class Parent:
 
     def __init__(self, settings: Settings, count: int, *, worker: bool, door: bool) -> None:
         self._settings = settings
-        near, self._far = pair() if door else (None, None)
+        near, far = pair() if door else (None, None)
+        self._far = far
         self._serving = [self._kept(index, worker=worker, near=near) for index in range(count)]
-        self._door = self._kept(count, worker=False, far=self._far) if door else None
+        self._door = self._kept(count, worker=False, far=far) if door else None
         self._door_is_up = False
         self._all_up = asyncio.Event()
         self._ending = asyncio.Event()

@@ -80,7 +80,7 @@ def trust(*, quick: bool) -> list[Table]:
         say("trust: a flood at the door")
         floods = [_flood(hub, visitors, crowd, owner, load)]
         floods.append(_flood_with_door(settings, load, EMBEDDED))
-        if OUTGROWN in backs():
+        if OUTGROWN in backs() and not quick:
             floods.append(_flood_with_door(settings, load, OUTGROWN))
         return [checks, doors, alike, *floods]
 
