@@ -23,13 +23,16 @@ from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.telemetry.logs import log
 
 MOST_WAITING: Final = 16 * 1024 * 1024
-"""Bytes that wait to be read by a node; one that lets more come together is left."""
+"""Bytes that wait to be read by a node: one that lets more come together of what it listens to is
+left.
+"""
 
 ENTRY: Final = "entry"
 WHISPER: Final = "whisper"
 CONTROL: Final = "control"
 LEASE_LOST: Final = "lease_lost"
 INVALID: Final = "invalid"
+FAILED: Final = "failed"
 
 _LENGTH: Final = 4
 
@@ -63,10 +66,8 @@ class MemoryServer:
         self._nodes.add(task)
         task.add_done_callback(self._nodes.discard)
 
-    async def close(self, within_s: float = 0.0) -> None:
-        """Wait ``within_s`` for the nodes to leave; leave those that are still here then."""
-        if self._nodes:
-            await asyncio.wait(self._nodes, timeout=within_s)
+    async def close(self) -> None:
+        """Leave those that are still here."""
         for task in tuple(self._nodes):
             task.cancel()
         if self._nodes:
@@ -78,6 +79,9 @@ class MemoryServer:
         try:
             while (request := await read_frame(reader)) is not None:
                 await node.answer(*request)
+                await writer.drain()  # who asks for much reads it before more is read of them
+        except ConnectionError:
+            log.debug("a node was gone before it was answered")
         finally:
             writer.close()
             await node.close()
@@ -89,7 +93,7 @@ class _Node:
     def __init__(self, backplane: MemoryBackplane, writer: asyncio.StreamWriter) -> None:
         self._backplane = backplane
         self._writer = writer
-        self._waits: dict[int, asyncio.Task[None]] = {}
+        self._waits: dict[int, asyncio.Task[str | None]] = {}
 
     async def close(self) -> None:
         await self._backplane.close()
@@ -105,9 +109,9 @@ class _Node:
             if (wait := self._waits.get(number)) is not None:
                 wait.cancel()
         elif method == "dequeue":
-            wait = asyncio.create_task(self._dequeue(number, *args))
+            wait = asyncio.create_task(self._backplane.dequeue(*args))
             self._waits[number] = wait
-            wait.add_done_callback(lambda _: self._waits.pop(number, None))
+            wait.add_done_callback(partial(self._waited, number))
         else:
             try:
                 value = await self._call(method, args, named)
@@ -115,6 +119,9 @@ class _Node:
                 self._write([number, None, LEASE_LOST, str(lost)])
             except ValueError as error:
                 self._write([number, None, INVALID, str(error)])
+            except Exception:  # it costs who asked their answer, and not the node
+                log.exception("a request of another process failed", method=method)
+                self._write([number, None, FAILED, method])
             else:
                 self._write([number, value])
 
@@ -133,22 +140,17 @@ class _Node:
         call: Callable[..., Any] = getattr(backplane, method)
         return await call(*args, **named)
 
-    async def _dequeue(self, number: int, queue: str, timeout_s: float) -> None:
-        item = None
-        try:
-            item = await self._backplane.dequeue(queue, timeout_s)
-        finally:
-            self._write([number, item])
+    def _waited(self, number: int, wait: "asyncio.Task[str | None]") -> None:
+        del self._waits[number]
+        self._write([number, None if wait.cancelled() else wait.result()])
 
     def _push(self, kind: str, *args: Any) -> None:
+        transport = self._writer.transport
+        if transport.get_write_buffer_size() > MOST_WAITING and not transport.is_closing():
+            log.error("a process does not read what it listens to; it is left")
+            transport.abort()
         self._write([0, kind, args])
 
     def _write(self, message: list[Any]) -> None:
-        transport = self._writer.transport
-        if transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > MOST_WAITING:
-            log.error("a process does not read what it asked this one for; it is left")
-            transport.abort()
-            return
-        self._writer.write(framed(message))
+        if not self._writer.transport.is_closing():
+            self._writer.write(framed(message))

@@ -22,6 +22,7 @@ from hub.backplane.interface import (
 from hub.backplane.memory_server import (
     CONTROL,
     ENTRY,
+    FAILED,
     INVALID,
     LEASE_LOST,
     WHISPER,
@@ -107,8 +108,10 @@ class RemoteMemory:
         await self._ask("subscribe", channel, then=then)
 
     async def unsubscribe(self, channel: str) -> None:
-        self._entries.pop(channel, None)
-        await self._ask("unsubscribe", channel)
+        def then() -> None:
+            self._entries.pop(channel, None)
+
+        await self._ask("unsubscribe", channel, then=then)
 
     # --- what is not kept: whispers, and who is present ---
 
@@ -122,8 +125,10 @@ class RemoteMemory:
         await self._ask("overhear", channel, then=then)
 
     async def disregard(self, channel: str) -> None:
-        self._whispers.pop(channel, None)
-        await self._ask("disregard", channel)
+        def then() -> None:
+            self._whispers.pop(channel, None)
+
+        await self._ask("disregard", channel, then=then)
 
     async def attend(
         self,
@@ -142,13 +147,10 @@ class RemoteMemory:
         await self._ask("publish", topic, message)
 
     async def listen(self, topic: str, sink: ControlSink) -> None:
-        def then() -> None:
-            self._listeners[topic] = [sink]
-
-        if topic in self._listeners:
-            self._listeners[topic].append(sink)
-        else:
-            await self._ask("listen", topic, then=then)
+        listeners = self._listeners.setdefault(topic, [])
+        listeners.append(sink)
+        if len(listeners) == 1:
+            await self._ask("listen", topic)
 
     # --- leases ---
 
@@ -278,7 +280,11 @@ class RemoteMemory:
                 call_sink(listener, message)
 
 
-_ERRORS: Final[dict[str, type[Exception]]] = {LEASE_LOST: LeaseLost, INVALID: ValueError}
+_ERRORS: Final[dict[str, type[Exception]]] = {
+    LEASE_LOST: LeaseLost,
+    INVALID: ValueError,
+    FAILED: RuntimeError,
+}
 
 
 async def _within(seconds: float, answer: "asyncio.Future[Any]") -> Any:

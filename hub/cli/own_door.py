@@ -5,6 +5,7 @@ without Redis lends it the memory that is their backplane.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from prometheus_client import Counter
@@ -12,6 +13,7 @@ from prometheus_client import Counter
 from hub.backplane.memory import MemoryShared
 from hub.backplane.memory_server import MemoryServer
 from hub.cli.kept import AT_ONCE, END, Child, Kept, ended, joint
+from hub.cli.signals import signals
 from hub.settings import Settings
 from hub.transports.door import Handover, pair, turn_away
 
@@ -27,11 +29,12 @@ class OwnDoor:
         self._near, self._far = pair()
         self._kept = Kept(NUMBER, self._start, self._changed)
         self._handover: Handover | None = None
+        self._keeping: asyncio.Task[int] | None = None
 
-    def handover(self, counter: Counter) -> Handover:
-        """The way to the door, open while somebody is there."""
+    def begin(self, counter: Counter) -> Handover:
+        """Start the door. The way there, which is open while somebody is."""
         self._handover = Handover(self._near, counter)
-        self._handover.open = self._kept.up
+        self._keeping = asyncio.create_task(self._kept.keep())
         return self._handover
 
     def end(self, word: bytes = END) -> None:
@@ -41,18 +44,17 @@ class OwnDoor:
             self._handover = None
         self._kept.end(word)
 
-    async def close(self, keeping: "asyncio.Task[int]", within_s: float) -> None:
-        """See the door off; ``keeping`` is the task of ``keep``."""
+    async def close(self, within_s: float) -> None:
+        """See the door off: it has ``within_s`` seconds, or none when it is asked for again."""
         self.end()
-        await ended([self._kept], [keeping], within_s)
+        if self._keeping is not None:
+            at_once = partial(self.end, AT_ONCE)
+            with signals(at_once, at_once):
+                await ended([self._kept], [self._keeping], within_s)
         if self._memory is not None:
             await self._memory.close()
         self._near.close()
         self._far.close()
-
-    async def keep(self) -> int:
-        """Have it until it has been told to end, and has."""
-        return await self._kept.keep()
 
     async def _start(self) -> Child:
         if self._memory is None:
@@ -75,13 +77,9 @@ class OwnDoor:
 async def own_door(
     settings: Settings, shared: MemoryShared | None, within_s: float
 ) -> AsyncIterator[OwnDoor]:
-    """Meanwhile there is a door. At the end it has ``within_s`` seconds to end, too."""
+    """Meanwhile there can be a door, which at the end has ``within_s`` seconds to end, too."""
     door = OwnDoor(settings, shared)
-    keeping = asyncio.create_task(door.keep())
     try:
         yield door
-    except BaseException:
-        door.end(AT_ONCE)
-        raise
     finally:
-        await door.close(keeping, within_s)
+        await door.close(within_s)

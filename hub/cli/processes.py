@@ -38,8 +38,8 @@ from hub.cli.serving import (
     listen,
     runtime_file,
     serve_metrics,
-    signals,
 )
+from hub.cli.signals import signals
 from hub.settings import Settings
 from hub.settings.production import check_production
 from hub.telemetry.logs import log
@@ -86,7 +86,6 @@ class Parent:
         self._far = far
         self._serving = [self._kept(index, worker=worker, near=near) for index in range(count)]
         self._door = self._kept(count, worker=False, far=far) if door else None
-        self._door_is_up = False
         self._all_up = asyncio.Event()
         self._ending = asyncio.Event()
 
@@ -123,13 +122,13 @@ class Parent:
     def _changed(self) -> None:
         if all(each.up for each in self._all()):
             self._all_up.set()
-        if self._door is None or self._far is None or self._ending.is_set():
+        if self._door is None or self._far is None:
             return
-        for each in self._serving:
-            each.tell(DOOR if self._door.up else NO_DOOR)
-        if self._door_is_up and not self._door.up:
+        if not self._door.up:
             turn_away(self._far)
-        self._door_is_up = self._door.up
+        if not self._ending.is_set():
+            for each in self._serving:
+                each.tell(DOOR if self._door.up else NO_DOOR)
 
     def _end(self, word: bytes = END) -> None:
         self._ending.set()

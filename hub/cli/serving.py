@@ -4,7 +4,6 @@ import asyncio
 import errno
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
@@ -26,10 +25,10 @@ from hub.cli.claim import claim
 from hub.cli.greeting import ANY_NAME, Welcome, greeting
 from hub.cli.kept import AT_ONCE, END
 from hub.cli.own_door import own_door
+from hub.cli.signals import signals
 from hub.faults import Fault
 from hub.protocol.limits import HEARTBEAT_S, MAX_FRAME_BYTES, PONG_DEADLINE_S
 from hub.settings import BadSettings, Settings
-from hub.settings.production import check_production
 from hub.telemetry.logs import log
 from hub.transports.door import Door
 from hub.transports.http_wire import HandedOver, HttpProtocol, HttpState
@@ -38,7 +37,6 @@ from hub.transports.wire import HubProtocol
 RUNTIME_FILE: Final = "hub.json"
 GRACEFUL_S: Final = 2
 """What answers over HTTP have left at least when the sockets and the runs have ended."""
-SAME_WISH_S: Final = 0.5
 BACKLOG: Final = 2_048
 
 
@@ -73,7 +71,6 @@ def _claimed(settings: Settings) -> AbstractContextManager[None]:
 
 def _serve_claimed(settings: Settings, *, worker: bool, greet: bool, door: bool) -> int:
     listening = listen(settings.host, settings.port)
-    check_production(settings)  # before a door is started that could not go on without it
     bound = settings.model_copy(update={"port": listening.getsockname()[1]})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(bound, listening, worker=worker, greet=greet, door=door))
@@ -206,35 +203,6 @@ class DoorServer(HubServer):
             self._door.close()
 
 
-@contextmanager
-def signals(stop: Callable[[], None], at_once: Callable[[], None]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT calls ``stop``; one that comes later, ``at_once``.
-
-    Two that come together are one: a terminal, a supervisor and a parent may each pass on the same
-    wish.
-    """
-    loop = asyncio.get_running_loop()
-    asked_at: float | None = None
-
-    def asked() -> None:
-        nonlocal asked_at
-        if asked_at is None:
-            asked_at = loop.time()
-            stop()
-        elif loop.time() - asked_at >= SAME_WISH_S:
-            log.info("told again to end: at once")
-            at_once()
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, asked)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
 async def _serve(
     settings: Settings, listening: socket.socket, *, worker: bool, greet: bool, door: bool
 ) -> int:
@@ -253,7 +221,7 @@ async def _serve(
             stack.enter_context(following(settings, hub))
         server = HubServer(hub)
         if own is not None:
-            server.server_state.handover = own.handover(hub.services.metrics.door)
+            server.server_state.handover = own.begin(hub.services.metrics.door)
             server.told = own.end
         url = settings.local_url
         stack.enter_context(runtime_file(settings.data_dir / RUNTIME_FILE, url))
@@ -285,10 +253,10 @@ def serve_metrics(settings: Settings, hub: Hub) -> None:
         start_http_server(
             settings.metrics_port, settings.host, registry=hub.services.metrics.registry
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the last: there is no such port
+        why = error.strerror if isinstance(error, OSError) else "there is no such port"
         raise CannotServe(
-            f"cannot serve metrics on port {settings.metrics_port}: {error.strerror}; "
-            "see HUB_METRICS_PORT."
+            f"cannot serve metrics on port {settings.metrics_port}: {why}; see HUB_METRICS_PORT."
         ) from None
 
 

@@ -13,7 +13,7 @@ from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.inference.interface import ModelClient, ModelInfo
 from hub.inference.ollama import OllamaClient
-from hub.inference.shared_catalogue import KEPT_S, SharedCatalogue, name_of, place
+from hub.inference.shared_catalogue import KEPT_S, OFFERED, SharedCatalogue, name_of, place
 from hub.inference.supervisor import LocalModel
 from hub.rounds import Rounds
 from hub.settings import Settings
@@ -32,9 +32,6 @@ long at most is a model offered that is gone, should no node find out before."""
 MISSED_S: Final = 0.5
 """The same where a model is asked for that was not there: it may just have come."""
 LOADING_S: Final = 30.0
-EMBEDDED: Final = "models:embedded"
-"""The name of what the embedded models of nodes have, for nodes that have none."""
-EMBEDDED_KEPT_S: Final = 3 * REPROBE_S
 
 GET_ONE: Final = (
     "Install Ollama and run `ollama pull llama3.2`, or set OLLAMA_HOST to one that runs, or "
@@ -63,8 +60,8 @@ class Catalogue:
     the ``backplane``. An embedded model is a child of its node, and so its alone; and what a server
     shows to who has credentials may be for them alone.
 
-    A node that ``drives`` no runs has no embedded model: without an Ollama it offers what those of
-    others have.
+    A node that ``drives`` no runs has no embedded model: where no Ollama answers it, it offers what
+    those have that do.
     """
 
     def __init__(
@@ -79,6 +76,7 @@ class Catalogue:
         drives: bool = True,
     ) -> None:
         self._drives = drives
+        self._offered = False  # whether others had models when this node, which has none, asked
         self._lookups = lookups or Lookups()
         self._settings = settings
         self._loading_s = loading_s
@@ -148,7 +146,8 @@ class Catalogue:
             return await self._asked(client) if told is None else told
 
     async def _elsewhere(self) -> tuple[ModelInfo, ...]:
-        found = await self._shared.find(EMBEDDED)
+        found = await self._shared.find(OFFERED)
+        self._offered = bool(found)
         if found is None:
             raise Fault("model_unavailable", f"There is no model to ask. {GET_ONE}")
         return self._ordered(found)
@@ -177,8 +176,6 @@ class Catalogue:
         remembered = self._remember(client, found, 0.0)
         if self._shares(client):
             await self._shared.put(self._name, found, changed=changed)
-        elif client is self._embedded:
-            await self._shared.put(EMBEDDED, found, changed=True, kept_s=EMBEDDED_KEPT_S)
         return remembered
 
     def _shares(self, client: OllamaClient) -> bool:
@@ -232,10 +229,7 @@ class Catalogue:
         stand-in answers) and ``detail``, a sentence that says what to do.
         """
         if self._choice == "local" and self._local.state != "ready":
-            detail = f"No Ollama answers at {self._ollama.bare_host}. {self._local.reason}"
-            if self._local.state == "absent":
-                return _told("absent", None, None, f"{detail} {GET_ONE}")
-            return _told(self._local.state, "local", None, detail)
+            return self._status_of_none()
         client = self._chosen()
         if client.trouble is not None:
             return _told("failed", self._choice, client.bare_host, client.trouble)
@@ -247,6 +241,14 @@ class Catalogue:
             detail = "The model server has no models. Run `ollama pull llama3.2`."
             return _told("failed", self._choice, client.bare_host, detail)
         return _told("ready", self._choice, client.bare_host, "A model server answers.")
+
+    def _status_of_none(self) -> dict[str, Any]:
+        if self._offered:
+            return _told("ready", None, None, "The processes that drive runs have models.")
+        detail = f"No Ollama answers at {self._ollama.bare_host}. {self._local.reason}"
+        if self._local.state == "absent":
+            return _told("absent", None, None, f"{detail} {GET_ONE}")
+        return _told(self._local.state, "local", None, detail)
 
     async def check(self) -> dict[str, Any]:
         """``status`` after asking the model server; for doctor. Takes as long as it takes."""
@@ -275,7 +277,9 @@ class Catalogue:
             await self._choose_again()
         self._chosen_lately = False
         with contextlib.suppress(Fault):
-            await self.models()
+            found = await self.models()
+            if self._drives and not self._chosen().has_credentials:
+                await self._shared.offer(found)
 
     async def _choose_again(self) -> None:
         answers = await self._ollama.answers(PATIENT_PROBE_S)

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,10 @@ from hub.inference.interface import ModelInfo
 TOPIC: Final = "models"
 KEPT_S: Final = 2.5
 """How long the backplane has what a server said."""
+OFFERED: Final = "models:offered"
+"""The name of what nodes that drive runs have, from whatever server."""
+OFFERED_S: Final = 90.0
+"""How long that stands; they say it again every half a minute."""
 WAIT_S: Final = 0.5
 """A backplane that has not answered by then is done without."""
 
@@ -72,9 +77,7 @@ class SharedCatalogue:
             _log.warning("shared_catalogue_is_none", key=name)
             return None
 
-    async def put(
-        self, name: str, models: Sequence[ModelInfo], *, changed: bool, kept_s: float = KEPT_S
-    ) -> None:
+    async def put(self, name: str, models: Sequence[ModelInfo], *, changed: bool) -> None:
         """Tell the others what a server has, as this node was told just now, and whether that is
         something else than what it had been told before.
 
@@ -84,11 +87,19 @@ class SharedCatalogue:
         data = _CATALOGUE.dump_json(tuple(models))
         try:
             async with asyncio.timeout(WAIT_S):
-                await self._backplane.cache_set(name, data, kept_s, only_new=not changed)
+                await self._backplane.cache_set(name, data, KEPT_S, only_new=not changed)
                 if changed:
                     await self._backplane.publish(TOPIC, orjson.dumps([self._self, name]))
         except (Fault, TimeoutError):
             return  # the others find out when what they remember is old
+
+    async def offer(self, models: Sequence[ModelInfo]) -> None:
+        """Tell nodes that drive no runs what one that does can ask."""
+        with suppress(Fault, TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._backplane.cache_set(
+                    OFFERED, _CATALOGUE.dump_json(tuple(models)), OFFERED_S
+                )
 
 
 def name_of(host: str, place: str) -> str:

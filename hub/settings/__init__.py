@@ -93,7 +93,8 @@ class Settings(
     ollama_host: str = Field(
         "http://127.0.0.1:11434",
         alias="OLLAMA_HOST",
-        description="The Ollama server. When it does not answer, the embedded model is started.",
+        description="The Ollama server. When it does not answer, a process that drives runs starts "
+        "the embedded model.",
     )
     log_format: Literal["console", "json"] = Field(
         "console", alias="HUB_LOG_FORMAT", description="How log lines are written."
@@ -108,7 +109,8 @@ class Settings(
         alias="HUB_METRICS_PORT",
         description="Serve `/metrics` on this port of the same address without credentials. "
         "Default: on the main port, for who holds `metrics:read` in the hub's oldest tenant. Each "
-        "of several processes has its own, this one and those that follow; the door the last.",
+        "of several processes has its own, this one and those that follow, the door the last: its "
+        "sign-ins are counted there alone, also where it is the door of a single process.",
     )
     model_first_token_s: float = Field(
         120.0,

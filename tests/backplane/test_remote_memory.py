@@ -102,6 +102,53 @@ async def test_an_item_that_was_given_to_who_waits_no_more_is_put_back(
     await node.close()
 
 
+async def test_who_asks_for_much_at_once_gets_it_all(
+    server: MemoryServer, shared: MemoryShared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_server, "MOST_WAITING", 1024 * 1024)
+    here, node = MemoryBackplane(shared), remote(server)
+    for _ in range(8):
+        await here.append(CHANNEL, b"x" * 100_000)
+    await node.start()
+    pages = await asyncio.gather(*(node.read(CHANNEL, 0) for _ in range(40)))
+    assert [len(page.entries) for page in pages] == [8] * 40
+    await node.close()
+
+
+async def test_what_is_asked_for_at_once_is_so_in_its_order(
+    server: MemoryServer, shared: MemoryShared
+) -> None:
+    node, sinks = remote(server), [Sink(), Sink()]
+    await node.start()
+    await asyncio.gather(*(node.listen("authority", sink.control) for sink in sinks))
+    await asyncio.gather(
+        node.subscribe(CHANNEL, sinks[0]),
+        node.unsubscribe(CHANNEL),
+        node.subscribe(CHANNEL, sinks[1]),
+    )
+    await node.publish("authority", b"changed")
+    await node.append(CHANNEL, b"said")
+    await until(lambda: [sink.messages for sink in sinks] == [[b"changed"], [b"changed"]])
+    assert [sink.data for sink in sinks] == [[], [b"said"]]
+    await node.close()
+
+
+async def test_a_request_that_fails_costs_who_asked_and_nobody_else(
+    server: MemoryServer, shared: MemoryShared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: MemoryBackplane, key: str) -> bytes:
+        raise KeyError(key)
+
+    node = remote(server)
+    await node.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryBackplane, "cache_get", broken)
+        with pytest.raises(RuntimeError, match="cache_get"):
+            await node.cache_get("k")
+    assert await node.cache_get("k") is None
+    await node.close()
+
+
 async def test_a_node_that_does_not_read_is_left_and_costs_no_more_than_its_share(
     server: MemoryServer, shared: MemoryShared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

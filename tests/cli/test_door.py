@@ -36,6 +36,7 @@ async def hub(hub_process: HubProcess, request: pytest.FixtureRequest) -> HubPro
     await asyncio.to_thread(hub_process.start, "--door")
     await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
     await sign_in(hub_process, ADA, register=True)
+    await _let_in_by_the_door(hub_process)
     return hub_process
 
 
@@ -94,6 +95,13 @@ async def test_sign_ins_are_the_doors_and_sockets_are_not_until_both_end(hub: Hu
     assert "Traceback" not in hub.log
 
 
+async def _let_in_by_the_door(hub: HubProcess) -> None:
+    """Sign in until the door does it, of which who hands over is told in a moment."""
+    async with asyncio.timeout(WITHIN_S):
+        while not await counted(hub, "taken"):  # of another process
+            await sign_in(hub, ADA)
+
+
 async def test_without_its_door_a_hub_answers_sign_ins_until_it_has_another(
     hub: HubProcess,
 ) -> None:
@@ -111,10 +119,7 @@ async def test_without_its_door_a_hub_answers_sign_ins_until_it_has_another(
     assert await sign_in(hub, ADA)
     assert await counted(hub, "kept") == 1
     await wait_until(lambda: hub.log.count("a process is up") == 2, WITHIN_S, hub.log)
-    account = {"email": ADA, "password": PASSWORD}
-    async with asyncio.timeout(WITHIN_S), httpx.AsyncClient(base_url=hub.url) as client:
-        while not await counted(hub, "taken"):  # the other is told in a moment
-            await client.post("/v1/auth/login", json=account, headers={"Connection": "close"})
+    await _let_in_by_the_door(hub)
     assert hub.stop() == 0
 
 
@@ -146,16 +151,23 @@ async def test_who_comes_in_by_the_door_and_the_sockets_are_of_one_hub(hub: HubP
     assert await counted(hub, "taken") == taken + 1, "it was one connection, and the door's"
 
 
-@pytest.mark.parametrize("hub", ["memory"], indirect=True)
-async def test_a_door_ends_at_once_with_the_memory_that_it_shares(hub: HubProcess) -> None:
-    door = _door_of(hub)
-    assert hub.process is not None
+async def test_a_door_ends_at_once_with_the_memory_that_it_shares(hub_process: HubProcess) -> None:
+    hub_process.environment["HUB_DRAIN_SECONDS"] = "60"
+    await asyncio.to_thread(hub_process.start, "--door")
+    await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
+    await sign_in(hub_process, ADA, register=True)
+    door = _door_of(hub_process)
     account = {"email": ADA, "password": PASSWORD}
-    async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as by_door:
-        (await by_door.post("/v1/auth/login", json=account)).raise_for_status()
-        hub.kill()
-        await wait_until(lambda: not _lives(door), WITHIN_S, hub.log)
-    assert "Traceback" not in hub.log
+    async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as by_door:
+        answer = (await by_door.post("/v1/auth/login", json=account)).raise_for_status()
+        by_door.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        made = await by_door.post("/v1/conversations", json={})
+        events = f"/v1/channels/conversation:{made.raise_for_status().json()['id']}/events"
+        async with by_door.stream("GET", events) as stream:  # it would be told to leave, in a while
+            assert stream.status_code == 200
+            hub_process.kill()
+            await wait_until(lambda: not _lives(door), WITHIN_S, hub_process.log)
+    assert "Traceback" not in hub_process.log
 
 
 async def test_a_door_that_cannot_start_costs_a_hub_nothing_but_the_door(
@@ -171,8 +183,7 @@ async def test_a_door_that_cannot_start_costs_a_hub_nothing_but_the_door(
         )
         assert f"cannot serve metrics on port {first + 1}" in hub_process.log
     await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
-    assert await sign_in(hub_process, ADA)
-    assert await counted(hub_process, "taken") == 1
+    await _let_in_by_the_door(hub_process)
     assert hub_process.stop() == 0
 
 

@@ -17,6 +17,7 @@ from hub.inference.catalogue import Catalogue
 from hub.inference.interface import ChatMessage, ChatRequest
 from hub.inference.supervisor import LocalModel
 from hub.settings import Settings, read_settings
+from tests.backplane.sinks import eventually
 from tests.inference.conftest import ask, text, until
 from tests.parts.scripted import ScriptedModel, scripted_server
 
@@ -87,22 +88,25 @@ async def test_without_ollama_the_embedded_model_is_used(nobody: str) -> None:
         assert "Ollama" in status["detail"]
 
 
-async def test_a_node_that_drives_no_runs_offers_the_embedded_models_of_those_that_do(
-    nobody: str,
-) -> None:
+async def test_a_node_that_drives_no_runs_offers_what_those_have_that_do(nobody: str) -> None:
     backplane, local = MemoryBackplane(), LocalModel(command=SCRIPTED)
-    idle = Catalogue(settings(nobody), backplane, local=local, drives=False)
+    idle = Catalogue(settings(nobody), backplane, local=local, reprobe_s=0.05, drives=False)
     async with running(idle):
         with pytest.raises(Fault, match="no model to ask"):
             await idle.models()
+        assert "drives no runs" in idle.status()["detail"]
         driving = Catalogue(settings(nobody), backplane, local=LocalModel(command=SCRIPTED))
         async with running(driving):
-            assert await driving.models() == await idle.models()
+            found = await driving.models()
+
+            async def told() -> bool:
+                return bool(idle.status()["state"] == "ready")
+
+            await eventually(told)
+            assert await idle.models() == found
             with pytest.raises(Fault, match="no model to ask"):
                 idle.client()  # it is its node's alone
-        status = idle.status()
-        assert (status["state"], local.pid) == ("absent", None)
-        assert "drives no runs" in status["detail"]
+        assert local.pid is None
 
 
 async def test_starting_does_not_wait_for_a_model_that_loads(nobody: str) -> None:
