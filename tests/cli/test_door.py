@@ -1,16 +1,20 @@
 """The door of ``hub serve``: the process that serves the sign-ins."""
 
 import asyncio
+import json
 import os
 import re
 import signal
 import socket
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
+from websockets import Subprotocol
+from websockets.asyncio.client import connect
 
 from tests.agents.client import opened, said
 from tests.agents.test_runs import slowly
@@ -157,17 +161,30 @@ async def test_a_door_ends_at_once_with_the_memory_that_it_shares(hub_process: H
     await wait_until(lambda: "a process is up" in hub_process.log, WITHIN_S, hub_process.log)
     await sign_in(hub_process, ADA, register=True)
     door = _door_of(hub_process)
-    account = {"email": ADA, "password": PASSWORD}
-    async with httpx.AsyncClient(base_url=hub_process.url, trust_env=False) as by_door:
-        answer = (await by_door.post("/v1/auth/login", json=account)).raise_for_status()
-        by_door.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        made = await by_door.post("/v1/conversations", json={})
-        events = f"/v1/channels/conversation:{made.raise_for_status().json()['id']}/events"
-        async with by_door.stream("GET", events) as stream:  # it would be told to leave, in a while
-            assert stream.status_code == 200
-            hub_process.kill()
-            await wait_until(lambda: not _lives(door), WITHIN_S, hub_process.log)
+    by_door, token = await asyncio.to_thread(_kept_alive, hub_process.port)
+    greeting = {"Authorization": f"Bearer {token}"}
+    async with connect(
+        f"ws://127.0.0.1:{hub_process.port}/ws",
+        sock=by_door,
+        additional_headers=greeting,
+        subprotocols=[Subprotocol("agenthub.v1")],
+    ) as client:
+        assert "session.ready" in str(await client.recv())
+        hub_process.kill()
+        # It would be told to leave at some moment of a minute.
+        await wait_until(lambda: not _lives(door), 5, hub_process.log)
     assert "Traceback" not in hub_process.log
+
+
+def _kept_alive(port: int) -> tuple[socket.socket, str]:
+    """A connection that has signed in, and so is the door's, and the token."""
+    connection = HTTPConnection("127.0.0.1", port)
+    body = json.dumps({"email": ADA, "password": PASSWORD})
+    connection.request("POST", "/v1/auth/login", body, {"Content-Type": "application/json"})
+    answer = json.loads(connection.getresponse().read())
+    by_door: socket.socket = connection.sock
+    by_door.setblocking(False)
+    return by_door, str(answer["access_token"])
 
 
 async def test_a_door_that_cannot_start_costs_a_hub_nothing_but_the_door(
