@@ -48,8 +48,8 @@ def raise_triggers(connection: Connection) -> None:
     made = list(wanted.values())
     if dialect == "postgresql":
         made = [*_functions(connection), *made]
-    unnamed = f"UPDATE role_states SET state = {_RANDOM[dialect]}"  # noqa: S608
-    for statement in (*made, unnamed, _begin_to_name(dialect, _EVERY_TENANT)):
+    anew = f"UPDATE role_states SET state = {_RANDOM[dialect]}"  # noqa: S608
+    for statement in (*made, anew, _begin_to_name(dialect, _EVERY_TENANT)):
         connection.execute(text(statement))
 
 
