@@ -26,9 +26,11 @@ from hub.events.outbox import FlushScheduler
 from hub.events.presence import Presence
 from hub.identity.access.assignments import Assignments
 from hub.identity.access.authority import Authority
+from hub.identity.access.compiled_roles import CompiledRoles
 from hub.identity.access.credentials import Credentials
 from hub.identity.access.groups import Groups
 from hub.identity.access.roles import Roles
+from hub.identity.access.shared_roles import SharedRoles
 from hub.identity.access.watches import Watches
 from hub.identity.accounts.accounts import Accounts
 from hub.identity.accounts.delivery import open_delivery
@@ -175,8 +177,8 @@ async def _services(
     passwords = Passwords(settings.bcrypt_cost)
     stack.callback(passwords.close)
     tokens = Tokens(keys, settings.access_token_minutes)
-    authority = Authority(database, backplane, lookups=metrics.caches["permissions"])
-    await authority.start()
+    seal = seal_of(settings)
+    authority = await _authority(database, backplane, seal, metrics, stack)
     resources = Resources(
         database,
         backplane,
@@ -208,7 +210,6 @@ async def _services(
     stack.push_async_callback(looking.close)
     await _running(stack, Pulse(backplane, metrics, node))
     await _running(stack, Purge(database, backplane))
-    seal = seal_of(settings)
     presence = Presence(backplane, metrics, node, settings.presence_ttl_s)
     stack.push_async_callback(presence.close)
     throttle = Throttle(backplane)
@@ -287,6 +288,18 @@ async def _services(
         audit=audit,
         node=node,
     )
+
+
+async def _authority(
+    database: Database, backplane: Backplane, seal: Seal, metrics: Metrics, stack: AsyncExitStack
+) -> Authority:
+    """Started, with what nodes remember of roles."""
+    shared = SharedRoles(backplane, seal, metrics.caches["roles_shared"])
+    stack.push_async_callback(shared.close)
+    roles = CompiledRoles(database, shared, metrics.caches["roles"])
+    authority = Authority(database, backplane, roles=roles, lookups=metrics.caches["permissions"])
+    await authority.start()
+    return authority
 
 
 async def _walled(database: Database, settings: Settings) -> None:

@@ -74,6 +74,7 @@ PURE: Final = (
     "hub.limits.ledger",
     "hub.limits.prices",
     "hub.rbac.actor",
+    "hub.rbac.compiling",
     "hub.rbac.decision",
     "hub.rbac.explaining",
     "hub.rbac.inheritance",

@@ -92,11 +92,11 @@ class FactorSettings(BaseSettings):
     encryption_key: SecretStr | None = Field(
         None,
         alias="HUB_ENCRYPTION_KEY",
-        description="Key that encrypts the secrets of second factors, at least 32 bytes; the same "
-        "on all nodes. Several, comma-separated: the first encrypts, all decrypt; put a new one in "
-        "front, and take the old one away when everybody with a second factor has signed in once "
-        "more. Whose secret cannot be decrypted must have it reset. Default: one generated into "
-        "the data directory.",
+        description="Key that encrypts the secrets of second factors, and the roles that nodes "
+        "share, at least 32 bytes; the same on all nodes. Several, comma-separated: the first "
+        "encrypts, all decrypt; put a new one in front, and take the old one away when everybody "
+        "with a second factor has signed in once more. Whose secret cannot be decrypted must have "
+        "it reset. Default: one generated into the data directory.",
     )
     providers: Annotated[tuple[ProviderSettings, ...], NoDecode] = Field(
         (),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import ForeignKey, Table
 
-SHARED: Final = frozenset({"roles"})
+SHARED: Final = frozenset({"roles", "role_states"})
 """Where rows of no tenant are every tenant's to read, and nobody's to change."""
 
 

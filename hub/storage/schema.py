@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from hub.settings import BadSettings
-from hub.storage import postgres, sqlite, tables, walls
+from hub.storage import postgres, role_states, sqlite, tables, walls
 
 METADATA: Final = SQLModel.metadata
 _OURS: Final = tables.__name__  # imported so that the metadata is whole
@@ -27,8 +27,8 @@ _LOCK: Final = 0x687562  # "hub": the key of the advisory lock, the same on ever
 
 
 def upgrade(url: URL) -> None:
-    """Bring the database to the newest revision, in one transaction, and raise the walls between
-    tenants around every table that has none yet (PostgreSQL).
+    """Bring the database to the newest revision, in one transaction, make the triggers that it
+    lacks, and raise the walls between tenants around every table that has none yet (PostgreSQL).
 
     Blocks, with an event loop of its own: call it on a thread. Nodes that start at once take turns.
     Raises BadSettings when the database is at a revision that this hub does not know.
@@ -91,6 +91,7 @@ async def _upgrade(url: URL) -> None:
                     {"name": postgres.SETTING, "value": postgres.EVERYONES},
                 )
             await connection.run_sync(_run)
+            await connection.run_sync(role_states.raise_triggers)
             if engine.dialect.name == "postgresql":
                 await connection.run_sync(walls.raise_walls, METADATA)
     finally:
@@ -103,6 +104,9 @@ def _run(connection: Connection) -> None:
     if at == tuple(ScriptDirectory.from_config(config).get_heads()):
         return
     config.attributes["connection"] = connection
+    if connection.dialect.name == "sqlite":
+        # It renames no table while a trigger speaks of one that is being rebuilt.
+        role_states.take_down_triggers(connection)
     try:
         command.upgrade(config, "head")
     except CommandError as error:

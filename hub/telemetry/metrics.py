@@ -83,7 +83,9 @@ class Metrics:
             ("scope",),
             registry=registry,
         )
-        self.caches = Caches("permissions", "resources", "models", "replies", "answers")
+        self.caches = Caches(
+            "permissions", "roles", "roles_shared", "resources", "models", "replies", "answers"
+        )
         registry.register(self.caches)
         self.deliveries = Deliveries()
         registry.register(self.deliveries)

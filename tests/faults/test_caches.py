@@ -87,6 +87,50 @@ async def test_who_may_do_what_is_remembered_and_forgotten_on_every_node(
         await refused_soon(bob, "conversation.get", "not_found", **conversation)
 
 
+async def test_what_roles_give_one_node_reads_for_all_and_reads_again_when_they_give_another_thing(
+    nodes: tuple[ServedHub, ServedHub],
+    redis_server: RedisProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hub.identity.access.shared_roles.WAIT_S", 10.0)  # on a busy machine
+    one, two = nodes
+
+    async def shared(role_id: str) -> bool:
+        with redis_server.client() as client:
+            return any(client.scan_iter(f"hub:*cache:permissions:*:{role_id}"))
+
+    def found(hub: ServedHub) -> tuple[float, float]:
+        hits, misses = (looked_up(hub, "roles_shared", kind) for kind in ("hit", "miss"))
+        return hits, misses
+
+    token = await someone(one)
+    services = one.hub.services
+    tenant_id = services.tokens.read(token).tenant_id
+    email = f"{new_id('u')}@hub.example".lower()
+    bob, _ = await services.accounts.create_user(email, PASSWORD, tenant_id, "viewer")
+    bobs = (await services.accounts.login(email, PASSWORD)).access_token
+    async with opened(one.url, token) as ada:
+        role = await ada.call("role.create", name="reader", permissions=["user:read"])
+        await ada.call("role.assign", role_id=role["id"], user_id=bob.id)
+        await ada.call("user.list")
+        await eventually(partial(shared, "owner"))
+        async with opened(two.url, token) as ada_there:
+            await ada_there.call("user.list")
+        assert found(two) == (1, 0)
+        async with opened(two.url, bobs) as there:
+            await there.call("user.list")
+            await eventually(partial(shared, role["id"]))
+            async with opened(one.url, bobs) as here:
+                await here.call("user.list")
+                assert found(one) == (2, 1)
+                hits = looked_up(one, "roles", "hit")
+                await ada.call("role.update", role_id=role["id"], permissions=["group:read"])
+                for bob_on_a_node in (here, there):
+                    await refused_soon(bob_on_a_node, "user.list", "permission_denied")
+                    await bob_on_a_node.call("group.list")
+                assert looked_up(one, "roles", "hit") > hits, "what did not change is known"
+
+
 async def test_the_answer_to_an_idempotency_key_is_every_nodes(
     nodes: tuple[ServedHub, ServedHub],
 ) -> None:

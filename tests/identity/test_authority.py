@@ -15,6 +15,7 @@ from sqlmodel import col, update
 from hub.backplane.memory import MemoryBackplane
 from hub.faults import Fault
 from hub.identity.access.authority import RECHECK_S, Authority
+from hub.identity.access.compiled_roles import CompiledRoles
 from hub.identity.access.standing import Key, Standing, look_up
 from hub.identity.accounts.accounts import Accounts
 from hub.identity.accounts.passwords import Passwords
@@ -342,10 +343,10 @@ async def test_nobody_waits_for_an_end_of_the_changes_of_others(
 ) -> None:
     stranger, looks = new_id("u"), 0
 
-    async def in_a_storm(database: Database, keys: list[Key]) -> dict[Key, Standing]:
+    async def in_a_storm(*asked: Any) -> dict[Key, Standing]:
         nonlocal looks
         looks += 1
-        found = await look_up(database, keys)
+        found = await look_up(*asked)
         here.found("user", stranger)
         return found
 
@@ -368,9 +369,11 @@ async def test_who_changes_while_they_are_looked_up_is_looked_up_again_and_other
 ) -> None:
     asked: list[list[Key]] = []
 
-    async def counted(database: Database, keys: list[Key]) -> dict[Key, Standing]:
+    async def counted(
+        database: Database, keys: list[Key], *roles: CompiledRoles
+    ) -> dict[Key, Standing]:
         asked.append(list(keys))
-        found = await look_up(database, keys)
+        found = await look_up(database, keys, *roles)
         if len(asked) == 1:
             here.found("user", claims.user_id)
         return found
@@ -391,9 +394,11 @@ async def test_many_who_ask_at_once_cost_one_question(
 ) -> None:
     asked: list[int] = []
 
-    async def counted(database: Database, session_ids: list[Key]) -> dict[Key, Standing]:
+    async def counted(
+        database: Database, session_ids: list[Key], *roles: CompiledRoles
+    ) -> dict[Key, Standing]:
         asked.append(len(session_ids))
-        return await look_up(database, session_ids)
+        return await look_up(database, session_ids, *roles)
 
     monkeypatch.setattr("hub.identity.access.authority.look_up", counted)
     everyone = [claims]

@@ -78,7 +78,7 @@ async def test_every_table_of_tenants_has_a_wall_on_the_same_terms(database: Dat
         terms[row["cmd"]].add(row["tablename"])
         if row["cmd"] == "ALL":
             assert row["qual"] == row["with_check"]
-    assert terms == {"ALL": guarded, "SELECT": {"roles", "role_permissions"}}
+    assert terms == {"ALL": guarded, "SELECT": {"roles", "role_permissions", "role_states"}}
     said = {
         re.sub(r"\b(tenant_id|id)\b", "KEY", row["qual"])
         for row in policies

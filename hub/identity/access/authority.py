@@ -16,6 +16,7 @@ import orjson
 
 from hub.backplane.interface import Backplane
 from hub.faults import Fault
+from hub.identity.access.compiled_roles import CompiledRoles
 from hub.identity.access.standing import Key, Member, Standing, Why, look_up, why
 from hub.identity.tokens.access_tokens import REFUSED, Claims
 from hub.ids import is_id, new_id
@@ -67,10 +68,12 @@ class Authority:
         backplane: Backplane,
         *,
         recheck_s: float = RECHECK_S,
+        roles: CompiledRoles | None = None,
         lookups: Lookups | None = None,
     ) -> None:
         self._lookups = lookups or Lookups()
         self._database = database
+        self._roles = roles or CompiledRoles(database)
         self._backplane = backplane
         self._recheck_s = recheck_s
         self._known: dict[Key, _Known] = {}
@@ -235,7 +238,7 @@ class Authority:
             keys += self._nearly_due(began, _BATCH - len(wanted), wanted)
         self._heard_since.append(heard)
         try:
-            found = await look_up(self._database, keys)
+            found = await look_up(self._database, keys, self._roles)
             gone = [key for key in wanted if key not in found]
             causes = await why(self._database, gone) if gone else {}
         finally:

@@ -1,9 +1,9 @@
 """Roles, as the database has them."""
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, or_
+from sqlalchemy import bindparam, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -13,7 +13,34 @@ from hub.rbac.inheritance import Definitions
 from hub.rbac.roles import RoleDefinition
 from hub.storage.padding import padded
 from hub.storage.scope import prebuilt
-from hub.storage.tables import Role, RolePermission
+from hub.storage.tables import BUILT_INS, Role, RolePermission, RoleState
+
+
+class States(NamedTuple):
+    """The names of the state that the roles of a tenant are in (``RoleState``): of its own ones, if
+    it has any, and of the built-in ones. Empty where there is no name.
+    """
+
+    own: str
+    built_in: str
+
+
+def named_states(tenant_id: Any) -> tuple[Any, Any]:
+    """The ``States`` of each row of a statement, as one column, for it is there as often as there
+    are rows; and the condition on which ``RoleState`` is joined (an outer join). ``tenant_id``: the
+    column that says whose a row is.
+    """
+    built_ins = aliased(RoleState)
+    shared = select(built_ins.state).where(built_ins.id == BUILT_INS).scalar_subquery()
+    both = func.coalesce(RoleState.state, "") + "." + func.coalesce(shared, "")
+    return both, col(RoleState.id) == tenant_id
+
+
+def states_of(named: str) -> States:
+    """What such a column says."""
+    own, _, built_in = named.partition(".")
+    return States(own, built_in)
+
 
 _WITH_PERMISSIONS: Final[Any] = select(  # type: ignore[call-overload]
     Role.id, Role.name, Role.rank, Role.inherits, Role.tenant_id, RolePermission.permission
@@ -30,7 +57,12 @@ def _with_what_they_inherit() -> Any:
     line = line.union(
         select(col(above.id), col(above.inherits)).join(line, line.c.inherits == above.id)
     )
-    return prebuilt(_WITH_PERMISSIONS.join(line, line.c.id == Role.id))
+    states, of_tenant = named_states(Role.tenant_id)
+    return prebuilt(
+        _WITH_PERMISSIONS.join(line, line.c.id == Role.id)
+        .join(RoleState, of_tenant, isouter=True)
+        .add_columns(states)
+    )
 
 
 _LINEAGES: Final[Any] = _with_what_they_inherit()
@@ -44,14 +76,18 @@ async def definitions_of(
     return _defined((await session.exec(_WITH_PERMISSIONS.where(theirs))).all())
 
 
-async def definitions_for(
+async def lineages(
     session: AsyncSession, role_ids: Collection[str]
-) -> dict[str, RoleDefinition]:
+) -> tuple[dict[str, RoleDefinition], dict[str | None, States]]:
     """These roles and all that they inherit from, whosever they are, by their ids: of a tenant with
-    many roles no more than is asked for. For a session of every tenant.
+    many roles no more than is asked for. And, of the same moment, the names of the states of all
+    whose roles these are. For a session of every tenant.
     """
-    rows = await session.exec(_LINEAGES, params={"held": padded(sorted(role_ids))})
-    return _defined(rows.all())
+    # One statement: it sees one state of the database, and a second one might see the next.
+    found = await session.exec(_LINEAGES, params={"held": padded(sorted(role_ids))})
+    rows = found.all()
+    states = {tenant_id: named for _, _, _, _, tenant_id, _, named in rows}
+    return _defined(rows), {tenant_id: states_of(named) for tenant_id, named in states.items()}
 
 
 def role_named(wanted: str, definitions: Definitions) -> str:
@@ -65,7 +101,7 @@ def role_named(wanted: str, definitions: Definitions) -> str:
 def _defined(rows: Iterable[Any]) -> dict[str, RoleDefinition]:
     roles: dict[str, tuple[str, int, str | None, str | None]] = {}
     permissions: dict[str, set[str]] = {}
-    for id, name, rank, inherits, tenant_id, permission in rows:
+    for id, name, rank, inherits, tenant_id, permission, *_ in rows:
         roles[id] = (name, rank, inherits, tenant_id)
         own = permissions.setdefault(id, set())
         if permission is not None:

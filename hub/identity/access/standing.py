@@ -2,7 +2,7 @@
 members.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -12,19 +12,28 @@ from sqlalchemy import bindparam, func, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from hub.identity.access.definitions import definitions_for
+from hub.identity.access.compiled_roles import Asked, CompiledRoles
+from hub.identity.access.definitions import named_states, states_of
 from hub.identity.access.factor_policy import demanded
 from hub.identity.access.holdings import InGroup, admitted, in_groups
 from hub.identity.access.key_standing import ByKey, Grant, grants, refusals
 from hub.identity.tokens.api_key_text import KeyHolder, KeyUser
 from hub.rbac.actor import Actor
-from hub.rbac.inheritance import Definitions, ancestry, rank_of
-from hub.rbac.roles import compile_roles
+from hub.rbac.compiling import CompiledRole
+from hub.rbac.inheritance import NOTHING
 from hub.rbac.scopes import narrowed
 from hub.storage.database import Database
 from hub.storage.padding import padded
 from hub.storage.scope import EVERY_TENANT, prebuilt
-from hub.storage.tables import DisabledMember, LoginSession, Membership, Tenant, User, now
+from hub.storage.tables import (
+    DisabledMember,
+    LoginSession,
+    Membership,
+    RoleState,
+    Tenant,
+    User,
+    now,
+)
 
 UNLIMITED_S: Final = 1e9
 """What remains of what does not expire."""
@@ -79,8 +88,10 @@ class _Row(NamedTuple):
     session_id: str
     remaining_s: float
     role_id: str
+    states: str  # of the roles, see named_states
 
 
+_STATES, _OF_TENANT = named_states(Membership.tenant_id)
 _HOLDERS: Final[Any] = prebuilt(
     select(  # type: ignore[call-overload]
         LoginSession.id,
@@ -89,6 +100,7 @@ _HOLDERS: Final[Any] = prebuilt(
         LoginSession.expires_at,
         Membership.role_id,
         Membership.expires_at,
+        _STATES,
     )
     .join(User, col(User.id) == LoginSession.user_id)
     .join(Tenant, col(Tenant.id) == LoginSession.tenant_id)
@@ -97,6 +109,7 @@ _HOLDERS: Final[Any] = prebuilt(
         (col(Membership.user_id) == LoginSession.user_id)
         & (col(Membership.tenant_id) == LoginSession.tenant_id),
     )
+    .join(RoleState, _OF_TENANT, isouter=True)
     .where(
         col(LoginSession.id).in_(bindparam("sessions", expanding=True)),
         col(LoginSession.revoked_at).is_(None),
@@ -106,10 +119,12 @@ _HOLDERS: Final[Any] = prebuilt(
 )
 
 
-async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standing]:
+async def look_up(
+    database: Database, keys: Collection[Key], roles: CompiledRoles | None = None
+) -> dict[Key, Standing]:
     """The standing of each login session that is alive, whose user is enabled, whose tenant is not
     suspended, and whose user is a member there; of each API key, and of each member, of whom the
-    same is true. Others are left out (see ``why``).
+    same is true. Others are left out (see ``why``). ``roles``: what is remembered of roles.
 
     Raises Fault("backend_unavailable").
     """
@@ -127,29 +142,41 @@ async def look_up(database: Database, keys: Collection[Key]) -> dict[Key, Standi
         if not rows:
             return {}
         grouped = _by_member(await in_groups(session, {row.user_id for row in rows}, moment))
-        held = {row.role_id for row in rows}
-        held.update(each.role_id for of in grouped.values() for each in of if each.role_id)
-        definitions = await definitions_for(session, held)
         wanting = await demanded(session, sessions) if sessions else {}
     by_key: dict[Key, list[_Row]] = {}
     for row in rows:
         by_key.setdefault(row.key, []).append(row)
-    given = _Given(definitions)
+    states = {row.tenant_id: row.states for row in rows}
+    held: set[Asked] = {(row.tenant_id, row.role_id) for row in rows}
+    for member, of_member in grouped.items():
+        if member.tenant_id in states:
+            held.update((member.tenant_id, each.role_id) for each in of_member if each.role_id)
+    compiled = await (roles or CompiledRoles(database)).find(
+        held, {tenant_id: states_of(named) for tenant_id, named in states.items()}
+    )
+    given = _Given(compiled)
     found: dict[Key, Standing] = {}
     for key, of_key in by_key.items():
         row, remaining_s = of_key[0], min(each.remaining_s for each in of_key)
-        roles = {each.role_id for each in of_key}
+        role_ids = {each.role_id for each in of_key}
         groups: tuple[str, ...] = ()
         if in_them := grouped.get(Member(row.user_id, row.tenant_id)):
-            roles.update(each.role_id for each in in_them if each.role_id)
+            role_ids.update(each.role_id for each in in_them if each.role_id)
             groups = tuple(sorted({each.group_id for each in in_them}))
             remaining_s = min(remaining_s, *(_left(each.expires_at, moment) for each in in_them))
-        names, permissions, rests_on, of_all = given.by(row.tenant_id, tuple(sorted(roles)), groups)
-        actor = Actor(row.user_id, row.tenant_id, row.session_id, names, permissions, groups=of_all)
+        what = given.by(row.tenant_id, tuple(sorted(role_ids)), groups)
+        actor = Actor(
+            row.user_id,
+            row.tenant_id,
+            row.session_id,
+            what.names,
+            what.permissions,
+            groups=what.groups,
+        )
         rank = wanting.get(row.session_id)
-        if rank is not None and rank_of(rests_on, definitions) >= rank:
+        if rank is not None and what.rank >= rank:
             actor = replace(actor, permissions=frozenset(), must_enrol=True)
-        found[key] = Standing(actor, rests_on, remaining_s)
+        found[key] = Standing(actor, what.rests_on, remaining_s)
     for holder, grant in granted.items():
         if (owner := found.get(Member(grant.user_id, grant.tenant_id))) is not None:
             found[holder] = _limited(owner, grant, holder.key_id, moment)
@@ -235,51 +262,73 @@ async def _holders(session: AsyncSession, ids: list[str], moment: datetime) -> l
             id,
             min((ends - moment).total_seconds(), _left(expires_at, moment)),
             role_id,
+            states,
         )
-        for id, user_id, tenant_id, ends, role_id, expires_at in rows.all()
+        for id, user_id, tenant_id, ends, role_id, expires_at, states in rows.all()
     ]
 
 
 async def _members(session: AsyncSession, members: list[Member], moment: datetime) -> list[_Row]:
     place = tuple_(col(Membership.user_id), col(Membership.tenant_id))
-    rows = await session.exec(
-        select(Membership.user_id, Membership.tenant_id, Membership.role_id, Membership.expires_at)
+    statement: Any = (
+        select(  # type: ignore[call-overload]
+            Membership.user_id,
+            Membership.tenant_id,
+            Membership.role_id,
+            Membership.expires_at,
+            _STATES,
+        )
         .join(User, col(User.id) == Membership.user_id)
         .join(Tenant, col(Tenant.id) == Membership.tenant_id)
+        .join(RoleState, _OF_TENANT, isouter=True)
         .where(place.in_(padded(members)), admitted(moment))
     )
     return [
-        _Row(Member(user_id, tenant_id), user_id, tenant_id, "", _left(expires_at, moment), role_id)
-        for user_id, tenant_id, role_id, expires_at in rows.all()
+        _Row(
+            Member(user_id, tenant_id),
+            user_id,
+            tenant_id,
+            "",
+            _left(expires_at, moment),
+            role_id,
+            states,
+        )
+        for user_id, tenant_id, role_id, expires_at, states in await session.exec(statement)
     ]
 
 
-_What = tuple[tuple[str, ...], frozenset[str], frozenset[str], frozenset[str]]
+class _What(NamedTuple):
+    """What somebody has in a tenant. ``names`` of their roles; ``rank``: the highest among these;
+    ``rests_on``: all that a change of may make it another.
+    """
+
+    names: tuple[str, ...]
+    rank: int
+    permissions: frozenset[str]
+    rests_on: frozenset[str]
+    groups: frozenset[str]
 
 
 class _Given:
-    """What roles give, worked out once for all who hold the same."""
+    """What roles give, added up once for all who hold the same."""
 
-    def __init__(self, definitions: Definitions) -> None:
-        self._definitions = definitions
+    def __init__(self, roles: Mapping[Asked, CompiledRole]) -> None:
+        self._roles = roles
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], _What] = {}
 
-    def by(self, tenant_id: str, roles: tuple[str, ...], groups: tuple[str, ...]) -> _What:
-        """The names of the roles, the permissions, what these come from, and the groups. One
-        tenant's role gives nothing in another.
-        """
-        held = (tenant_id, roles, groups)
+    def by(self, tenant_id: str, role_ids: tuple[str, ...], groups: tuple[str, ...]) -> _What:
+        """Of who has these roles and is in these groups. What was not found gives nothing."""
+        held = (tenant_id, role_ids, groups)
         if (known := self._known.get(held)) is None:
-            definitions = self._definitions
-            here = [
-                definitions[role]
-                for role in roles
-                if role in definitions and definitions[role].tenant_id in (None, tenant_id)
-            ]
-            known = self._known[held] = (
-                _one_list(tuple(sorted(role.name for role in here))),
-                _one(compile_roles((role.id for role in here), definitions)),
-                _one(ancestry(roles, definitions).union(groups)),
+            here = [self._roles.get((tenant_id, id)) for id in role_ids]
+            roles = [role for role in here if role is not None]
+            permissions = (role.permissions for role in roles)
+            lines = (role.line for role in roles)
+            known = self._known[held] = _What(
+                _one_list(tuple(sorted(role.name for role in roles))),
+                max((role.rank for role in roles), default=NOTHING),
+                _one(frozenset().union(*permissions)),
+                _one(frozenset(role_ids).union(groups, *lines)),
                 _one(frozenset(groups)),
             )
         return known

@@ -5,12 +5,14 @@ are stored as hashes only.
 """
 
 from hub.storage.tables.access import (
+    BUILT_INS,
     Group,
     GroupMember,
     GroupRole,
     Membership,
     Role,
     RolePermission,
+    RoleState,
 )
 from hub.storage.tables.audit import AuditEntry, AuditHead
 from hub.storage.tables.columns import Dated, Instant, TenantOwned, instant, now
@@ -41,6 +43,7 @@ from hub.storage.tables.limits import Quota
 from hub.storage.tables.tenants import Tenant
 
 __all__ = [
+    "BUILT_INS",
     "AccountToken",
     "ApiKey",
     "AuditEntry",
@@ -70,6 +73,7 @@ __all__ = [
     "RefreshToken",
     "Role",
     "RolePermission",
+    "RoleState",
     "Run",
     "Tenant",
     "TenantOwned",

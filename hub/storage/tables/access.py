@@ -1,11 +1,15 @@
 """Who may do what: roles, what they allow, groups, and who has a role, for how long."""
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from hub.storage.tables.columns import Dated, TenantOwned, instant
+
+BUILT_INS: Final = "built-in"
+"""The ``RoleState`` of the roles that all tenants share."""
 
 
 class Role(Dated, table=True):
@@ -29,6 +33,21 @@ class RolePermission(SQLModel, table=True):
 
     role_id: str = Field(primary_key=True, foreign_key="roles.id", max_length=64)
     permission: str = Field(primary_key=True, max_length=280)
+
+
+class RoleState(SQLModel, table=True):
+    """The name of the state that a tenant's own roles are in, or the built-in ones: another one,
+    that never was, with every change of them. The database writes it (``hub.storage.role_states``)
+    and nobody else. ``id`` is that of the tenant, or ``BUILT_INS``.
+    """
+
+    __tablename__ = "role_states"
+
+    id: str = Field(primary_key=True, max_length=32)
+    tenant_id: str | None = Field(
+        default=None, foreign_key="tenants.id", ondelete="CASCADE", unique=True, max_length=32
+    )
+    state: str = Field(max_length=64)
 
 
 class Membership(TenantOwned, Dated, table=True):
