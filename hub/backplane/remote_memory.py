@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from hub.backplane.frames import Frames
 from hub.backplane.interface import (
     READ_BYTES,
     Appended,
@@ -19,16 +20,7 @@ from hub.backplane.interface import (
     LogSlice,
     WhisperSink,
 )
-from hub.backplane.memory_server import (
-    CONTROL,
-    ENTRY,
-    FAILED,
-    INVALID,
-    LEASE_LOST,
-    WHISPER,
-    framed,
-    read_frame,
-)
+from hub.backplane.memory_server import CONTROL, ENTRY, FAILED, INVALID, LEASE_LOST, WHISPER
 from hub.backplane.sinks import call_sink
 from hub.faults import Fault
 from hub.telemetry.logs import log
@@ -52,10 +44,8 @@ class RemoteMemory:
     """
 
     def __init__(self, joint: socket.socket, lost: Callable[[], None] | None = None) -> None:
-        self._joint = joint
         self._lost = lost
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._frames = Frames(joint, self._said, self._left)
         self._numbers = count(1)
         self._asked: dict[int, _Asked] = {}
         self._entries: dict[str, EntrySink] = {}
@@ -63,18 +53,12 @@ class RemoteMemory:
         self._listeners: dict[str, list[ControlSink]] = {}
 
     async def start(self) -> None:
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._joint)
-        self._reading = asyncio.create_task(self._read(reader), name="remote memory")
+        await self._frames.open()
         await self._ask("ping", within_s=START_S)
 
     async def close(self) -> None:
-        if self._reading is None:
-            self._joint.close()
-            return
         self._lost = None
-        self._reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        self._frames.close()
 
     async def ping(self) -> None:
         await self._ask("ping", within_s=PING_S)
@@ -227,23 +211,17 @@ class RemoteMemory:
         return number, answer
 
     def _send(self, message: list[Any]) -> None:
-        if self._writer is None or self._writer.is_closing():
+        if not self._frames.is_open:
             raise _away()
-        self._writer.write(framed(message))
+        self._frames.send(message)
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while (message := await read_frame(reader)) is not None:
-                if message[0]:
-                    self._answered(*message)
-                else:
-                    self._heard(*message[1:])
-        finally:
-            self._left()
+    def _said(self, message: list[Any]) -> None:
+        if message[0]:
+            self._answered(*message)
+        else:
+            self._heard(*message[1:])
 
     def _left(self) -> None:
-        assert self._writer is not None
-        self._writer.close()
         waiting, self._asked = self._asked, {}
         for asked in waiting.values():
             if not asked.answer.done():

@@ -52,7 +52,7 @@ class OwnDoor:
             with signals(at_once, at_once):
                 await ended([self._kept], [self._keeping], within_s)
         if self._memory is not None:
-            await self._memory.close()
+            self._memory.close()
         self._near.close()
         self._far.close()
 

@@ -8,8 +8,9 @@ import pytest
 import pytest_asyncio
 
 from hub.backplane import memory_server, remote_memory
+from hub.backplane.frames import framed
 from hub.backplane.memory import MemoryBackplane, MemoryShared
-from hub.backplane.memory_server import MemoryServer, framed
+from hub.backplane.memory_server import MemoryServer
 from hub.backplane.remote_memory import RemoteMemory
 from hub.faults import Fault
 from tests.backplane.conftest import joined, remote
@@ -27,7 +28,7 @@ def shared() -> MemoryShared:
 async def server(shared: MemoryShared) -> AsyncIterator[MemoryServer]:
     server = MemoryServer(shared)
     yield server
-    await server.close()
+    server.close()
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -45,7 +46,7 @@ async def test_when_the_memory_is_gone_nothing_waits_and_its_node_is_told(
     await node.start()
     waiting = asyncio.create_task(node.dequeue("runs", DEADLINE_S))
     await until(lambda: "runs" in shared.queues and shared.queues["runs"].takers)
-    await server.close()
+    server.close()
     async with asyncio.timeout(DEADLINE_S):
         await gone.wait()
         for call in (waiting, node.ping(), node.publish("authority", b"x"), node.read(CHANNEL, 0)):
