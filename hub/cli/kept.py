@@ -47,7 +47,10 @@ class Child:
     async def start(
         cls, settings: Settings, index: int, *, worker: bool, **ends: socket.socket | None
     ) -> "Child":
-        """``index``: its number. ``ends``: sockets that it is given, by what they are for."""
+        """``index``: its number. ``ends``: sockets that it is given, by what they are for.
+
+        Raises OSError.
+        """
         ours, theirs = joint()
         with theirs:
             words = [
@@ -61,12 +64,16 @@ class Child:
                 if end is not None:
                     passed.append(end.fileno())
                     words += [f"--{name}", str(end.fileno())]
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "hub", *words),
-                pass_fds=passed,
-                # A terminal's ctrl-C is for the keeper, which passes it on once.
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "hub", *words),
+                    pass_fds=passed,
+                    # A terminal's ctrl-C is for the keeper, which passes it on once.
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
         return cls(process, ours)
 
     async def says_up(self) -> bool:

@@ -1,6 +1,5 @@
 """Two nodes of each backplane, and how to make it lose what it holds."""
 
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from hub.backplane.memory_server import MemoryServer
 from hub.backplane.redis import RedisBackplane
 from hub.backplane.remote_memory import RemoteMemory
 from hub.backplane.standby import StandbyBackplane
+from hub.cli.kept import joint
 from hub.telemetry.metrics import Metrics
 from tests.parts.redis import RedisClusterProcesses, RedisProcess
 
@@ -48,17 +48,9 @@ def limits() -> LogLimits:
     return LIMITS
 
 
-def joined() -> tuple[socket.socket, socket.socket]:
-    """Two ends that do not block."""
-    ends = socket.socketpair()
-    for end in ends:
-        end.setblocking(False)
-    return ends
-
-
 def remote(server: MemoryServer, lost: Callable[[], None] | None = None) -> RemoteMemory:
     """A node that the server serves."""
-    theirs, ours = joined()
+    theirs, ours = joint()
     server.admit(theirs)
     return RemoteMemory(ours, lost)
 

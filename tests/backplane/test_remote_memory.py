@@ -12,8 +12,9 @@ from hub.backplane.frames import framed
 from hub.backplane.memory import MemoryBackplane, MemoryShared
 from hub.backplane.memory_server import MemoryServer
 from hub.backplane.remote_memory import RemoteMemory
+from hub.cli.kept import joint
 from hub.faults import Fault
-from tests.backplane.conftest import joined, remote
+from tests.backplane.conftest import remote
 from tests.backplane.sinks import DEADLINE_S, Sink, eventually
 
 CHANNEL = "conversation:c_1"
@@ -78,7 +79,7 @@ async def test_a_memory_that_does_not_answer_is_said_to_be_away(
 ) -> None:
     monkeypatch.setattr(remote_memory, "PING_S", 0.05)
     monkeypatch.setattr(remote_memory, "ANSWER_S", 0.05)
-    theirs, ours = joined()
+    theirs, ours = joint()
     monkeypatch.setattr(remote_memory, "START_S", 0.05)
     node = RemoteMemory(ours)
     with theirs:
@@ -154,7 +155,7 @@ async def test_a_node_that_does_not_read_is_left_and_costs_no_more_than_its_shar
     server: MemoryServer, shared: MemoryShared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_server, "MOST_WAITING", 1024 * 1024)
-    theirs, ours = joined()
+    theirs, ours = joint()
     server.admit(theirs)
     with ours:
         ours.send(framed([1, "subscribe", [CHANNEL], {}]))

@@ -44,15 +44,15 @@ async def hub(hub_process: HubProcess, request: pytest.FixtureRequest) -> HubPro
     return hub_process
 
 
-async def counted(hub: HubProcess, outcome: str) -> int:
-    """How many connections became that, as the process says that counts them."""
-    page = await metrics(hub, of_door=outcome == "taken")
+async def counted(hub: HubProcess, outcome: str, of: int = 0) -> int:
+    """How many connections became that, as the process of this number says, or the door."""
+    page = await metrics(hub, 1 if outcome == "taken" else of)
     [value] = re.findall(rf'^hub_door_total\{{outcome="{outcome}"\}} (\S+)$', page, re.M)
     return int(float(value))
 
 
-async def metrics(hub: HubProcess, *, of_door: bool) -> str:
-    port = int(hub.environment["HUB_METRICS_PORT"]) + of_door
+async def metrics(hub: HubProcess, of: int) -> str:
+    port = int(hub.environment["HUB_METRICS_PORT"]) + of
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(f"http://127.0.0.1:{port}/metrics")).text
 
@@ -86,7 +86,7 @@ async def test_sign_ins_are_the_doors_and_sockets_are_not_until_both_end(hub: Hu
         await client.send(conversation, slowly(500))
         await client.says(conversation, "w2 ")
         assert await counted(hub, "taken") == before + 1 == await counted(hub, "handed")
-        pages = [await metrics(hub, of_door=of_door) for of_door in (False, True)]
+        pages = [await metrics(hub, of) for of in (0, 1)]
         assert ["hub_connections 1.0" in page for page in pages] == [True, False]
         # Who is being let in as it ends is let in.
         asked = asyncio.create_task(sign_in(hub, ADA))
@@ -125,6 +125,40 @@ async def test_without_its_door_a_hub_answers_sign_ins_until_it_has_another(
     await wait_until(lambda: hub.log.count("a process is up") == 2, WITHIN_S, hub.log)
     await _let_in_by_the_door(hub)
     assert hub.stop() == 0
+
+
+async def test_who_stands_at_a_door_that_dies_while_all_end_is_turned_away(
+    hub_process: HubProcess, redis_server: RedisProcess
+) -> None:
+    first = free_ports(3)
+    hub_process.environment |= {
+        "HUB_REDIS_URL": redis_server.url,
+        "HUB_METRICS_PORT": str(first),
+        "HUB_DRAIN_SECONDS": "30",
+    }
+    await asyncio.to_thread(hub_process.start, "--processes", "2")
+    await wait_until(lambda: "the hub is up" in hub_process.log, WITHIN_S, hub_process.log)
+    token = await sign_in(hub_process, ADA, register=True)
+    [door] = [pid for pid in pids(hub_process) if _is_door(pid)]
+
+    async def handed() -> int:
+        return sum([await counted(hub_process, "handed", of) for of in range(2)])
+
+    async with opened(hub_process.url, token):  # whose process is not done at once
+        before = await handed()
+        os.kill(door, signal.SIGSTOP)
+        asked = asyncio.create_task(sign_in(hub_process, ADA))
+        async with asyncio.timeout(WITHIN_S):
+            while await handed() == before:  # noqa: ASYNC110  # of other processes
+                await asyncio.sleep(0.005)
+        hub_process.send(signal.SIGTERM)
+        await wait_until(lambda: "the node drains" in hub_process.log, WITHIN_S, hub_process.log)
+        os.kill(door, signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            await asyncio.wait_for(asked, 3)  # and not when all have ended
+        hub_process.send(signal.SIGTERM)  # at once, then
+    assert hub_process.process is not None
+    await asyncio.to_thread(hub_process.process.wait, WITHIN_S)
 
 
 @pytest.mark.parametrize("hub", ["memory"], indirect=True)
