@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from tests.parts.ports import free_port
 SECRET = "a-secret-of-the-client-that-nobody-logs"
 NAME = "main"
 _STEPS = 20
+_STARTS = 3
+_START_S = 30.0
 
 
 @dataclass
@@ -77,6 +80,14 @@ class IdentityProvider:
         }
         (self.folder / "config.json").write_text(json.dumps(config))
         (self.folder / "accounts.json").write_text(json.dumps(self.accounts))
+        for _ in range(_STARTS):
+            if self._starts():
+                return
+            self.stop()
+        raise AssertionError(f"no provider:\n{(self.folder / 'log').read_text()}")
+
+    def _starts(self) -> bool:
+        """Whether it says within a while that it is ready: Node can lock itself up as it starts."""
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 ["node", "provider.mjs", str(self.folder / "config.json")],
@@ -85,9 +96,10 @@ class IdentityProvider:
                 stderr=log,
                 text=True,
             )
-        assert self.process.stdout is not None
-        if self.process.stdout.readline().strip() != "ready":
-            raise AssertionError(f"no provider:\n{(self.folder / 'log').read_text()}")
+        said = self.process.stdout
+        assert said is not None
+        there, _, _ = select.select([said], [], [], _START_S)
+        return bool(there) and said.readline().strip() == "ready"
 
     def stop(self) -> None:
         """End it."""
